@@ -1,0 +1,23 @@
+"""Carries the events of an orchestrator out of its process, as newline-delimited JSON over a Unix socket."""
+
+from . import wire
+from .config import PusherConfig, default_socket_path
+from .events import Bus, Event, EventType
+from .graph import CycleError, Graph, MissingDependencyError
+from .pusher import PusherStats, SocketPusher
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bus",
+    "CycleError",
+    "Event",
+    "EventType",
+    "Graph",
+    "MissingDependencyError",
+    "PusherConfig",
+    "PusherStats",
+    "SocketPusher",
+    "default_socket_path",
+    "wire",
+]

@@ -1,0 +1,133 @@
+"""What happened: the event, the known types of events, and the bus that hands events to handlers."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+logger = logging.getLogger("socketpusher")
+
+
+class EventType(StrEnum):
+    """The event types that known consumers understand. Any other string is a valid type too."""
+
+    ORCH_STARTED = "orch.started"
+    ORCH_COMPLETED = "orch.completed"
+    ORCH_FAILED = "orch.failed"
+    ORCH_DRYRUN_STARTED = "orch.dryrun.started"
+    ORCH_DRYRUN_COMPLETED = "orch.dryrun.completed"
+
+    UNIT_QUEUED = "unit.queued"
+    UNIT_STARTED = "unit.started"
+    UNIT_COMPLETED = "unit.completed"
+    UNIT_MERGED = "unit.merged"
+    UNIT_FAILED = "unit.failed"
+    UNIT_BLOCKED = "unit.blocked"
+
+    TASK_STARTED = "task.started"
+    TASK_CLAUDE_INVOKE = "task.claude.invoke"
+    TASK_CLAUDE_DONE = "task.claude.done"
+    TASK_BACKPRESSURE = "task.backpressure"
+    TASK_VALIDATION_OK = "task.validation.ok"
+    TASK_VALIDATION_FAIL = "task.validation.fail"
+    TASK_COMMITTED = "task.committed"
+    TASK_COMPLETED = "task.completed"
+    TASK_RETRY = "task.retry"
+    TASK_FAILED = "task.failed"
+
+    PR_CREATED = "pr.created"
+    PR_REVIEW_PENDING = "pr.review.pending"
+    PR_REVIEW_IN_PROGRESS = "pr.review.in_progress"
+    PR_REVIEW_APPROVED = "pr.review.approved"
+    PR_FEEDBACK_RECEIVED = "pr.feedback.received"
+    PR_FEEDBACK_ADDRESSED = "pr.feedback.addressed"
+    PR_MERGE_QUEUED = "pr.merge.queued"
+    PR_CONFLICT = "pr.conflict"
+    PR_MERGED = "pr.merged"
+    PR_FAILED = "pr.failed"
+
+    WORKTREE_CREATED = "worktree.created"
+    WORKTREE_REMOVED = "worktree.removed"
+    BRANCH_PUSHED = "branch.pushed"
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing that happened in the orchestrator.
+
+    Args:
+        type: What happened; an `EventType` or any other string.
+        unit: The unit that it happened to, or "" for the whole run.
+        task: The task inside the unit, counted from 1, or None.
+        pr: The number of a pull request, or None.
+        payload: Anything that JSON can express; `socketpusher.wire` says how other objects are converted.
+        error: What went wrong, or "".
+        time: When, an aware `datetime`; `Bus.emit` sets it.
+    """
+
+    type: str
+    unit: str = ""
+    task: int | None = None
+    pr: int | None = None
+    payload: Any = None
+    error: str = ""
+    time: datetime | None = None
+
+
+Handler = Callable[[Event], object]
+
+
+class Bus:
+    """Hands each event to all handlers, in the order of their subscription, in the caller's thread.
+
+    Emitting, subscribing and unsubscribing are safe from any thread, and from a handler. A handler that raises is
+    logged; neither the caller nor the other handlers notice.
+    """
+
+    def __init__(self) -> None:
+        # Replaced as a whole under the lock, so that emit reads it without one. Each subscription is a list of its
+        # own, for the same handler may be subscribed twice.
+        self._subscriptions: tuple[list[Handler], ...] = ()
+        self._handlers: tuple[Handler, ...] = ()
+        self._lock = threading.RLock()
+
+    def subscribe(self, handler: Handler) -> Callable[[], None]:
+        """Call `handler(event)` for every event from now on.
+
+        Returns:
+            A function that ends the subscription; calling it again does nothing.
+
+        Raises:
+            TypeError: `handler` can't be called.
+        """
+        if not callable(handler):
+            raise TypeError(f"Bus.subscribe needs a callable handler, not {handler!r}")
+        subscription = [handler]
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._replace(tuple(kept for kept in self._subscriptions if kept is not subscription))
+
+        with self._lock:
+            self._replace((*self._subscriptions, subscription))
+        return unsubscribe
+
+    def _replace(self, subscriptions: tuple[list[Handler], ...]) -> None:
+        self._subscriptions = subscriptions
+        self._handlers = tuple(handler for (handler,) in subscriptions)
+
+    def emit(self, event: Event) -> None:
+        """Set `event.time` to now, in UTC, and hand the event to every handler."""
+        event.time = datetime.now(UTC)
+        self.emit_raw(event)
+
+    def emit_raw(self, event: Event) -> None:
+        """Hand the event to every handler with the time that it has."""
+        for handler in self._handlers:
+            try:
+                handler(event)
+            except Exception:
+                logger.exception("a handler of the event bus raised on %r: %r", event.type, handler)

@@ -1,0 +1,248 @@
+"""The hot path: from the bus handler into the `multiprocessing.Queue`, many lines at a time.
+
+A put for each event would cost a scheduler that is busy almost all of them: `Queue.put` hands the object to a feeder
+thread, whose every write releases the GIL, and a thread that gave up the GIL to a CPU-bound one gets it back after the
+switch interval, 5 ms. So the handler appends the encoded line to a deque, and puts a token into the queue only if none
+is outstanding. When the feeder thread pickles the token, its `__reduce__` first marks it as taken and then drains the
+deque into one batch. Append before testing the mark, clear the mark before draining: no line is forgotten, and beside
+a CPU-bound scheduler one put carries all that was emitted in 10 ms. `benchmarks/coalescing.py` has the figures.
+
+The handler runs in any thread, in signal handlers, in finalizers that the garbage collector calls at any allocation,
+the feeder thread's included. So it takes no lock that it would have to wait for; the mark is a lock that is only tried.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from typing import Any
+
+from .batch import Batch, Retained
+from .events import Event
+from .ledger import Ledger
+from .wire import encode
+from .writer.contract import Message
+
+logger = logging.getLogger("socketpusher")
+
+HOST_BYTES = 8 << 20
+"""How much may be on its way from the host to the writer, in bytes. It fills only when the writer does not read."""
+
+BATCH_BYTES = 256 << 10
+"""After how many bytes a batch is full. A host that is killed loses at most the batch that it is writing."""
+
+
+class Tally:
+    """Counts from any thread, signal handler or finalizer, without a lock that anyone would wait for."""
+
+    def __init__(self) -> None:
+        self._marks: deque[None] = deque()
+        self._folded = 0
+        self._folding = threading.Lock()
+
+    def add(self) -> None:
+        """Count one."""
+        self._marks.append(None)
+        if len(self._marks) > 1000:
+            self._fold()
+
+    def value(self) -> int:
+        """How many were counted."""
+        self._fold()
+        return self._folded + len(self._marks)
+
+    def _fold(self) -> None:
+        if self._folding.acquire(blocking=False):
+            try:
+                for _ in range(len(self._marks)):
+                    self._marks.popleft()
+                    self._folded += 1
+            finally:
+                self._folding.release()
+
+
+class _Token:
+    """Stands in a queue for all that waits in the outbox. There is at most one outstanding in a queue."""
+
+    __slots__ = ("feeder", "mark", "outbox", "queue", "taken")
+
+    def __init__(self, outbox: "Outbox", queue: "Queue[Any]") -> None:
+        lock = threading.Lock()
+        self.mark = lock.acquire  # tried, never waited for: held while the token is outstanding
+        self.taken = lock.release
+        self.outbox = outbox
+        self.queue = queue
+        self.feeder = 0  # the queue's feeder thread, once it has been seen
+
+    def put(self) -> None:
+        """Into the queue, by whoever has set the mark."""
+        if threading.get_ident() == self.feeder:
+            # A finalizer that emits has interrupted the feeder thread, perhaps where it holds the queue's lock, for
+            # which `put` would wait. Somebody else has to.
+            self.taken()
+            self.outbox.wake()
+            return
+        try:
+            self.queue.put(self, block=False)
+        except BaseException:
+            self.taken()
+            raise
+
+    def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[Message]]:
+        self.feeder = threading.get_ident()
+        return tuple, (self.outbox.drain(self),)
+
+
+class Outbox:
+    """What was emitted and is not yet on its way to the writer, and copies of what is not yet settled.
+
+    Args:
+        ledger: The numbers shared with the writer.
+        max_line_bytes: The limit on a line, in bytes with its newline.
+        wake: Makes the supervisor call `feed`; it must not wait.
+    """
+
+    def __init__(self, ledger: Ledger, max_line_bytes: int, wake: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._max_line_bytes = max_line_bytes
+        self.wake = wake
+        self._lines: deque[bytes] = deque()  # accepted, not yet drained
+        self._token: _Token | None = None  # of the present queue
+        self._sealed = False  # whether no more events are taken
+        # Two numbers that only bound memory. A thread switch can't fall inside `+=` on a CPython with a GIL; where it
+        # could, the bound would be off by a line.
+        self._accepted_bytes = 0
+        self._allowed_bytes = HOST_BYTES
+        self._dropped = Tally()  # refused, as too much was on its way to the writer
+        self.refusing = False  # whether the last event was refused
+        self._noted = Tally()  # sent with a note in place of something
+        # Guards what follows. Held by the feeder thread while it drains, and by threads that can wait.
+        self._draining = threading.RLock()
+        self._drained = 0  # the number after the last line drained
+        self._drained_bytes = 0
+        self._retained = Retained()
+        self._dropped_by_writer = 0
+
+    # The hot path
+
+    def push(self, event: Event) -> None:
+        """The bus handler: take the event, as it is now. It never waits and never raises."""
+        try:
+            line = encode(event, max_line_bytes=self._max_line_bytes, on_note=self._on_note)
+            size = len(line)
+            self._accepted_bytes += size
+            if self._accepted_bytes > self._allowed_bytes and not self._has_room(size):
+                return
+            self._lines.append(line)
+            token = self._token
+            if token is not None and token.mark(False):
+                token.put()
+        except Exception:
+            self._dropped.add()
+            logger.exception("an event of type %r was dropped", event.type)
+
+    def drain(self, token: _Token) -> Message:
+        """Take the mark off the token and everything out of the deque. For the feeder thread."""
+        with self._draining:
+            if token is not self._token:
+                return ()  # of the queue of a writer that is dead
+            token.taken()
+            batch = self._next_batch()
+            left = bool(self._lines)
+            offset = self._drained_bytes
+        if left and token.mark(False):
+            token.queue.put(token)  # the feeder thread holds no lock of the queue while it pickles
+        return (offset, batch) if batch.data else ()
+
+    def _next_batch(self) -> Batch:
+        lines: list[bytes] = []
+        size = 0
+        pop = self._lines.popleft
+        try:
+            while size < BATCH_BYTES:
+                line = pop()
+                lines.append(line)
+                size += len(line)
+        except IndexError:
+            pass
+        batch = Batch(self._drained, self._drained + len(lines), b"".join(lines))
+        self._drained = batch.end
+        self._drained_bytes += size
+        self._forget_settled()
+        if lines:
+            self._retained.add(batch)
+        return batch
+
+    def _forget_settled(self) -> None:
+        self._retained.settle(self._ledger.settled)
+        for first, end in self._ledger.take_dropped():
+            self._retained.drop(first, end)
+            self._dropped_by_writer += end - first
+
+    def _has_room(self, size: int) -> bool:
+        """Look again how far the writer is, and count the event as dropped if there is still no room for it."""
+        if not self._sealed:
+            self._allowed_bytes = self._ledger.received_offset + HOST_BYTES
+            if self._accepted_bytes <= self._allowed_bytes:
+                self.refusing = False
+                return True
+            self._dropped.add()
+            if not self.refusing:
+                self.refusing = True
+                self.wake()  # the supervisor writes the log, for that may take time
+        self._accepted_bytes -= size
+        return False
+
+    def _on_note(self, note: str) -> None:
+        self._noted.add()
+        logger.debug("a part of an event could not be encoded and was replaced: %s", note)
+
+    # Called by the supervisor and by threads that can wait
+
+    def feed(self) -> None:
+        """Put a token for what waits, if none is outstanding."""
+        token = self._token
+        if self._lines and token is not None and token.mark(False):
+            token.put()
+
+    def attach(self, queue: "Queue[Any]") -> None:
+        """From now on fill this queue: first with what earlier writers have not settled."""
+        token = _Token(self, queue)
+        token.mark(False)
+        with self._draining:
+            self._take_stock()
+            for batch in self._retained.batches():
+                queue.put((0, batch))
+            queue.put(token)
+            self._token = token
+
+    def _take_stock(self) -> None:
+        """Make the ledger true after the death of a writer, which may have fallen between two of its entries."""
+        self._forget_settled()
+        self._retained.cut(self._ledger.settled)
+        batches = self._retained.batches()
+        self._ledger.received = batches[0].first if batches else self._drained
+        self._ledger.unsent = self._ledger.settled = self._ledger.received
+        self._ledger.dropped = self._dropped_by_writer
+        self._ledger.sent = self._drained - self._dropped_by_writer - len(self._retained)
+        self._ledger.connected = 0
+
+    def seal(self) -> int:
+        """Take no more events. Returns the number after the last line accepted."""
+        self._sealed = True
+        self._allowed_bytes = -1
+        return self.accepted()
+
+    def accepted(self) -> int:
+        """The number after the last line accepted."""
+        with self._draining:
+            return self._drained + len(self._lines)
+
+    def dropped(self) -> int:
+        """How many events were dropped on this side."""
+        return self._dropped.value()
+
+    def noted(self) -> int:
+        """How many notes were sent in place of something that could not be encoded."""
+        return self._noted.value()

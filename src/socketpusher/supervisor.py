@@ -1,0 +1,251 @@
+"""The host's thread that owns the writer process: starts it, listens to it, replaces it if it dies, ends it.
+
+Whatever the writer reports is logged here, in the host, where logging is set up. Callers that wait for something wait
+for `changed`, which every report and every end of a writer notifies; nothing polls.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
+from typing import Any
+
+from .config import PusherConfig
+from .graph import GraphPayload
+from .ledger import Ledger
+from .outbox import Outbox
+from .writer.contract import Assignment, Message, Report
+from .writer.process import CONTEXT, WriterProcess
+
+logger = logging.getLogger("socketpusher")
+
+
+class _Run:
+    """One writer process and the host's ends of what connects it."""
+
+    def __init__(self, config: PusherConfig, ledger: Ledger, graph: GraphPayload | None, parallelism: int) -> None:
+        self.queue: Queue[Message] = CONTEXT.Queue()
+        self.queue.cancel_join_thread()  # at its end the interpreter must not wait for a writer that reads nothing
+        self.queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
+        wakeups, self.wakeups = CONTEXT.Pipe(duplex=False)
+        self.reports, reports = CONTEXT.Pipe(duplex=False)
+        self.started = time.monotonic()
+        try:
+            self.process = WriterProcess(
+                Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, os.getpid())
+            )
+            self.process.start()
+        except BaseException:
+            self._close_host_ends()
+            raise
+        finally:
+            wakeups.close()
+            reports.close()
+            # The writer's ends must be the only ones, or the death of the one process would not end the pipe.
+            self.queue._reader.close()  # type: ignore[attr-defined]
+        os.set_blocking(self.wakeups.fileno(), False)
+
+    def end(self) -> None:
+        """Kill the process if it still runs, and let go of everything."""
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self._close_host_ends()
+
+    def _close_host_ends(self) -> None:
+        self.queue.close()
+        self.wakeups.close()
+        self.reports.close()
+
+
+class Supervisor:
+    """Keeps a writer running from `start` to `close`."""
+
+    def __init__(self, config: PusherConfig, graph: GraphPayload | None, parallelism: int) -> None:
+        self._config = config
+        self._graph = graph
+        self._parallelism = parallelism
+        self.ledger = Ledger()
+        self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
+        os.set_blocking(self._waker.fileno(), False)
+        self.outbox = Outbox(self.ledger, config.max_line_bytes, self.wake)
+
+        self.changed = threading.Condition()  # notified whenever something below or in the ledger may have changed
+        self.failure: OSError | None = None  # why the last attempt to connect failed
+        self.writer_restarts = 0
+        self.writer_pid: int | None = None  # None while none runs
+        self.ended = False  # whether there is and will be no writer
+
+        self._deadline: float | None = None  # when closing must be over, of `time.monotonic`; None while open
+        self._flushing = threading.Lock()  # held by the thread whose `flush_target` is in the ledger
+        self._refusing = False  # whether the log says that events are refused on the host's side
+        self._run: _Run | None = None  # None between two writers
+        self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the writer and the thread.
+
+        Raises:
+            OSError: The system can't start another process.
+            RuntimeError: It can't start another thread.
+        """
+        try:
+            self._start_writer()
+            self._thread.start()
+        except BaseException:
+            self._release()
+            raise
+
+    def wake(self) -> None:
+        """Make the thread look around. It does not wait and may be called from anywhere."""
+        _nudge(self._waker)
+
+    def wake_writer(self) -> None:
+        """Make the writer look at the ledger."""
+        if (run := self._run) is not None:
+            _nudge(run.wakeups)
+
+    def wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Wait until the condition holds or the deadline is over; whether it holds then."""
+        with self.changed:
+            return self.changed.wait_for(condition, max(0.0, deadline - time.monotonic()))
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
+        target = self.outbox.accepted()
+        if not self._flushing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return self.ledger.unsent >= target
+        try:
+            self.ledger.flush_target = target
+            self.wake_writer()  # behind the store, so that the writer has seen it or this process sees `unsent`
+            self.wait_until(lambda: self.ledger.unsent >= target or self.ended, deadline)
+            return self.ledger.unsent >= target
+        finally:
+            self._flushing.release()
+
+    def begin_close(self, deadline: float) -> None:
+        """Let the writer send what waits, until the deadline. It does not wait."""
+        self._deadline = deadline
+        self.wake()
+
+    def close(self, deadline: float) -> None:
+        """The same, and wait for it. Afterwards no process, thread, file or pipe is left."""
+        self.begin_close(deadline)
+        self._thread.join()
+
+    # The thread
+
+    def _supervise(self) -> None:
+        try:
+            while not self._attend():
+                self._bury()
+                self._start_writer()
+        except Exception:
+            logger.exception("the pusher ends: its supervisor failed")
+        finally:
+            self._release()
+
+    def _attend(self) -> bool:
+        """Attend to the writer until it is gone; whether no other is needed."""
+        run = self._run
+        assert run is not None
+        told = False
+        sources: list[Any] = [run.process.sentinel, run.reports, self._wakeups]
+        while True:
+            if self._deadline is not None and not told:
+                told = True
+                self._tell_to_end(run, self._deadline)
+            timeout = None if self._deadline is None else self._deadline - time.monotonic()
+            if timeout is not None and timeout <= 0:
+                return True
+            ready = wait(sources, timeout)
+            if self._wakeups in ready:
+                self._on_wakeup()
+            if run.reports in ready:
+                if not self._on_report(run):
+                    sources.remove(run.reports)
+            elif run.process.sentinel in ready:  # its last report is read
+                return told and run.process.exitcode == 0
+
+    def _tell_to_end(self, run: _Run, deadline: float) -> None:
+        self.ledger.close_target = self.outbox.seal()
+        self.ledger.close_deadline = int(deadline * 1e9)
+        self.outbox.feed()
+        _nudge(run.wakeups)
+
+    def _on_wakeup(self) -> None:
+        os.read(self._wakeups.fileno(), 4096)
+        self.outbox.feed()
+        refusing = self.outbox.refusing
+        if refusing and not self._refusing:
+            logger.warning("the writer process does not keep up: with 8 MiB on their way to it, new events are dropped")
+        self._refusing = refusing
+
+    def _on_report(self, run: _Run) -> bool:
+        """Take a report in; whether more may come."""
+        try:
+            report: Report = run.reports.recv()
+        except (EOFError, OSError):
+            return False
+        if report.level:
+            logger.log(report.level, "%s", report.text)
+        if report.failure != (0, ""):
+            self.failure = OSError(*report.failure)
+        self._notify()
+        return True
+
+    def _bury(self) -> None:
+        """The writer died."""
+        run, self._run = self._run, None
+        assert run is not None
+        code = run.process.exitcode
+        lived = time.monotonic() - run.started
+        run.end()
+        self.writer_pid = None
+        self.writer_restarts += 1
+        self.ledger.connected = 0
+        self.failure = ChildProcessError(errno.ECHILD, f"the writer process died with exit code {code}")
+        self._notify()
+        logger.error("the writer process died with exit code %s after %.1f s; starting another", code, lived)
+
+    def _start_writer(self) -> None:
+        run = _Run(self._config, self.ledger, self._graph, self._parallelism)
+        self._run = run
+        self.writer_pid = run.process.pid
+        self.outbox.attach(run.queue)
+
+    def _release(self) -> None:
+        """Let go of everything that `__init__` and `start` took."""
+        self.outbox.seal()
+        if self._run is not None:
+            self._run.end()
+            self._run = None
+        self.writer_pid = None
+        self.ledger.connected = 0
+        self.ledger.close()
+        undelivered = self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
+        if undelivered:
+            logger.warning(
+                "closed with %d events not sent to %s: the time was over", undelivered, self._config.socket_path
+            )
+        self.ended = True
+        self._notify()
+        self._wakeups.close()
+        self._waker.close()
+
+    def _notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+
+def _nudge(pipe: "Pipe[Any, Any]") -> None:
+    """Wake whoever sleeps at the other end of a pipe that does not block."""
+    try:
+        os.write(pipe.fileno(), b"w")
+    except OSError:
+        pass  # it is as awake as it can be, or gone

@@ -1,0 +1,207 @@
+"""The wire format: one event, one JSON object, one line. Bytes in and out, no sockets.
+
+Operations wanted: `encode(event)`, which never loses an event whatever its payload holds, and costs little enough to
+run in the thread that emits; `decode(line)`, which accepts what other programs write and names what is wrong.
+
+Keys come in the order of `WireEvent`. `type` and `time` are always there; `unit` and `error` are left out when empty;
+`task`, `pr` and `payload` when None. The time is RFC 3339 in UTC ending in "Z". The line is UTF-8 and ends in its only
+newline.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NotRequired, TypedDict
+
+import orjson
+
+from .config import MAX_LINE_BYTES
+from .conversion import plain, text
+from .events import Event
+from .graph import EdgePayload, GraphPayload, NodePayload
+
+__all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEvent", "decode", "encode"]
+
+_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+_INT64 = range(-(2**63), 2**63)
+_ESCAPED = 6  # the most bytes that JSON makes of one character: \u0000
+
+
+class WireEvent(TypedDict):
+    """The JSON object on a line."""
+
+    type: str
+    time: str
+    unit: NotRequired[str]
+    task: NotRequired[int]
+    pr: NotRequired[int]
+    payload: NotRequired[Any]
+    error: NotRequired[str]
+
+
+class DecodeError(ValueError):
+    """A line that is not an event; the message says which key is wrong, and how."""
+
+
+def _ignore(note: str) -> None:
+    pass
+
+
+def encode(event: Event, *, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable[[str], object] = _ignore) -> bytes:
+    """The event as a line.
+
+    What orjson can't take is converted (see `socketpusher.conversion.plain`; NaN and infinities become null), what
+    can't be converted is replaced by a note, and so is the payload of a line that would be too long. An event without
+    a time gets the present one; a naive time is taken for UTC.
+
+    Args:
+        event: The event; it is not changed.
+        max_line_bytes: The limit on the line, in bytes with its newline; at least 1024.
+        on_note: Called with each note that takes the place of something.
+
+    Returns:
+        UTF-8, with one newline, at the end.
+    """
+    wire: dict[str, Any] = {"type": event.type, "time": event.time}
+    if event.unit:
+        wire["unit"] = event.unit
+    if event.task is not None:
+        wire["task"] = event.task
+    if event.pr is not None:
+        wire["pr"] = event.pr
+    if event.payload is not None:
+        wire["payload"] = event.payload
+    if event.error:
+        wire["error"] = event.error
+    if not _is_regular(event):
+        _regularize(wire, on_note)
+    try:
+        line = orjson.dumps(wire, None, _OPTIONS)
+    except TypeError:  # orjson.JSONEncodeError is one
+        line = _encode_converted(wire, on_note)
+    return line if len(line) <= max_line_bytes else _shortened(wire, len(line), max_line_bytes, on_note)
+
+
+def _is_regular(event: Event) -> bool:
+    """Whether everything but the payload has the type that it is declared to have, and the time is in UTC.
+
+    Exact classes, for `is` is what a hot path can afford; the rest is sorted out in `_regularize`.
+    """
+    return (
+        isinstance(event.type, str)
+        and event.unit.__class__ is str
+        and event.error.__class__ is str
+        and (event.task is None or (event.task.__class__ is int and event.task in _INT64))
+        and (event.pr is None or (event.pr.__class__ is int and event.pr in _INT64))
+        and event.time.__class__ is datetime
+        and event.time.tzinfo is UTC
+    )
+
+
+def _regularize(wire: dict[str, Any], on_note: Callable[[str], object]) -> None:
+    """Give everything but the payload the type that `decode` asks for."""
+    wire["time"] = _utc(wire["time"], on_note)
+    for key in ("type", "unit", "error"):
+        if key in wire:
+            wire[key] = text(plain(wire[key], on_note))
+    for key in ("task", "pr"):
+        if key in wire:
+            number = wire[key]
+            if isinstance(number, int) and number in _INT64:
+                wire[key] = int(number)
+            else:
+                del wire[key]
+                on_note(f"<{key}: not a 64-bit int, left out>")
+
+
+def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
+    if isinstance(time, datetime):
+        try:
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        except Exception:  # outside the years 1 to 9999 once in UTC, or a hostile tzinfo
+            on_note("<time: not expressible in UTC, sent as the present>")
+    elif time is not None:
+        on_note("<time: not a datetime, sent as the present>")
+    return datetime.now(UTC)
+
+
+def _encode_converted(wire: dict[str, Any], on_note: Callable[[str], object]) -> bytes:
+    for key, value in wire.items():
+        if key != "time":
+            wire[key] = plain(value, on_note)
+    return orjson.dumps(wire, None, _OPTIONS)
+
+
+def _shortened(wire: dict[str, Any], size: int, limit: int, on_note: Callable[[str], object]) -> bytes:
+    """The line without its payload, and with its strings cut if they are what is too long."""
+    note = f"<payload left out: the line of {size} bytes is over the limit of {limit}>"
+    on_note(note)
+    if "payload" in wire:
+        wire["payload"] = note
+        line = orjson.dumps(wire, None, _OPTIONS)
+        if len(line) <= limit:
+            return line
+    longest = limit // (4 * _ESCAPED)  # three strings, and as much again for everything else
+    for key in ("type", "unit", "error"):
+        if len(wire.get(key, "")) > longest:
+            wire[key] = wire[key][: longest - 6] + " [cut]"
+    return orjson.dumps(wire, None, _OPTIONS)
+
+
+def decode(line: bytes | bytearray | memoryview | str) -> Event:
+    """The event on a line.
+
+    Args:
+        line: UTF-8 or str, with or without the newline. Unknown keys are ignored.
+
+    Returns:
+        The event, its time aware and in UTC.
+
+    Raises:
+        DecodeError: It is not a JSON object, or a key is missing or of the wrong type.
+    """
+    try:
+        wire = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"a line is not JSON: {error}: {_excerpt(line)}") from None
+    if wire.__class__ is not dict:
+        raise DecodeError(f"a line must be a JSON object, not {_excerpt(line)}")
+    get: Callable[..., Any] = wire.get
+    event = Event(get("type"), get("unit", ""), get("task"), get("pr"), get("payload"), get("error", ""))
+    if event.type.__class__ is not str:
+        raise _wrong("type", "a string", wire)
+    if event.unit.__class__ is not str:
+        raise _wrong("unit", "a string", wire)
+    if event.task is not None and event.task.__class__ is not int:
+        raise _wrong("task", "an integer", wire)
+    if event.pr is not None and event.pr.__class__ is not int:
+        raise _wrong("pr", "an integer", wire)
+    if event.error.__class__ is not str:
+        raise _wrong("error", "a string", wire)
+    try:
+        event.time = _parse_time(wire["time"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _wrong("time", 'an RFC 3339 time such as "2026-11-23T17:08:00.25Z"', wire) from None
+    return event
+
+
+def _parse_time(value: str) -> datetime:
+    # fromisoformat takes more of ISO 8601 than RFC 3339 has; these two places tell them apart.
+    if value[10] not in "Tt " or value[16] != ":":
+        raise ValueError(value)
+    time = datetime.fromisoformat(value)
+    if time.tzinfo is UTC:
+        return time
+    if time.tzinfo is None:
+        raise ValueError(value)
+    return time.astimezone(UTC)
+
+
+def _wrong(key: str, expected: str, wire: dict[str, Any]) -> DecodeError:
+    if key not in wire:
+        return DecodeError(f"the key {key!r} of an event is missing; it must be {expected}")
+    return DecodeError(f"the key {key!r} of an event must be {expected}, not {_excerpt(repr(wire[key]))}")
+
+
+def _excerpt(value: object) -> str:
+    shown = repr(value) if not isinstance(value, str) else value
+    return shown if len(shown) <= 80 else f"{shown[:80]}... ({len(shown)} characters)"

@@ -1,0 +1,123 @@
+"""The Unix socket: connecting, writing without waiting, and what the kernel tells of the other end.
+
+What the kernel knows, on Linux (measured on 6.x, and in net/unix/af_unix.c): TIOCOUTQ is the memory of what the peer
+has not read, where a buffer that was read in part counts whole. A peer that closes with something unread leaves
+ECONNRESET in SO_ERROR on our side; one that had read everything leaves nothing.
+"""
+
+import array
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+import termios
+
+SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
+"""The longest path that fits a Unix socket address, in bytes (unix(7): 108 with a NUL; BSD and macOS: 104)."""
+
+_ADVICE = {
+    errno.ENOENT: "start the consumer first, or call start(wait=False) if it may come later",
+    errno.ECONNREFUSED: "the socket is there but nobody listens on it: start the consumer, or start(wait=False)",
+    errno.EACCES: "give this user write permission for the socket and search permission for its directories",
+    errno.ENOTSOCK: "something else has that name; choose another path",
+    errno.EAGAIN: "the consumer does not accept connections: is it stopped or overloaded?",
+    errno.EPROTOTYPE: "the consumer must listen on a stream socket (SOCK_STREAM)",
+    errno.ENOTDIR: "a part of the path is not a directory; choose another path",
+    errno.EMFILE: "this process has no file descriptor left",
+}
+
+
+def check_path(path: str) -> None:
+    """Raise `OSError` if the path is longer than a Unix socket takes."""
+    size = len(os.fsencode(path))
+    if size > SUN_PATH_MAX:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"can't connect to a Unix socket with a path of {size} bytes, the system takes {SUN_PATH_MAX}: "
+            f"choose a shorter path, or one relative to the working directory",
+            path,
+        )
+
+
+def explained(error: OSError, path: str) -> OSError:
+    """The same error, saying what was tried, on what, why it failed and what to do."""
+    code = error.errno or errno.EIO
+    reason = error.strerror or str(error)
+    advice = _ADVICE.get(code)
+    return OSError(code, f"can't connect to the consumer: {reason}" + (f"; {advice}" if advice else ""), path)
+
+
+class Connection:
+    """A connected, non-blocking Unix socket.
+
+    Args:
+        path: Where the consumer listens.
+
+    Raises:
+        OSError: It can't be connected at once.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor, for polling."""
+        return self._socket.fileno()
+
+    def write(self, buffers: list[memoryview]) -> tuple[int, int]:
+        """Write as much as the socket takes at once.
+
+        Returns:
+            How many bytes it took, and by how much the memory of what the peer has not read rose, in bytes. The
+            latter is too low if the peer read meanwhile.
+
+        Raises:
+            BlockingIOError: It takes nothing now.
+            OSError: The connection is lost.
+        """
+        before = self.unread_memory()
+        count = self._socket.sendmsg(buffers)
+        return count, self.unread_memory() - before
+
+    def unread_memory(self) -> int:
+        """The memory of what the peer has not read, in bytes; 0 where the platform does not tell."""
+        if sys.platform != "linux":
+            return 0
+        size = array.array("i", [0])
+        fcntl.ioctl(self._socket, termios.TIOCOUTQ, size)
+        return size[0]
+
+    def discard_input(self) -> bool:
+        """Throw away what the peer sent, for the protocol has one direction. Whether it may send more."""
+        try:
+            return self._socket.recv(65536) != b""
+        except BlockingIOError:
+            return True
+
+    def all_was_read(self) -> bool:
+        """Whether the peer, which is gone, had read everything. To be asked once, as the kernel answers once."""
+        if sys.platform != "linux":
+            return True
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and self.unread_memory() == 0
+
+    def peer_uid(self) -> int | None:
+        """The user that the listener runs as, or None where the platform does not tell."""
+        if sys.platform == "linux":
+            _, uid, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            return int(uid)
+        if sys.platform == "darwin":  # struct xucred behind LOCAL_PEERCRED, which is what getpeereid reads
+            _, uid = struct.unpack("Ii", self._socket.getsockopt(0, 1, 76)[:8])
+            return int(uid)
+        return None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()

@@ -1,0 +1,94 @@
+"""Starting the writer process.
+
+It is spawned, not forked, for the host has threads and open files; and it does not import the host's main module, as
+`multiprocessing` would have it do: that costs the import again, in time and memory, and fails for a script without an
+`if __name__ == "__main__"` guard.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import spawn
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from .contract import Assignment
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+_HANDLED_BY_HOST = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Signals that a terminal or a service manager sends to the host's whole process group. The host decides what they
+mean; the writer leaves when the host tells it to, or is gone."""
+
+_starting = threading.Lock()
+
+
+class WriterProcess(SpawnProcess):
+    """The child process. `start` it, and `kill` it if it does not end by itself."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        super().__init__(name="socketpusher-writer", daemon=True)
+        self._assignment: Assignment | None = assignment
+
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: The system can't start another process.
+        """
+        with _starting, _signals_blocked(), _main_module_left_alone():
+            super().start()
+        self._assignment = None
+
+    def run(self) -> None:
+        """What the child does."""
+        from .loop import Writer  # not at the top, for the host has no use for tenacity, which takes 40 ms to import
+
+        assert self._assignment is not None
+        _let_go_of_standard_streams()
+        Writer(self._assignment).run()
+
+
+def _let_go_of_standard_streams() -> None:
+    """Whoever reads the host's output through a pipe waits for its end, and must not wait for the writer."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child inherits the mask of the thread that starts it, so the signals never reach it, not even at its start."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_BY_HOST)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _main_module_left_alone() -> Iterator[None]:
+    """Leave the main module out of what a child that this thread starts is told.
+
+    `spawn.get_preparation_data` is where the standard library decides. Other threads may start processes of their own
+    meanwhile, and get what they expect.
+    """
+    original = spawn.get_preparation_data
+    thread = threading.get_ident()
+
+    def without_main_module(name: str) -> dict[str, Any]:
+        data = original(name)
+        if threading.get_ident() == thread:
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = without_main_module
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = original
