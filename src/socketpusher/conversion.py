@@ -72,6 +72,8 @@ class _Converter:
                 return text(value)
             case bytes() | bytearray() | memoryview():
                 return bytes(value).decode("utf-8", "backslashreplace")
+            case dict():
+                return {self._key(key): self.convert(item) for key, item in list(dict.items(value))}
             case Mapping():
                 return {self._key(key): self.convert(item) for key, item in list(value.items())}
             case list() | tuple() | Set():

@@ -217,6 +217,11 @@ class Outbox:
             queue.put(token)
             self._token = token
 
+    def detach(self) -> None:
+        """Let go of the queue."""
+        with self._draining:
+            self._token = None
+
     def _take_stock(self) -> None:
         """Make the ledger true after the death of a writer, which may have fallen between two of its entries."""
         self._forget_settled()

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
@@ -34,6 +35,7 @@ class _Run:
         self.queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
         wakeups, self.wakeups = CONTEXT.Pipe(duplex=False)
         self.reports, reports = CONTEXT.Pipe(duplex=False)
+        self._named = True  # whether the queue's semaphores have names
         self.started = time.monotonic()
         try:
             self.process = WriterProcess(
@@ -50,6 +52,22 @@ class _Run:
             self.queue._reader.close()  # type: ignore[attr-defined]
         os.set_blocking(self.wakeups.fileno(), False)
 
+    def forget_names(self) -> None:
+        """Remove the names of the queue's semaphores once the writer has opened them, or never will.
+
+        multiprocessing keeps them, in /dev/shm, as long as the queue; its resource tracker removes them, with a
+        warning, after a host that is killed, and nobody does if the tracker is killed as well. What runs here is the
+        clean-up that multiprocessing itself would run later.
+        """
+        if not self._named:
+            return
+        self._named = False
+        locks = (self.queue._rlock, self.queue._wlock, self.queue._sem)  # type: ignore[attr-defined]
+        names = [(lock._semlock.name,) for lock in locks]
+        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
+            if getattr(finalizer, "_args", None) in names:
+                finalizer()
+
     def end(self) -> None:
         """Kill the process if it still runs, and let go of everything."""
         self.process.kill()
@@ -58,6 +76,7 @@ class _Run:
         self._close_host_ends()
 
     def _close_host_ends(self) -> None:
+        self.forget_names()
         self.queue.close()
         self.wakeups.close()
         self.reports.close()
@@ -170,6 +189,7 @@ class Supervisor:
                 if not self._on_report(run):
                     sources.remove(run.reports)
             elif run.process.sentinel in ready:  # its last report is read
+                run.process.join()  # its pipes end a moment before it does
                 return told and run.process.exitcode == 0
 
     def _tell_to_end(self, run: _Run, deadline: float) -> None:
@@ -192,6 +212,7 @@ class Supervisor:
             report: Report = run.reports.recv()
         except (EOFError, OSError):
             return False
+        run.forget_names()
         if report.level:
             logger.log(report.level, "%s", report.text)
         if report.failure != (0, ""):
@@ -225,6 +246,7 @@ class Supervisor:
         if self._run is not None:
             self._run.end()
             self._run = None
+        self.outbox.detach()
         self.writer_pid = None
         self.ledger.connected = 0
         self.ledger.close()

@@ -61,6 +61,8 @@ def encode(event: Event, *, max_line_bytes: int = MAX_LINE_BYTES, on_note: Calla
     Returns:
         UTF-8, with one newline, at the end.
     """
+    if not _is_regular(event):
+        event = _regular(event, on_note)
     wire: dict[str, Any] = {"type": event.type, "time": event.time}
     if event.unit:
         wire["unit"] = event.unit
@@ -72,8 +74,6 @@ def encode(event: Event, *, max_line_bytes: int = MAX_LINE_BYTES, on_note: Calla
         wire["payload"] = event.payload
     if event.error:
         wire["error"] = event.error
-    if not _is_regular(event):
-        _regularize(wire, on_note)
     try:
         line = orjson.dumps(wire, None, _OPTIONS)
     except TypeError:  # orjson.JSONEncodeError is one
@@ -84,7 +84,7 @@ def encode(event: Event, *, max_line_bytes: int = MAX_LINE_BYTES, on_note: Calla
 def _is_regular(event: Event) -> bool:
     """Whether everything but the payload has the type that it is declared to have, and the time is in UTC.
 
-    Exact classes, for `is` is what a hot path can afford; the rest is sorted out in `_regularize`.
+    Exact classes, for `is` is what a hot path can afford; the rest is sorted out in `_regular`.
     """
     return (
         isinstance(event.type, str)
@@ -97,20 +97,25 @@ def _is_regular(event: Event) -> bool:
     )
 
 
-def _regularize(wire: dict[str, Any], on_note: Callable[[str], object]) -> None:
-    """Give everything but the payload the type that `decode` asks for."""
-    wire["time"] = _utc(wire["time"], on_note)
-    for key in ("type", "unit", "error"):
-        if key in wire:
-            wire[key] = text(plain(wire[key], on_note))
-    for key in ("task", "pr"):
-        if key in wire:
-            number = wire[key]
-            if isinstance(number, int) and number in _INT64:
-                wire[key] = int(number)
-            else:
-                del wire[key]
-                on_note(f"<{key}: not a 64-bit int, left out>")
+def _regular(event: Event, on_note: Callable[[str], object]) -> Event:
+    """The event with everything but its payload as `decode` asks for it."""
+    return Event(
+        type=text(plain(event.type, on_note)),
+        unit=text(plain(event.unit, on_note)),
+        task=_int64("task", event.task, on_note),
+        pr=_int64("pr", event.pr, on_note),
+        payload=event.payload,
+        error=text(plain(event.error, on_note)),
+        time=_utc(event.time, on_note),
+    )
+
+
+def _int64(key: str, number: object, on_note: Callable[[str], object]) -> int | None:
+    if isinstance(number, int) and number in _INT64:
+        return int(number)
+    if number is not None:
+        on_note(f"<{key}: not a 64-bit int, left out>")
+    return None
 
 
 def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
@@ -179,7 +184,7 @@ def decode(line: bytes | bytearray | memoryview | str) -> Event:
         raise _wrong("error", "a string", wire)
     try:
         event.time = _parse_time(wire["time"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         raise _wrong("time", 'an RFC 3339 time such as "2026-11-23T17:08:00.25Z"', wire) from None
     return event
 

@@ -134,6 +134,8 @@ class Backlog:
                 self._written.append(self._waiting.popleft())
 
     def _count_written(self, piece: _Piece, lines: int) -> None:
+        if not lines:
+            return
         first = piece.unwritten
         end = first + lines
         piece.lines += lines

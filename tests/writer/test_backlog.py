@@ -1,0 +1,168 @@
+"""The backlog against a model: whatever is written, cut, read, lost and dropped, lines stay whole and in order."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from socketpusher.batch import Batch
+from socketpusher.writer.backlog import Backlog
+
+
+def line(number: int) -> bytes:
+    return b"%d" % number + b"." * (number * 7 % 23) + b"\n"
+
+
+def batch(first: int, end: int) -> Batch:
+    return Batch(first, end, b"".join(line(number) for number in range(first, end)))
+
+
+class BacklogMachine(RuleBasedStateMachine):
+    """A consumer that reads some of what the socket took, goes away at any byte, and is followed by another.
+
+    The kernel's account of memory is modelled by writes: each takes its bytes and some more, and counts until its last
+    byte is read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog()
+        self.next = 0
+        self.dropped: set[int] = set()
+        self.read_whole: list[int] = []  # numbers of lines that consumers have read to the end, in order
+        self.connected = False
+        self.stream = b""  # what this connection carried
+        self.read = 0  # how much of it was read
+        self.writes: list[tuple[int, int]] = []  # end, memory
+        self.preface = b""
+        self.carried: set[int] = set()  # lines that were wholly written at least once
+
+    def numbers(self, stream: bytes) -> list[int]:
+        lines = stream.split(b"\n")[:-1]
+        return [int(text.rstrip(b".")) for text in lines if text != b"graph"]
+
+    def unread_memory(self) -> int:
+        return sum(memory for end, memory in self.writes if end > self.read)
+
+    @rule(count=st.integers(1, 6))
+    def append(self, count: int) -> None:
+        self.backlog.append(batch(self.next, self.next + count))
+        self.next += count
+
+    @precondition(lambda self: not self.connected)
+    @rule(preface=st.sampled_from([b"", b"graph\n"]))
+    def connect(self, preface: bytes) -> None:
+        self.backlog.connected(preface)
+        self.connected, self.stream, self.read, self.writes = True, b"", 0, []
+        self.preface = preface
+
+    @precondition(lambda self: self.connected and not self.backlog.empty)
+    @rule(most=st.integers(1, 80), data=st.data(), overhead=st.integers(0, 50), tell=st.booleans())
+    def write(self, most: int, data: st.DataObject, overhead: int, tell: bool) -> None:
+        offered = b"".join(self.backlog.offer(most))
+        assert 1 <= len(offered) <= most
+        count = data.draw(st.integers(1, len(offered)))
+        self.stream += offered[:count]
+        self.writes.append((len(self.stream), count + overhead))
+        self.backlog.wrote(count, count + overhead)
+        self.carried |= set(self.numbers(self.stream))
+        if tell:
+            self.backlog.unread(self.unread_memory())
+
+    @precondition(lambda self: self.connected)
+    @rule(data=st.data())
+    def consume(self, data: st.DataObject) -> None:
+        self.read = data.draw(st.integers(self.read, len(self.stream)))
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def look(self) -> None:
+        self.backlog.unread(self.unread_memory())
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def disconnect(self) -> None:
+        before = self.backlog.sent
+        self.backlog.disconnected(all_read=self.read == len(self.stream))
+        self.connected = False
+        self.read_whole += self.numbers(self.stream[: self.read])
+        again = before - self.backlog.sent
+        assert again >= 0
+        if self.read == len(self.stream):
+            assert again == 0  # nothing that was read as a whole is sent twice
+
+    @rule(keep=st.integers(0, 8), newest=st.booleans())
+    def drop(self, keep: int, newest: bool) -> None:
+        begun = self.numbers_begun()
+        drop = self.backlog.drop_newest if newest else self.backlog.drop_oldest
+        for first, end in drop(keep):
+            gone = set(range(first, end))
+            assert gone and not gone & self.dropped
+            assert not gone & begun, "a line that is half on the socket was dropped"
+            self.dropped |= gone
+        assert self.backlog.waiting <= max(keep, 1)
+
+    def numbers_begun(self) -> set[int]:
+        """The line that this connection carries a part of."""
+        tail = self.stream.rpartition(b"\n")[2] if self.connected else b""
+        text = tail.rstrip(b".")
+        return {self.backlog.unsent} if text and not self.preface.startswith(tail) else set()
+
+    @invariant()
+    def the_stream_is_whole_lines_in_order(self) -> None:
+        numbers = self.numbers(self.stream)
+        assert numbers == sorted(set(numbers))
+        expected = self.preface + b"".join(line(number) for number in numbers)
+        assert self.stream.startswith(expected[: len(self.stream)])
+        if len(self.stream) > len(expected):  # the rest begins a line
+            assert b"\n" not in self.stream[len(expected) :]
+
+    @invariant()
+    def the_books_add_up(self) -> None:
+        assert self.backlog.sent + self.backlog.waiting + len(self.dropped) == self.next
+        assert self.backlog.high_water == max(self.carried, default=-1) + 1
+        assert self.backlog.waiting_bytes == sum(len(view) for view in self.backlog.offer(1 << 30)) - len(
+            self.backlog._preface
+        )
+
+    @invariant()
+    def settled_means_read_or_dropped(self) -> None:
+        known = set(self.read_whole) | set(self.numbers(self.stream[: self.read])) | self.dropped
+        assert set(range(self.backlog.settled)) <= known
+
+    def teardown(self) -> None:
+        """Whatever has happened: a last consumer that reads everything has, with those before it, seen every line."""
+        if self.connected:
+            self.disconnect()
+        self.connect(b"graph\n")
+        while not self.backlog.empty:
+            offered = b"".join(self.backlog.offer(13))
+            self.backlog.wrote(len(offered), len(offered))
+            self.stream += offered
+        self.backlog.unread(0)
+        last = self.numbers(self.stream)
+        assert set(self.read_whole) | set(last) | self.dropped == set(range(self.next))
+        assert last == sorted(set(last))
+        assert self.backlog.unsent == self.next
+        assert self.backlog.waiting == 0
+
+
+TestBacklog = BacklogMachine.TestCase
+
+
+def test_lines_sent_again_are_counted() -> None:
+    backlog = Backlog()
+    backlog.append(batch(0, 10))
+    backlog.connected(b"")
+    backlog.wrote(sum(len(line(number)) for number in range(10)), 1000)
+    backlog.disconnected(all_read=False)
+    assert (backlog.sent, backlog.waiting, backlog.resent) == (0, 10, 0)
+    backlog.connected(b"")
+    backlog.wrote(sum(len(view) for view in backlog.offer(1 << 20)), 1000)
+    assert (backlog.sent, backlog.waiting, backlog.resent) == (10, 0, 10)
+
+
+def test_a_new_writer_counts_what_the_old_one_had_sent_as_sent_again() -> None:
+    backlog = Backlog(start=5, high_water=8)
+    backlog.append(batch(5, 10))
+    backlog.connected(b"")
+    backlog.wrote(sum(len(view) for view in backlog.offer(1 << 20)), 1000)
+    assert (backlog.sent, backlog.resent) == (5, 3)
