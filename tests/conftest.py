@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from consuming import Consumer
 from hypothesis import settings
 
+from consuming import Consumer
 from socketpusher import Bus
 from waiting import wait_for
 

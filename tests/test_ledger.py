@@ -7,7 +7,7 @@ from socketpusher.ledger import RANGES, Ledger
 
 def test_what_one_mapping_writes_the_other_reads() -> None:
     ledger = Ledger()
-    other = Ledger(os.dup(ledger._fd))
+    other = Ledger(fd=os.dup(ledger._fd))
     ledger.flush_target = 7
     other.sent = 2**40
     assert (other.flush_target, ledger.sent) == (7, 2**40)

@@ -4,8 +4,8 @@ import os
 import time
 
 import pytest
-from consuming import Consumer
 
+from consuming import Consumer
 from socketpusher import Bus, Event, EventType, Graph, PusherConfig, PusherStats, SocketPusher, default_socket_path
 from waiting import wait_for
 

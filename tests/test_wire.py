@@ -217,7 +217,7 @@ def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
         (numpy.array(["x"], dtype=object), ["x"]),
         (Point(1, {2}), {"x": 1, "y": [2]}),
         (Color.RED, ["r", 1]),
-        ({1: "a", None: "b", True: "c", (1, 2): "d"}, {"1": "c", "null": "b", "[1, 2]": "d"}),
+        ({2: "a", None: "b", True: "c", (1, 2): "d"}, {"2": "a", "null": "b", "true": "c", "[1, 2]": "d"}),
         ("a\udc80", "a\\udc80"),
         ({"\udc80": 1}, {"\\udc80": 1}),
         (2**64, "18446744073709551616"),
@@ -319,3 +319,10 @@ def test_the_event_is_not_changed() -> None:
     assert payload == {"a": {1, 2}}
     assert event.time is not None
     assert event.time.utcoffset() == timedelta(hours=1)
+
+
+def test_a_lone_surrogate_in_a_name_is_escaped_and_changes_nothing_else() -> None:
+    line = wire.encode(Event("t\udc80", "u\udc80", error="e\udc80", time=TIME))
+    assert line == (
+        b'{"type":"t\\\\udc80","time":"2026-11-23T17:08:00.250000Z","unit":"u\\\\udc80","error":"e\\\\udc80"}\n'
+    )

@@ -37,9 +37,9 @@ examples:
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
 A program sends its events there with:
-  from socketpusher import Bus, PusherConfig, SocketPusher
-  with SocketPusher(bus := Bus(), PusherConfig(socket_path="/tmp/run.sock")) as pusher:
-      ...                                    bus.emit(Event("unit.started", unit="app"))
+  bus = Bus()
+  with SocketPusher(bus, PusherConfig(socket_path="/tmp/run.sock")):
+      bus.emit(Event("unit.started", unit="app"))
 """
 
 _DEMO = """\
@@ -136,10 +136,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _listen(path: str | None) -> None:

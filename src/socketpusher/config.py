@@ -2,7 +2,9 @@
 
 import math
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 MAX_LINE_BYTES = 1_048_576
 """The longest line that known consumers accept, in bytes with its newline (`choo web` drops the connection at more)."""
@@ -34,10 +36,16 @@ class PusherConfig:
         reconnect_backoff: The first pause between attempts to connect, in seconds; it doubles with each attempt.
         max_reconnect_backoff: The longest pause between attempts to connect, in seconds.
         max_line_bytes: A longer line goes out with its payload replaced by a note, in bytes with the newline.
+        overflow: Which events are dropped when more than `buffer_size` wait: "drop_newest" keeps the history before
+            the gap, "drop_oldest" keeps what a live display wants.
+        event_ids: Whether each event gets a last key `id`, "<session>-<n>", by which a consumer can tell a repetition
+            from a loss: n is 1 for the first event and rises by one with each, those that are dropped included.
+        allow_uids: Users, besides this process's own and root, whose listeners may receive events.
 
     Raises:
         TypeError: A value is of the wrong type.
-        ValueError: A number is NaN or infinite, the path is empty or holds a NUL, or `max_line_bytes` is below 1024.
+        ValueError: A number is NaN or infinite, the path is empty or holds a NUL, `max_line_bytes` is below 1024, or
+            `overflow` is neither.
     """
 
     socket_path: str | os.PathLike[str] = field(default_factory=default_socket_path)
@@ -46,6 +54,9 @@ class PusherConfig:
     reconnect_backoff: float = 0.1
     max_reconnect_backoff: float = 5.0
     max_line_bytes: int = MAX_LINE_BYTES
+    overflow: Literal["drop_newest", "drop_oldest"] = "drop_newest"
+    event_ids: bool = False
+    allow_uids: Collection[int] = ()
 
     def __post_init__(self) -> None:
         self._set("socket_path", _checked_path(self.socket_path))
@@ -58,6 +69,12 @@ class PusherConfig:
             raise ValueError(
                 f"max_line_bytes={self.max_line_bytes} leaves no room for an event; give {MIN_MAX_LINE_BYTES} or more"
             )
+
+        if self.overflow not in ("drop_newest", "drop_oldest"):
+            raise ValueError(f'overflow must be "drop_newest" or "drop_oldest", not {self.overflow!r}')
+        if not isinstance(self.event_ids, bool):
+            raise TypeError(f"event_ids must be a bool, not {self.event_ids!r}")
+        self._set("allow_uids", _checked_uids(self.allow_uids))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everybody else
@@ -83,3 +100,13 @@ def _checked_number(name: str, value: object, kind: type, default: object) -> ob
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, not {value!r}")
     return kind(value) if value > 0 else default
+
+
+def _checked_uids(uids: object) -> tuple[int, ...]:
+    if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
+        raise TypeError(f"allow_uids must be a collection of user ids, not {uids!r}")
+    unique = tuple(uids)
+    for uid in unique:
+        if isinstance(uid, bool) or not isinstance(uid, int):
+            raise TypeError(f"allow_uids must hold user ids, ints, not {uid!r}")
+    return unique

@@ -38,6 +38,10 @@ class _Cell:
 class Ledger:
     """The shared numbers. Lines are counted in the numbers that `batch.Batch` gives them.
 
+    Args:
+        extra: How many more cells there shall be, in `extra`: where a writer leaves what the next one needs.
+        fd: The file to map; by default a new one.
+
     Written by the host while a writer runs:
         flush_target: The writer reports as soon as every line below it is on the socket.
         close_target: The number after the last line there will be, once `close_deadline` is set.
@@ -73,14 +77,17 @@ class Ledger:
     _ranges_written = _Cell(13)
     _ranges_read = _Cell(14)
 
-    def __init__(self, fd: int | None = None) -> None:
-        self._fd = _anonymous_file(_SIZE) if fd is None else fd
-        self._map = mmap.mmap(self._fd, _SIZE)
+    def __init__(self, extra: int = 0, fd: int | None = None) -> None:
+        size = _SIZE + 8 * extra
+        self._fd = anonymous_file(size) if fd is None else fd
+        self._map = mmap.mmap(self._fd, size)
+        self._extra = extra
         self._view = memoryview(self._map).cast("q")
+        self.extra = self._view[_CELLS + 2 * RANGES :]
         self.cells: memoryview[int] | list[int] = self._view
 
-    def __reduce__(self) -> tuple[Callable[..., "Ledger"], tuple[object]]:
-        return _attach, (reduction.DupFd(self._fd),)  # works while a child is being started, only
+    def __reduce__(self) -> tuple[Callable[..., "Ledger"], tuple[int, object]]:
+        return _attach, (self._extra, reduction.DupFd(self._fd))  # works while a child is being started, only
 
     def can_drop(self) -> bool:
         """Whether there is room for another range of dropped lines. For the writer."""
@@ -105,16 +112,18 @@ class Ledger:
     def close(self) -> None:
         """Let go of the memory. The numbers stay readable as they are."""
         self.cells = self._view[:_CELLS].tolist()
+        self.extra.release()
         self._view.release()
         self._map.close()
         os.close(self._fd)
 
 
-def _attach(dup: object) -> Ledger:
-    return Ledger(dup.detach())  # type: ignore[attr-defined]
+def _attach(extra: int, dup: object) -> Ledger:
+    return Ledger(extra, dup.detach())  # type: ignore[attr-defined]
 
 
-def _anonymous_file(size: int) -> int:
+def anonymous_file(size: int) -> int:
+    """The descriptor of a file of zeros in memory, without a name. Whoever asks closes it."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("socketpusher")
     else:

@@ -12,6 +12,7 @@ the feeder thread's included. So it takes no lock that it would have to wait for
 """
 
 import logging
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from .batch import Batch, Retained
-from .events import Event
+from .config import PusherConfig
+from .events import Event, EventType
 from .ledger import Ledger
 from .wire import encode
 from .writer.contract import Message
@@ -28,6 +30,11 @@ logger = logging.getLogger("socketpusher")
 
 HOST_BYTES = 8 << 20
 """How much may be on its way from the host to the writer, in bytes. It fills only when the writer does not read."""
+
+ID_BYTES = 64
+"""Room on a line for the key `id`: 12 hexadecimal digits, up to 20 decimal ones, and what JSON puts around them."""
+
+STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 
 BATCH_BYTES = 256 << 10
 """After how many bytes a batch is full. A host that is killed loses at most the batch that it is writing."""
@@ -99,13 +106,14 @@ class Outbox:
 
     Args:
         ledger: The numbers shared with the writer.
-        max_line_bytes: The limit on a line, in bytes with its newline.
+        config: The limit on a line, and whether events have ids.
         wake: Makes the supervisor call `feed`; it must not wait.
     """
 
-    def __init__(self, ledger: Ledger, max_line_bytes: int, wake: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None]) -> None:
         self._ledger = ledger
-        self._max_line_bytes = max_line_bytes
+        self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
+        self._max_line_bytes = config.max_line_bytes - (ID_BYTES if config.event_ids else 0)
         self.wake = wake
         self._lines: deque[bytes] = deque()  # accepted, not yet drained
         self._token: _Token | None = None  # of the present queue
@@ -123,6 +131,8 @@ class Outbox:
         self._drained_bytes = 0
         self._retained = Retained()
         self._dropped_by_writer = 0
+        self._passed_over = 0  # ids of dropped events that were passed over
+        self.started = b""  # the last `orch.started` that was drained, as a line
 
     # The hot path
 
@@ -166,13 +176,24 @@ class Outbox:
                 size += len(line)
         except IndexError:
             pass
+        if self._session:
+            lines = self._with_ids(lines)
         batch = Batch(self._drained, self._drained + len(lines), b"".join(lines))
+        if STARTED in batch.data:
+            self.started = next((line for line in reversed(lines) if line.startswith(STARTED)), self.started)
         self._drained = batch.end
         self._drained_bytes += size
         self._forget_settled()
         if lines:
             self._retained.add(batch)
         return batch
+
+    def _with_ids(self, lines: list[bytes]) -> list[bytes]:
+        """An event that was dropped here came after those that waited, which filled the outbox; so does its id."""
+        first = self._drained + self._passed_over + 1
+        numbered = [b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, n) for n, line in enumerate(lines, first)]
+        self._passed_over = self._dropped.value()
+        return numbered
 
     def _forget_settled(self) -> None:
         self._retained.settle(self._ledger.settled)

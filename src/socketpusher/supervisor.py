@@ -20,16 +20,26 @@ from .config import PusherConfig
 from .graph import GraphPayload
 from .ledger import Ledger
 from .outbox import Outbox
+from .progress import cells_needed
 from .writer.contract import Assignment, Message, Report
 from .writer.process import CONTEXT, WriterProcess
 
 logger = logging.getLogger("socketpusher")
 
 
+STEADY = 5.0
+"""A writer that lived so long, in seconds, was all right: the next one is started without a pause."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""The pause before the next writer if the last one died young, in seconds; it doubles while they keep dying."""
+
+
 class _Run:
     """One writer process and the host's ends of what connects it."""
 
-    def __init__(self, config: PusherConfig, ledger: Ledger, graph: GraphPayload | None, parallelism: int) -> None:
+    def __init__(
+        self, config: PusherConfig, ledger: Ledger, graph: GraphPayload | None, parallelism: int, started: bytes
+    ) -> None:
         self.queue: Queue[Message] = CONTEXT.Queue()
         self.queue.cancel_join_thread()  # at its end the interpreter must not wait for a writer that reads nothing
         self.queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
@@ -39,7 +49,7 @@ class _Run:
         self.started = time.monotonic()
         try:
             self.process = WriterProcess(
-                Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, os.getpid())
+                Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, started, os.getpid())
             )
             self.process.start()
         except BaseException:
@@ -89,10 +99,10 @@ class Supervisor:
         self._config = config
         self._graph = graph
         self._parallelism = parallelism
-        self.ledger = Ledger()
+        self.ledger = Ledger(cells_needed(graph) if graph is not None else 0)
         self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
         os.set_blocking(self._waker.fileno(), False)
-        self.outbox = Outbox(self.ledger, config.max_line_bytes, self.wake)
+        self.outbox = Outbox(self.ledger, config, self.wake)
 
         self.changed = threading.Condition()  # notified whenever something below or in the ledger may have changed
         self.failure: OSError | None = None  # why the last attempt to connect failed
@@ -160,14 +170,33 @@ class Supervisor:
     # The thread
 
     def _supervise(self) -> None:
+        pause = 0.0
         try:
             while not self._attend():
-                self._bury()
-                self._start_writer()
+                steady = self._bury() > STEADY
+                pause = 0.0 if steady else min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+                if not self._replace(pause):
+                    break
         except Exception:
             logger.exception("the pusher ends: its supervisor failed")
         finally:
             self._release()
+
+    def _replace(self, pause: float) -> bool:
+        """Start another writer, after a pause, in seconds; False if the deadline came first."""
+        while True:
+            until = time.monotonic() + pause
+            while (now := time.monotonic()) < until:
+                if self._deadline is not None and now >= self._deadline:
+                    return False
+                if wait([self._wakeups], min(until, self._deadline or until) - now):
+                    self._on_wakeup()
+            try:
+                self._start_writer()
+                return True
+            except OSError as error:  # no process, descriptor or memory left
+                pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+                logger.error("can't start another writer process: %s; trying again in %.1f s", error, pause)
 
     def _attend(self) -> bool:
         """Attend to the writer until it is gone; whether no other is needed."""
@@ -220,8 +249,8 @@ class Supervisor:
         self._notify()
         return True
 
-    def _bury(self) -> None:
-        """The writer died."""
+    def _bury(self) -> float:
+        """Take note of the death of the writer. Returns how long it lived, in seconds."""
         run, self._run = self._run, None
         assert run is not None
         code = run.process.exitcode
@@ -233,9 +262,10 @@ class Supervisor:
         self.failure = ChildProcessError(errno.ECHILD, f"the writer process died with exit code {code}")
         self._notify()
         logger.error("the writer process died with exit code %s after %.1f s; starting another", code, lived)
+        return lived
 
     def _start_writer(self) -> None:
-        run = _Run(self._config, self.ledger, self._graph, self._parallelism)
+        run = _Run(self._config, self.ledger, self._graph, self._parallelism, self.outbox.started)
         self._run = run
         self.writer_pid = run.process.pid
         self.outbox.attach(run.queue)

@@ -57,6 +57,8 @@ class Backlog:
         self._memory = 0  # their memory, added up
         self._read = 0  # the position below which the consumer has read everything
 
+        self._gone: list[Batch] = []  # lines that were read or dropped, since `take_gone` was last asked
+
         self.waiting = 0  # lines not wholly written
         self.waiting_bytes = 0  # their bytes that are not written
         self.received = start  # the number after the last line ever appended
@@ -153,7 +155,9 @@ class Backlog:
             self._read, written = self._writes.popleft()
             self._memory -= written
         while self._written and self._written[0].end <= self._read:
-            self.settled = self._written.popleft().batch.end
+            batch = self._written.popleft().batch
+            self.settled = batch.end
+            self._gone.append(batch)
         partly_read = self._written or self._waiting
         if partly_read and (read := self._read_of(partly_read[0])):
             piece = partly_read[0]
@@ -189,8 +193,15 @@ class Backlog:
         self.sent -= again
         self.waiting += again
         self.waiting_bytes += piece.done - kept_from
+        if first > batch.first:
+            self._gone.append(Batch(batch.first, first, batch.data[:kept_from]))
         piece.batch = Batch(first, batch.end, batch.data[kept_from:])
         piece.done = piece.lines = 0
+
+    def take_gone(self) -> list[Batch]:
+        """The lines that were read or dropped since the last call; a line read in part is not among them."""
+        gone, self._gone = self._gone, []
+        return gone
 
     def drop_newest(self, keep: int) -> Iterator[tuple[int, int]]:
         """Let go of the newest lines until `keep` wait, or 1.
@@ -237,6 +248,7 @@ class Backlog:
         else:
             piece.batch = batch.lines(batch.first, first) if first > batch.first else batch.lines(end, batch.end)
             removed = len(batch.data) - len(piece.batch.data)
+        self._gone.append(batch.lines(first, end))
         self.waiting -= end - first
         self.waiting_bytes -= removed
         return first, end

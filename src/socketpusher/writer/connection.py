@@ -13,6 +13,8 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
 """The longest path that fits a Unix socket address, in bytes (unix(7): 108 with a NUL; BSD and macOS: 104)."""
@@ -54,16 +56,20 @@ class Connection:
 
     Args:
         path: Where the consumer listens.
+        uids: The users whose listeners may be sent anything; anyone may listen in a directory that others share.
 
     Raises:
+        PermissionError: The listener runs as another user.
         OSError: It can't be connected at once.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, uids: set[int]) -> None:
+        self._reset = False  # whether the kernel has told that something was unread, which it does once
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
             self._socket.connect(path)
+            self._check_peer(uids)
         except BaseException:
             self._socket.close()
             raise
@@ -84,32 +90,60 @@ class Connection:
             OSError: The connection is lost.
         """
         before = self.unread_memory()
-        count = self._socket.sendmsg(buffers)
+        with self._noting_reset():
+            count = self._socket.sendmsg(buffers)
         return count, self.unread_memory() - before
 
     def unread_memory(self) -> int:
-        """The memory of what the peer has not read, in bytes; 0 where the platform does not tell."""
+        """The memory of what the peer has not read, in bytes; 0 where the platform does not tell.
+
+        Raises:
+            ConnectionResetError: The peer is gone and had not read everything.
+        """
         if sys.platform != "linux":
             return 0
         size = array.array("i", [0])
         fcntl.ioctl(self._socket, termios.TIOCOUTQ, size)
+        # A peer that closes frees what is unread, which would look as if it had been read; but it sets the error first.
+        with self._noting_reset():
+            if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code))
         return size[0]
 
     def discard_input(self) -> bool:
         """Throw away what the peer sent, for the protocol has one direction. Whether it may send more."""
         try:
-            return self._socket.recv(65536) != b""
+            with self._noting_reset():
+                return self._socket.recv(65536) != b""
         except BlockingIOError:
             return True
 
-    def all_was_read(self) -> bool:
-        """Whether the peer, which is gone, had read everything. To be asked once, as the kernel answers once."""
-        if sys.platform != "linux":
-            return True
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and self.unread_memory() == 0
+    @contextmanager
+    def _noting_reset(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionResetError:
+            self._reset = True
+            raise
 
-    def peer_uid(self) -> int | None:
-        """The user that the listener runs as, or None where the platform does not tell."""
+    def all_was_read(self) -> bool:
+        """Whether the peer had read everything, as far as can be known, now that the connection is lost."""
+        try:
+            return self.unread_memory() == 0 and not self._reset
+        except ConnectionResetError:
+            return False
+
+    def _check_peer(self, uids: set[int]) -> None:
+        uid = self._peer_uid()
+        if uid is not None and uid not in uids:
+            raise PermissionError(
+                errno.EPERM,
+                f"the listener runs as user {uid}, and events go only to user {os.geteuid()} and root; "
+                f"if it may have them, put {uid} into allow_uids",
+            )
+
+    def _peer_uid(self) -> int | None:
+        """The user that the listener ran as when it began to listen, or None where the platform does not tell."""
         if sys.platform == "linux":
             _, uid, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             return int(uid)

@@ -25,10 +25,11 @@ class Assignment:
         queue: Brings a `Message` at a time.
         wakeups: Readable when the host has changed its part of the ledger; ended when the host is gone.
         reports: Takes what the host should know, see `Report`.
-        ledger: The shared numbers.
+        ledger: The shared numbers; if a graph is set, its extra cells hold how its units stand.
         config: The pusher's configuration.
         graph: The payload of the `graph` event, or None.
         parallelism: How many units may run at a time.
+        started: The last `orch.started` that earlier writers were given, as a line, or b"".
         host_pid: The process to outlive by no more than `ORPHAN_DEADLINE`.
     """
 
@@ -39,6 +40,7 @@ class Assignment:
     config: PusherConfig
     graph: GraphPayload | None
     parallelism: int
+    started: bytes
     host_pid: int
 
 

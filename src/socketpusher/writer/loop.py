@@ -5,6 +5,7 @@ sleep. Whatever came through the queue is in the backlog when `_wait` returns, a
 `sleep` is `_wait` too. When there is nothing more to do, `_wait` raises `_Finished`.
 """
 
+import errno
 import logging
 import os
 import select
@@ -52,7 +53,9 @@ class Writer:
         self._reports = assignment.reports
         self._wakeups = assignment.wakeups
         self._inlet = Inlet(assignment.queue)
-        self._handshake = Handshake(assignment.graph, assignment.parallelism, config.max_line_bytes)
+        self._handshake = Handshake(
+            assignment.graph, assignment.parallelism, config.max_line_bytes, self._ledger.extra, assignment.started
+        )
         self._backlog = Backlog(self._ledger.received, self._ledger.high_water)
         self._earlier_sent = self._ledger.sent  # by writers before this one
         self._earlier_resent = self._ledger.resent
@@ -111,10 +114,11 @@ class Writer:
             _Finished: There is nothing more to do.
         """
         try:
-            connection = Connection(self._path)
+            connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
             self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
             raise
+        self._note_gone()
         self._backlog.connected(self._handshake.preface())
         self._connection = connection
         self._half_closed = False
@@ -187,11 +191,12 @@ class Writer:
                 self._report(
                     Report(
                         f"the consumer at {self._path} does not keep up: with {self._config.buffer_size} events "
-                        f"waiting, the newest are dropped",
+                        f"waiting, the {self._config.overflow.removeprefix('drop_')} are dropped",
                         logging.WARNING,
                     )
                 )
-            ranges = self._backlog.drop_newest(self._config.buffer_size)
+            drop = self._backlog.drop_newest if self._config.overflow == "drop_newest" else self._backlog.drop_oldest
+            ranges = drop(self._config.buffer_size)
             while self._ledger.can_drop() and (dropped := next(ranges, None)):
                 self._ledger.drop(*dropped)
         elif self._dropping and self._backlog.waiting <= self._config.buffer_size // 2:
@@ -242,9 +247,9 @@ class Writer:
                 self._on_host_gone()
             else:
                 lost = self._on_socket(happened)
-        self._look()
         if lost is not None:
             raise lost
+        self._look()
 
     def _poll_what_matters(self) -> None:
         if self._connection is not None:
@@ -270,7 +275,7 @@ class Writer:
 
     def _on_socket(self, happened: int) -> OSError | None:
         if happened & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
-            return ConnectionResetError("it closed the connection")
+            return BrokenPipeError(errno.EPIPE, "it closed the connection")
         if happened & select.POLLIN:
             try:
                 self._half_closed = not self._connected().discard_input()
@@ -318,8 +323,13 @@ class Writer:
 
     # What the host is told
 
+    def _note_gone(self) -> None:
+        for batch in self._backlog.take_gone():
+            self._handshake.left(batch)
+
     def _publish(self) -> None:
         ledger, backlog = self._ledger, self._backlog
+        self._note_gone()
         ledger.unsent = backlog.unsent
         ledger.settled = backlog.settled
         ledger.high_water = backlog.high_water

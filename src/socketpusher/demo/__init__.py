@@ -1,0 +1,12 @@
+"""A real scheduler on real work, watched from another process, with the price of watching measured.
+
+modules.py        what there is to do: Python modules, and what each needs first
+scheduler.py      does it, and says so on the bus
+figures.py        what was measured, and the table of it
+display.py        the process that listens, shows and measures the events
+demonstration.py  runs the one with and without the other, and compares
+"""
+
+from .demonstration import DEFAULT_ROUNDS, demonstrate
+
+__all__ = ["DEFAULT_ROUNDS", "demonstrate"]

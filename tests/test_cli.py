@@ -1,0 +1,177 @@
+"""The command `socketpusher listen`, as a user runs it."""
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, __version__, wire
+from waiting import wait_for
+
+COMMAND = [sys.executable, "-m", "socketpusher"]
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@contextmanager
+def listening(path: str, **options: object) -> "Iterator[subprocess.Popen[bytes]]":
+    """`socketpusher listen`, once it is bound."""
+    options = {"stdout": subprocess.PIPE, **options}
+    with subprocess.Popen([*COMMAND, "listen", path], stderr=subprocess.PIPE, **options) as process:
+        try:
+            assert process.stderr.readline() == f"listening on {path}\n".encode()
+            yield process
+        finally:
+            process.kill()
+
+
+def send(path: str, data: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(path)
+        sender.sendall(data)
+
+
+def test_every_line_is_printed_unmodified(socket_path: str) -> None:
+    lines = [wire.encode(Event("x", payload="ü")), b"not an event\r\n", b"\n", b"\xff\n"]
+    with listening(socket_path) as process:
+        send(socket_path, b"".join(lines))
+        assert [process.stdout.readline() for _ in lines] == lines
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def test_a_line_is_printed_at_once_and_senders_may_come_and_go(socket_path: str, bus: Bus) -> None:
+    with listening(socket_path) as process:
+        for task in (1, 2, 3):
+            with SocketPusher(bus := Bus(), PusherConfig(socket_path=socket_path)):
+                bus.emit(Event("task.started", task=task))
+                assert wire.decode(process.stdout.readline()).task == task
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_quietly_and_removes_the_socket(socket_path: str, number: signal.Signals) -> None:
+    with listening(socket_path) as process:
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert process.stderr.read() == b""
+    assert not os.path.exists(socket_path)
+
+
+def test_ctrl_c_in_a_terminal_ends_it_quietly(socket_path: str) -> None:
+    terminal, inside = pty.openpty()
+    try:
+        with listening(socket_path, stdin=inside, stdout=inside, preexec_fn=_take_terminal) as process:
+            os.write(terminal, b"\x03")
+            assert process.wait(30) == 130
+            assert process.stderr.read() == b""
+    finally:
+        os.close(inside)
+        os.close(terminal)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        send(socket_path, b"1\n")
+        assert process.stdout.readline() == b"1\n"
+        process.stdout.close()
+        send(socket_path, b"2\n")
+        assert process.wait(30) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
+
+
+def test_a_flood_arrives_whole(socket_path: str) -> None:
+    data = b"".join(b"%d %s\n" % (number, b"x" * 200) for number in range(50_000))
+    with listening(socket_path) as process:
+        sender = subprocess.Popen(
+            [sys.executable, "-c", SEND_INPUT, socket_path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        with sender:
+            sender.stdin.write(data)
+            sender.stdin.close()
+            assert process.stdout.read(len(data)) == data
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+SEND_INPUT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sender:
+    sender.connect(sys.argv[1])
+    sender.sendall(sys.stdin.buffer.read())
+"""
+
+
+# Mistakes
+
+
+def test_a_path_in_use_is_a_sentence_not_a_traceback(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        second = run("listen", socket_path)
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert second.returncode == 1
+    assert second.stderr == (
+        "socketpusher listen: can't listen: somebody listens there already; "
+        f"end the process that listens there, or choose another path: {socket_path}\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["", "/proc/nowhere/s", "/etc/passwd", "/tmp/" + "x" * 200])
+def test_a_path_that_can_not_be_is_a_sentence_not_a_traceback(path: str) -> None:
+    result = run("listen", path)
+    assert result.returncode == 1
+    assert re.fullmatch(r"socketpusher listen: can't listen.*\n", result.stderr)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["listen", "a", "b"], ["demo", "--rounds", "0"], ["--what"]])
+def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: socketpusher")
+    assert "Traceback" not in result.stderr
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["listen", "--help"], ["demo", "--help"]])
+def test_help_teaches_by_examples(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "examples:\n  socketpusher " in result.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"socketpusher {__version__}\n"
+
+
+def test_the_installed_command_is_the_same() -> None:
+    command = os.path.join(os.path.dirname(sys.executable), "socketpusher")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    assert result.stdout == f"socketpusher {__version__}\n"
+
+
+def test_the_socket_is_gone_when_the_command_has_ended(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: not os.path.exists(socket_path))
+        process.wait(30)

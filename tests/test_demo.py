@@ -1,0 +1,381 @@
+"""The demo: what its scheduler does and in what order, and the command as a user runs it."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from socketpusher import Bus, Event, Graph
+from socketpusher.demo.figures import Figures, Received, Timing, table
+from socketpusher.demo.modules import packages, standard_library, units_of
+from socketpusher.demo.scheduler import Scheduler, examine
+from waiting import wait_for
+
+COMMAND = [sys.executable, "-m", "socketpusher", "demo"]
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to put modules in, for `packages` to find."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def write(directory: Path, **modules: str) -> None:
+    for name, source in modules.items():
+        path = directory / (name.replace("__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+# Units
+
+
+def test_a_unit_depends_on_the_units_that_it_imports(sources: Path) -> None:
+    write(sources, demo_a="import demo_b.x, sys", demo_b="try:\n  from demo_c import y\nexcept ImportError: pass")
+    write(sources, demo_c="def f():\n  import demo_a", demo_d="class C:\n  if C:\n    import demo_a as other")
+    units = units_of(packages(["demo_a", "demo_b", "demo_c", "demo_d"]))
+    assert {name: unit.dependencies for name, unit in units.items()} == {
+        "demo_a": ("demo_b",),
+        "demo_b": ("demo_c",),
+        "demo_c": (),
+        "demo_d": ("demo_a",),
+    }
+
+
+def test_relative_imports_are_the_units_own(sources: Path) -> None:
+    write(sources, demo_p____init="", demo_x="")
+    (sources / "demo_p").mkdir(exist_ok=True)
+    (sources / "demo_p" / "__init__.py").write_text("from . import demo_x\nfrom .demo_x import y")
+    (sources / "demo_p" / "demo_x.py").write_text("y = 1")
+    units = units_of(packages(["demo_p", "demo_x"]))
+    assert units["demo_p"].dependencies == ()
+
+
+def test_modules_in_a_circle_are_one_unit(sources: Path) -> None:
+    write(sources, demo_a="import demo_b", demo_b="import demo_c", demo_c="import demo_a", demo_d="import demo_c")
+    units = units_of(packages(["demo_d", "demo_c", "demo_b", "demo_a"]))
+    assert set(units) == {"demo_a+demo_b+demo_c", "demo_d"}
+    assert units["demo_d"].dependencies == ("demo_a+demo_b+demo_c",)
+    assert len(units["demo_a+demo_b+demo_c"].files) == 3
+
+
+def test_the_name_of_a_large_circle_is_short(sources: Path) -> None:
+    names = [f"demo_{number}" for number in range(5)]
+    write(sources, **{name: f"import {names[number - 1]}" for number, name in enumerate(names)})
+    assert list(units_of(packages(names))) == ["demo_0+demo_1+3 more"]
+
+
+def test_modules_are_not_run_to_be_found(sources: Path) -> None:
+    write(sources, demo_explosive="raise SystemExit('imported')")
+    assert list(units_of(packages(["demo_explosive"]))) == ["demo_explosive"]
+    assert "demo_explosive" not in sys.modules
+
+
+def test_directories_of_tests_are_left_out(sources: Path) -> None:
+    write(sources, demo_p__tests__bad="(", demo_p__test__bad="(", demo_p__good="")
+    (sources / "demo_p" / "__init__.py").touch()
+    files = packages(["demo_p"])["demo_p"]
+    assert [os.path.relpath(path, sources) for path in files] == ["demo_p/__init__.py", "demo_p/good.py"]
+
+
+@pytest.mark.parametrize("name", ["os", "abc", "codecs", "importlib", "zipimport", "json"])
+def test_modules_that_are_frozen_or_imported_already_are_found_by_their_source(name: str) -> None:
+    assert all(path.endswith(".py") and os.path.exists(path) for path in packages([name])[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("no_such_module", "installed"), ("sys", "no Python source"), ("os.path", "top-level"), ("", "top-level")],
+)
+def test_a_package_that_can_not_be_worked_on_is_named_with_the_reason(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"can't work on {name!r}: .*{why}"):
+        packages([name])
+
+
+def test_the_standard_library_makes_a_graph_worth_watching() -> None:
+    units = units_of(standard_library())
+    graph = Graph({name: unit.dependencies for name, unit in units.items()})  # raises if there is a circle left
+    assert len(units) > 100
+    assert len(graph.levels()) > 8
+    assert sum(len(unit.files) for unit in units.values()) > 500
+
+
+# The scheduler
+
+
+def events_of(*names: str) -> list[Event]:
+    bus = Bus()
+    events: list[Event] = []
+    bus.subscribe(events.append)
+    scheduler = Scheduler(units_of(packages(names)), bus)
+    scheduler.run()
+    assert scheduler.emitted == len(events)
+    return events
+
+
+def test_a_unit_runs_after_its_dependencies_and_once(sources: Path) -> None:
+    write(sources, demo_a="import demo_b, demo_c", demo_b="import demo_c", demo_c="")
+    happened = [(event.type, event.unit) for event in events_of("demo_a", "demo_b", "demo_c")]
+    expected = [("orch.started", "")]
+    for unit in ("demo_c", "demo_b", "demo_a"):
+        happenings = ("unit.queued", "unit.started", "task.started", "task.completed", "unit.completed")
+        expected += [(happening, unit) for happening in happenings]
+    assert happened == [*expected, ("orch.completed", "")]
+
+
+def test_tasks_are_the_files_counted_from_one() -> None:
+    events = events_of("json")
+    started = next(event for event in events if event.type == "unit.started")
+    count = started.payload["total_tasks"]
+    assert started.payload == {"total_tasks": count, "completed_tasks": 0}
+    assert [event.task for event in events if event.type == "task.started"] == list(range(1, count + 1))
+    assert [event.task for event in events if event.type == "task.completed"] == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    "source", [b"(", b"x = '\0'", b"# coding: nonsense\n", b"\xff", b"-" * 200_000 + b"1", b"f(" * 5000]
+)
+def test_a_file_that_does_not_compile_fails_its_task_and_stops_nothing(sources: Path, source: bytes) -> None:
+    (sources / "demo_bad.py").write_bytes(source)
+    write(sources, demo_after="import demo_bad")
+    events = events_of("demo_bad", "demo_after")
+    failed = next(event for event in events if event.type == "task.failed")
+    assert failed.error
+    assert failed.payload == {"file": str(sources / "demo_bad.py")}
+    assert [(event.unit, event.error) for event in events if event.type == "unit.failed"] == [
+        ("demo_bad", "1 of 1 files do not compile")
+    ]
+    assert events[-1].type == "orch.completed"
+    assert events[-1].payload == {"failed_tasks": 1}
+
+
+def test_a_task_counts_what_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("x = 1\ny = '\\d'\n")  # the second line makes the compiler warn
+    nodes = 2 * len(["Assign", "Name", "Store", "Constant"]) + len(["Module"])
+    # Store is one object for both names in this tree's walk as well: walk visits it under each.
+    assert examine(str(path)) == {"file": str(path), "lines": 2, "nodes": nodes}
+
+
+# The table
+
+
+def test_the_table_tells_what_was_measured() -> None:
+    figures = Figures([Timing(1.0, 0.5)] * 3, [Timing(1.1, 0.5)] * 3, emitted=1000)
+    received = Received(990, [number / 1000 for number in range(990, 0, -1)])
+    rows = dict(re.findall(r"^(.+?)  +(\S+(?: s| ms)?)", table(figures, received), re.MULTILINE))
+    assert (rows["events emitted"], rows["events received"], rows["events lost"]) == ("1,000", "990", "10")
+    assert rows["latency, median"] == "495.0 ms"
+    assert rows["latency, 99th percentile"] == "981.0 ms"
+    assert rows["latency, maximum"] == "990.0 ms"
+    assert rows["schedule without pusher, time"] == "1.000 s"
+    assert rows["schedule with pusher, time"] == "1.100 s"
+    assert "+0.100 s   +10.0%\n" in table(figures, received)
+
+
+def test_a_difference_within_the_spread_is_called_that() -> None:
+    figures = Figures([Timing(1.0, 1.0), Timing(1.2, 1.2)], [Timing(1.1, 1.1), Timing(1.15, 1.15)])
+    assert "less than schedules of one kind differ, 0.200 s" in table(figures, Received())
+
+
+# The command
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where the command makes its temporary directories; nothing may be left there."""
+    with tempfile.TemporaryDirectory(prefix="sp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield directory
+        wait_for(lambda: os.listdir(directory) == [])
+
+
+def start(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([*COMMAND, *arguments], start_new_session=True, **options)
+
+
+def session_of(process: "subprocess.Popen[bytes]") -> set[int]:
+    """The processes that the command has started, itself included, that still run."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == process.pid and fields[0] != "Z":
+            found.add(int(path.parent.name))
+    return found
+
+
+def listener_of(process: "subprocess.Popen[bytes]") -> int:
+    def of_display(pid: int) -> bool:
+        try:
+            return b"socketpusher.demo.display" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+    return next(pid for pid in session_of(process) if of_display(pid))
+
+
+def test_nothing_is_lost_between_real_processes(place: str) -> None:
+    with start("--package", "json", "--package", "email", "--rounds", "2") as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+    rows = dict(re.findall(r"^(.+?)  +(\S+(?: s| ms)?)", output.decode(), re.MULTILINE))
+    files = sum(map(len, packages(["json", "email"]).values()))
+    emitted = 3 * (2 + 2 * 3 + 2 * files)  # the schedule that warms up is one with the pusher
+    assert rows["events emitted"] == rows["events received"] == rows["pusher's books: sent"] == f"{emitted:,}"
+    assert rows["events lost"] == rows["pusher's books: dropped"] == "0"
+    assert 0 < float(rows["latency, median"].split()[0]) <= float(rows["latency, maximum"].split()[0])
+    assert wait_for(lambda: not session_of(process)) is None
+
+
+def test_it_says_what_it_does_in_few_lines(place: str) -> None:
+    with start("--package", "json", "--package", "email", "--rounds", "1") as process:
+        output = process.communicate(timeout=60)[0].decode()
+    files = sum(map(len, packages(["json", "email"]).values()))
+    lines = output.splitlines()
+    assert lines[:2] == [f"reading 2 modules, {files} files ...", f"2 units in 1 level, {files} tasks"]
+    assert "schedule 1 of 3, with the pusher, to warm up ..." in lines
+    assert f"  level  0: 2 units, {files} files" in lines
+    assert len(lines) < 40
+
+
+def test_a_circle_of_imports_is_said_on_the_screen(sources: Path, place: str) -> None:
+    write(sources, demo_a="import demo_b", demo_b="import demo_a")
+    environment = {**os.environ, "PYTHONPATH": str(sources)}
+    with start("--package", "demo_a", "--package", "demo_b", "--rounds", "1", env=environment) as process:
+        output = process.communicate(timeout=60)[0].decode()
+    assert "one unit, for they import each other in a circle: demo_a, demo_b\n" in output
+
+
+def test_a_package_that_is_not_there_is_a_sentence(place: str) -> None:
+    with start("--package", "no_such_module") as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, b"")
+    assert errors == (
+        b"socketpusher demo: can't work on 'no_such_module': no such module or package is installed; check its name\n"
+    )
+
+
+@pytest.mark.parametrize("moment", ["reading", "schedule 1", "schedule 2", "schedule 3"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_ends_everything(place: str, moment: str, number: signal.Signals) -> None:
+    with start("--package", "asyncio", "--package", "email", "--package", "xml", "--rounds", "50") as process:
+        while moment.encode() not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, number)  # as a terminal does
+        rest, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + number, b"")
+    assert b"events" not in rest
+    wait_for(lambda: not session_of(process))
+
+
+def test_the_listener_ends_with_a_demo_that_is_killed(place: str) -> None:
+    with start("--package", "asyncio", "--rounds", "50") as process:
+        while b"schedule 2" not in process.stdout.readline():
+            assert process.poll() is None
+        process.kill()
+        process.communicate(timeout=30)
+    wait_for(lambda: not session_of(process))
+
+
+def test_the_demo_ends_with_a_listener_that_is_killed(place: str) -> None:
+    with start("--package", "asyncio", "--rounds", "50") as process:
+        while b"schedule 2" not in process.stdout.readline():
+            assert process.poll() is None
+        os.kill(listener_of(process), signal.SIGKILL)
+        errors = process.communicate(timeout=30)[1].decode()
+    assert process.returncode == 1
+    assert "the demo's listener process ended too early" in errors
+    assert "Traceback" not in errors
+    wait_for(lambda: not session_of(process))
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(place: str) -> None:
+    with start("--package", "asyncio", "--rounds", "50") as process:
+        assert process.stdout.readline().startswith(b"reading")
+        process.stdout.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+    wait_for(lambda: not session_of(process))
+
+
+# In a terminal
+
+
+def in_terminal(*arguments: str, until: bytes = b"", **environment: str) -> tuple[int, bytes]:
+    """The exit code and all that a terminal was sent; Ctrl-C is pressed at the sight of `until`."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "TERM": "xterm-256color", **environment},
+    )
+    os.close(inside)
+    shown = b""
+    deadline = time.monotonic() + 60
+    try:
+        while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:
+                break  # all who had the terminal have ended
+            if until and until in shown:
+                os.write(terminal, b"\x03")
+                until = b""
+        return process.wait(30), shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_a_terminal_gets_a_bar_for_each_level(place: str) -> None:
+    code, shown = in_terminal("--package", "json", "--package", "email", "--rounds", "1")
+    assert code == 0
+    assert "━".encode() in shown
+    assert b"2/2 units" in shown
+    assert shown.endswith(b"in it\r\n")
+
+
+def test_plain_means_lines_in_a_terminal_too(place: str) -> None:
+    for arguments, environment in ((["--plain"], {}), ([], {"TERM": "dumb"})):
+        code, shown = in_terminal("--package", "json", "--rounds", "1", *arguments, **environment)
+        assert code == 0
+        assert b"\x1b" not in shown
+        assert b"level  0" in shown
+
+
+def test_without_rich_there_are_lines(place: str, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ImportError('not installed')")
+    code, shown = in_terminal("--package", "json", "--rounds", "1", PYTHONPATH=str(tmp_path))
+    assert code == 0
+    assert b"\x1b" not in shown
+    assert b"level  0" in shown
+
+
+def test_ctrl_c_in_a_terminal_leaves_it_as_it_was(place: str) -> None:
+    code, shown = in_terminal("--package", "asyncio", "--rounds", "50", until=b"schedule 3")
+    assert code == 130
+    assert b"Traceback" not in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")  # the cursor is back

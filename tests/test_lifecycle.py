@@ -1,0 +1,215 @@
+"""From where a pusher can be started, and how it ends, however its host ends."""
+
+import os
+
+import pytest
+
+import scripts
+from consuming import Consumer
+from waiting import wait_for
+
+SEND_THREE = """
+with pusher:
+    for number in range(3):
+        bus.emit(Event("x", task=number))
+    pid = pusher.stats().writer_pid
+print(pid)
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "command", "input", "module"])
+def test_a_host_without_a_main_guard_sends_its_events(consumer: Consumer, how: str) -> None:
+    code, output, errors = scripts.run(SEND_THREE, consumer.path, how)
+    assert (code, errors) == (0, "")
+    assert consumer.wait_for_tasks(3) == [0, 1, 2]
+
+
+def test_the_writer_does_not_import_what_the_host_imports(consumer: Consumer) -> None:
+    """Measured by its memory maps: numpy's shared libraries are in the host's, not in the writer's."""
+    lines = """
+import numpy
+with pusher:
+    maps = open(f"/proc/{pusher.stats().writer_pid}/maps").read()
+    assert "numpy" in open("/proc/self/maps").read()
+    assert "orjson" in maps
+    print("numpy" in maps)
+"""
+    assert scripts.run(lines, consumer.path) == (0, "False\n", "")
+
+
+def test_a_host_with_threads_that_start_processes_is_left_alone(consumer: Consumer) -> None:
+    """While the writer is started, other threads start processes, which must get the main module as ever."""
+    code = """
+import multiprocessing, sys
+sys.path.insert(0, os.environ["HERE"])
+
+def child(queue):
+    queue.put(sys.modules["__main__"].MARK)
+
+MARK = "main module"
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    stop = False
+    def work():
+        while not stop:
+            process = context.Process(target=child, args=(queue,))
+            process.start()
+            process.join()
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        with SocketPusher(bus, config):
+            bus.emit(Event("x"))
+    stop = True
+    for thread in threads:
+        thread.join()
+    marks = []
+    while not queue.empty():
+        marks.append(queue.get())
+    print(set(marks))
+"""
+    # Not as a file that removes itself: here the children do need it.
+    with open(os.path.join(os.path.dirname(consumer.path), "host.py"), "w") as file:
+        file.write(scripts.PROLOGUE + code)
+    import subprocess
+    import sys
+
+    try:
+        ended = subprocess.run(
+            [sys.executable, file.name],
+            env={**os.environ, "SOCKET": consumer.path, "HERE": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        os.unlink(file.name)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "{'main module'}\n", "")
+
+
+def test_a_daemonic_worker_is_told_why_it_can_not_start_a_pusher(consumer: Consumer) -> None:
+    lines = """
+import multiprocessing
+def work():
+    try:
+        pusher.start()
+    except RuntimeError as error:
+        print(error, flush=True)
+worker = multiprocessing.get_context("fork").Process(target=work, daemon=True, name="worker-7")
+worker.start()
+worker.join()
+"""
+    code, output, errors = scripts.run(lines, consumer.path)
+    assert (code, errors) == (0, "")
+    assert output == (
+        "a pusher can't start in 'worker-7', a daemonic multiprocessing worker, for such a process may not have "
+        "children: start it in the parent, or give daemon=False\n"
+    )
+
+
+def test_a_multiprocessing_worker_that_may_have_children_sends_its_events_when_it_ends(consumer: Consumer) -> None:
+    lines = """
+import multiprocessing
+def work():
+    pusher.start()
+    for number in range(3):
+        bus.emit(Event("x", task=number))
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+print(worker.exitcode)
+"""
+    assert scripts.run(lines, consumer.path) == (0, "0\n", "")
+    assert consumer.wait_for_tasks(3) == [0, 1, 2]
+
+
+ENDINGS = {
+    "return": "",
+    "sys.exit": "sys.exit(3)",
+    "exception": "raise ZeroDivisionError",
+    "sigterm with a handler": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(4)); os.kill(os.getpid(), 15)",
+    "sigint": "os.kill(os.getpid(), 2); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_pusher_still_open_when_the_interpreter_ends_sends_what_it_has(consumer: Consumer, ending: str) -> None:
+    lines = f"""
+pusher.start()
+print(pusher.stats().writer_pid, flush=True)
+for number in range(2000):
+    bus.emit(Event("x", task=number))
+{ENDINGS[ending]}
+"""
+    code, output, errors = scripts.run(lines, consumer.path)
+    assert code == {"return": 0, "sys.exit": 3, "exception": 1, "sigterm with a handler": 4, "sigint": -2}[ending]
+    assert "socketpusher" not in errors
+    assert consumer.wait_for_tasks(2000) == list(range(2000))
+    wait_for(lambda: not os.path.exists(f"/proc/{output.strip()}"))
+
+
+def test_an_open_pusher_does_not_hold_the_interpreter_beyond_its_deadline(consumer: Consumer) -> None:
+    consumer.stall()
+    lines = """
+import socketpusher.pusher
+socketpusher.pusher.EXIT_DEADLINE = 0.2
+pusher.start()
+for number in range(5000):
+    bus.emit(Event("x", payload="x" * 1000))
+"""
+    code, _, errors = scripts.run(lines, consumer.path)
+    assert code == 0
+    assert "events not sent" in errors
+
+
+def test_a_pusher_that_is_collected_sends_what_it_has_and_ends(consumer: Consumer) -> None:
+    lines = """
+pusher.start()
+for number in range(2000):
+    bus.emit(Event("x", task=number))
+pid = pusher.stats().writer_pid
+del pusher
+while os.path.exists(f"/proc/{pid}"):
+    time.sleep(0.001)
+print(bus._handlers)
+"""
+    assert scripts.run(lines, consumer.path) == (0, "()\n", "")
+    assert consumer.wait_for_tasks(2000) == list(range(2000))
+
+
+def test_events_emitted_while_the_interpreter_ends_are_sent(consumer: Consumer) -> None:
+    """In an atexit function, and in a thread that outlives the main one: no thread can be started there."""
+    lines = """
+import atexit
+def late():
+    for number in range(3):
+        bus.emit(Event("x", task=number))
+pusher.start()
+atexit.register(late)
+def linger():
+    threading.main_thread().join()
+    bus.emit(Event("x", task=-1))
+threading.Thread(target=linger).start()
+"""
+    assert scripts.run(lines, consumer.path) == (0, "", "")
+    assert consumer.wait_for_tasks(4) == [-1, 0, 1, 2]
+
+
+def test_whoever_reads_the_hosts_output_does_not_wait_for_the_writer(consumer: Consumer) -> None:
+    """A host that is killed leaves a writer for up to five seconds; its standard streams end at once."""
+    consumer.stall()
+    lines = """
+pusher.start()
+for number in range(5000):
+    bus.emit(Event("x", payload="x" * 1000))
+pusher.flush(0.2)
+print(pusher.stats().writer_pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    host = scripts.start(lines, consumer.path)
+    output, _ = host.communicate(timeout=60)
+    assert os.path.exists(f"/proc/{output.strip()}")
+    consumer.go_on()
+    wait_for(lambda: not os.path.exists(f"/proc/{output.strip()}"))

@@ -1,0 +1,387 @@
+"""What a pusher promises beyond the specification's own tests."""
+
+import os
+import pathlib
+import socket
+import stat
+import threading
+import time
+
+import pytest
+
+from consuming import Consumer
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from waiting import wait_for
+
+QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def voluntary_switches(pid: int) -> int:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("voluntary_ctxt_switches:")[1].split()[0])
+
+
+def test_a_payload_is_what_it_was_at_the_moment_of_emit(bus: Bus, consumer: Consumer) -> None:
+    payload = {"state": "before", "inner": [1]}
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)):
+        bus.emit(Event("x", payload=payload))
+        payload["state"] = "after"
+        payload["inner"].append(2)  # type: ignore[attr-defined]
+    wait_for(lambda: len(consumer.events()) == 1)
+    assert consumer.events()[0].payload == {"state": "before", "inner": [1]}
+
+
+def test_any_object_with_subscribe_is_a_bus(consumer: Consumer) -> None:
+    class Other:
+        """As in Go: what `subscribe` returns is nothing."""
+
+        def subscribe(self, handler):
+            self.handler = handler
+
+    other = Other()
+    with SocketPusher(other, PusherConfig(socket_path=consumer.path)) as pusher:
+        other.handler(Event("x", task=1))
+    other.handler(Event("x", task=2))  # it can't be unsubscribed, so it must take no harm
+    assert consumer.wait_for_tasks(1) == [1]
+    assert (pusher.stats().emitted, pusher.stats().dropped) == (1, 0)
+
+
+def test_a_bus_whose_subscribe_raises_leaves_nothing(consumer: Consumer) -> None:
+    class Broken:
+        def subscribe(self, handler):
+            raise ZeroDivisionError
+
+    pusher = SocketPusher(Broken(), PusherConfig(socket_path=consumer.path))
+    with pytest.raises(ZeroDivisionError):
+        pusher.start()
+    assert pusher.stats().writer_pid is None
+
+
+def test_what_could_not_be_encoded_is_counted(bus: Bus, consumer: Consumer) -> None:
+    cycle: list[object] = []
+    cycle.append(cycle)
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
+        bus.emit(Event("x", payload=cycle))
+        bus.emit(Event("x", payload="y" * 2000))
+        bus.emit(Event("x", payload={1}))  # converted, which is no loss
+        assert pusher.stats().noted == 2
+    wait_for(lambda: len(consumer.events()) == 3)
+    assert consumer.events()[0].payload == ["<list: contains itself>"]
+    assert consumer.events()[1].payload.startswith("<payload left out")
+
+
+# Starting
+
+
+def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) -> None:
+    directory = os.path.dirname(socket_path)
+    pathlib.Path(socket_path).write_text("a file")
+    too_long = os.path.join(directory, "x" * 108)
+    cases = [
+        (directory, OSError, "can't connect"),
+        (socket_path, ConnectionRefusedError, "nobody listens"),
+        (os.path.join(socket_path, "below"), NotADirectoryError, "not a directory"),
+        (too_long, OSError, f"a path of {len(too_long)} bytes, the system takes 107"),
+    ]
+    for path, error, message in cases:
+        for wait in (True, False) if path == too_long else (True,):
+            with pytest.raises(error, match=message) as caught:
+                SocketPusher(bus, PusherConfig(socket_path=path)).start(wait=wait)
+            assert caught.value.filename == path
+    os.unlink(socket_path)
+    assert bus._handlers == ()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to any socket")
+def test_start_says_that_permission_is_missing(bus: Bus, consumer: Consumer) -> None:
+    os.chmod(consumer.path, stat.S_IRUSR)
+    with pytest.raises(PermissionError, match="write permission"):
+        SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
+
+
+def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen(0)
+    queued = socket.socket(socket.AF_UNIX)
+    queued.connect(socket_path)
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
+    with pytest.raises(TimeoutError, match=r"not connected in 0\.2 s: Resource temporarily unavailable"):
+        pusher.start(timeout=0.2)
+    accepted, _ = listener.accept()
+    pusher.start(timeout=30)
+    pusher.close()
+    for each in (accepted, queued, listener):
+        each.close()
+    os.unlink(socket_path)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "5", None, True])
+def test_a_timeout_that_is_none_is_refused(bus: Bus, timeout: object) -> None:
+    for use in (SocketPusher(bus).start, SocketPusher(bus).close):
+        with pytest.raises((TypeError, ValueError), match="timeout"):
+            use(timeout)  # type: ignore[operator]
+
+
+def test_a_host_whose_writer_can_not_start_is_told(bus: Bus, consumer: Consumer, monkeypatch) -> None:
+    from multiprocessing import spawn
+
+    monkeypatch.setattr(spawn, "get_executable", lambda: b"/bin/false")
+    with pytest.raises(ChildProcessError, match="the writer process died with exit code 1"):
+        SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
+
+
+def test_start_without_waiting_sends_to_a_consumer_that_comes_later(bus: Bus, socket_path: str) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
+    pusher.start(wait=False)
+    with pusher:
+        for number in range(900):
+            bus.emit(Event("x", task=number))
+        assert not pusher.connected
+        consumer = Consumer(socket_path)
+        assert pusher.flush(30)
+        assert pusher.connected
+        assert pusher.stats().reconnects == 0
+        assert consumer.wait_for_tasks(900) == list(range(900))
+    consumer.go_away()
+
+
+# Consumers that do not keep up
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_emit_never_blocks_beside_a_consumer_that_never_reads_or_none(bus: Bus, socket_path: str, there: bool) -> None:
+    """Held to by a timer thread that would have to run while an emit hangs, and by the books."""
+    consumer = Consumer(socket_path, reading=False) if there else None
+    longest = 0.0
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, buffer_size=100, **QUICK))
+    pusher.start(wait=there)
+    count = 100_000
+    for number in range(count):
+        start = time.thread_time()
+        bus.emit(Event("x", task=number, payload="x" * 100))
+        longest = max(longest, time.thread_time() - start)
+    wait_for(lambda: pusher.stats().pending <= 100)
+    stats = pusher.stats()
+    assert stats.emitted == count == stats.sent + stats.dropped + stats.pending
+    assert stats.dropped >= count - 100 - 3000  # what a socket's buffer takes
+    assert not pusher.flush(0.05)
+    pusher.close(timeout=0.1)
+    assert pusher.stats().pending == 0
+    if consumer is not None:
+        consumer.go_away()
+
+
+def test_a_consumer_that_reads_again_gets_what_waited_and_the_books_are_exact(bus: Bus, consumer: Consumer) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=100)) as pusher:
+        for number in range(20_000):
+            bus.emit(Event("x", task=number))
+        wait_for(lambda: pusher.stats().dropped > 0 and pusher.stats().pending <= 100)
+        assert pusher.stats().pending == 100
+        consumer.go_on()
+        assert pusher.flush(30)
+        bus.emit(Event("x", task=20_000))
+        assert pusher.flush(30)
+        stats = pusher.stats()
+    tasks = consumer.wait_for_tasks(stats.sent)
+    assert len(tasks) == stats.sent == stats.emitted - stats.dropped
+    # The newest were dropped: what came is a beginning without gaps, and what was emitted afterwards.
+    assert tasks == [*range(stats.sent - 1), 20_000]
+
+
+def test_dropping_is_logged_once_when_it_begins_and_once_when_it_ends(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=100)) as pusher:
+        for number in range(20_000):
+            bus.emit(Event("x", task=number))
+        wait_for(lambda: "does not keep up" in caplog.text)
+        wait_for(lambda: pusher.stats().pending <= 100)
+        consumer.go_on()
+        assert pusher.flush(30)
+        wait_for(lambda: "keeps up again" in caplog.text)
+        dropped = pusher.stats().dropped
+    assert caplog.text.count("does not keep up") == 1
+    assert f"keeps up again; {dropped} events dropped" in caplog.text
+
+
+def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen()
+    config = PusherConfig(socket_path=socket_path, write_timeout=0.1, buffer_size=100_000, **QUICK)
+    with SocketPusher(bus, config) as pusher:
+        stalled, _ = listener.accept()
+        for number in range(5000):
+            bus.emit(Event("x", task=number, payload="x" * 100))
+        reading, _ = listener.accept()
+        received = b""
+        while received.count(b"\n") < 5000:
+            received += reading.recv(1 << 20)
+        assert pusher.stats().reconnects == 1
+    # It never read a byte, so the next one got everything.
+    assert [wire.decode(line).task for line in received.split(b"\n")[:-1]] == list(range(5000))
+    for each in (stalled, reading, listener):
+        each.close()
+    os.unlink(socket_path)
+
+
+def test_a_consumer_that_reads_in_time_is_not_given_up(bus: Bus, socket_path: str) -> None:
+    """It reads a little at a time, and takes longer than the write timeout for all of it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen()
+    config = PusherConfig(socket_path=socket_path, write_timeout=1.0, buffer_size=100_000)
+    with SocketPusher(bus, config) as pusher:
+        connection, _ = listener.accept()
+        for number in range(10_000):
+            bus.emit(Event("x", task=number, payload="x" * 100))
+        received = bytearray()
+        start = time.monotonic()
+        while received.count(b"\n") < 10_000:
+            received += connection.recv(16384)
+            # Not for its own sake: pacing is what this consumer is.
+            threading.Event().wait(0.015)
+        assert time.monotonic() - start > 1.0
+        assert pusher.stats().reconnects == 0
+    assert [wire.decode(line).task for line in bytes(received).split(b"\n")[:-1]] == list(range(10_000))
+    connection.close()
+    listener.close()
+    os.unlink(socket_path)
+
+
+def test_a_line_that_was_cut_by_a_disconnect_is_sent_again_whole(bus: Bus, socket_path: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen()
+    with SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK)):
+        first, _ = listener.accept()
+        for number in range(10):
+            bus.emit(Event("x", task=number, payload="x" * 100_000))
+        head = b""
+        while len(head) < 350_001:  # three lines and a part of the fourth
+            head += first.recv(350_001 - len(head))
+        first.close()
+        second, _ = listener.accept()
+        received = b""
+        while received.count(b"\n") == 0 or wire.decode(received.rstrip(b"\n").rpartition(b"\n")[2]).task != 9:
+            piece = second.recv(1 << 20)
+            received += piece
+            while not received.endswith(b"\n"):
+                received += second.recv(1 << 20)
+    whole = [wire.decode(line).task for line in head.split(b"\n")[:-1]]
+    again = [wire.decode(line).task for line in received.split(b"\n")[:-1]]
+    assert whole == [0, 1, 2]
+    assert again[0] is not None
+    assert again[0] <= 3
+    assert again == list(range(again[0], 10))
+    for each in (second, listener):
+        each.close()
+    os.unlink(socket_path)
+
+
+# Closing
+
+
+def test_close_interrupts_a_backoff_at_once(bus: Bus, socket_path: str) -> None:
+    config = PusherConfig(socket_path=socket_path, reconnect_backoff=3600, max_reconnect_backoff=3600)
+    pusher = SocketPusher(bus, config)
+    pusher.start(wait=False)
+    pusher.close(timeout=600)  # nothing waits, so nothing is waited for
+    pusher = SocketPusher(bus, config)
+    pusher.start(wait=False)
+    bus.emit(Event("x", task=1))
+    wait_for(lambda: pusher.stats().pending == 1)
+    consumer = Consumer(socket_path)
+    pusher.close(timeout=600)  # one event waits, and now there is somebody to send it to
+    assert consumer.wait_for_tasks(1) == [1]
+    consumer.go_away()
+
+
+def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Consumer, caplog) -> None:
+    consumer.stall()
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=50_000))
+    pusher.start()
+    for number in range(5000):
+        bus.emit(Event("x", task=number, payload="x" * 100))
+    assert not pusher.flush(0.05)
+    pusher.close(timeout=0.1)
+    stats = pusher.stats()
+    assert (stats.emitted, stats.pending) == (5000, 0)
+    assert stats.dropped == 5000 - stats.sent > 0
+    assert f"closed with {stats.dropped} events not sent to {consumer.path}" in caplog.text
+    consumer.go_on()
+    assert len(consumer.wait_for_tasks(stats.sent)) == stats.sent
+
+
+def test_an_exception_in_the_with_block_is_the_callers_and_the_events_arrive(bus: Bus, consumer: Consumer) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        SocketPusher(bus, PusherConfig(socket_path=consumer.path)),
+    ):
+        bus.emit(Event("x", task=1))
+        raise ZeroDivisionError
+    assert consumer.wait_for_tasks(1) == [1]
+
+
+# The writer
+
+
+def test_an_idle_writer_uses_no_cpu_and_wakes_for_nothing(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        bus.emit(Event("x"))
+        consumer.wait_for_tasks(1)
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        # It looks once or twice more whether the line was read; then it is at rest.
+        at_rest = [0.0, -1]
+
+        def rests_for_a_second() -> bool:
+            if voluntary_switches(pid) != at_rest[1]:
+                at_rest[:] = [time.monotonic(), voluntary_switches(pid)]
+            return time.monotonic() - at_rest[0] > 1.0
+
+        wait_for(rests_for_a_second, timeout=10)
+        before = cpu_ticks(pid)
+        at_rest[:] = [0.0, -1]
+        wait_for(rests_for_a_second, timeout=1.5)
+        assert cpu_ticks(pid) == before
+
+
+def test_the_writer_has_nothing_open_but_its_own(bus: Bus, consumer: Consumer) -> None:
+    with (
+        open(consumer.path + ".txt", "w") as file,
+        SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher,
+    ):
+        links = {link.readlink() for link in pathlib.Path(f"/proc/{pusher.stats().writer_pid}/fd").iterdir()}
+        names = {str(link) for link in links}
+        assert file.name not in names
+        assert {name for name in names if name.startswith("/") and name not in ("/dev/null", "/dev/urandom")} == {
+            "/memfd:socketpusher (deleted)"
+        }
+    os.unlink(file.name)
+
+
+def test_flush_in_many_threads_returns_to_each(bus: Bus, consumer: Consumer) -> None:
+    results: list[bool] = []
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 30)) as pusher:
+
+        def work() -> None:
+            for _ in range(50):
+                bus.emit(Event("x"))
+                results.append(pusher.flush(30))
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * 300
+        assert pusher.stats().sent == 300
