@@ -1,6 +1,7 @@
 """What every test must leave behind: nothing."""
 
 import gc
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -13,6 +14,11 @@ from hypothesis import settings
 from consuming import Consumer
 from socketpusher import Bus
 from waiting import wait_for
+
+# Other programs on this machine have semaphores too; ours, and those of the hosts in `scripts`, are told by this.
+SEMAPHORES = f"mp-test{os.getpid()}"
+os.environ["SEMAPHORES"] = SEMAPHORES
+multiprocessing.current_process()._config["semprefix"] = f"/{SEMAPHORES}"  # type: ignore[attr-defined]
 
 settings.register_profile("default", deadline=None)  # the machine is shared, so times mean nothing
 settings.load_profile("default")
@@ -44,7 +50,8 @@ def _descriptors() -> set[str]:
 
 def _left_behind() -> set[str]:
     threads = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
-    shared = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")} if os.path.isdir("/dev/shm") else set()
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    shared = {f"/dev/shm/{name}" for name in names if SEMAPHORES in name}
     return _children() | _descriptors() | threads | shared
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import scripts
 from consuming import Consumer
-from waiting import wait_for
+from waiting import is_running, wait_for
 
 SEND_THREE = """
 with pusher:
@@ -19,7 +19,7 @@ print(pid)
 
 @pytest.mark.parametrize("how", ["file", "command", "input", "module"])
 def test_a_host_without_a_main_guard_sends_its_events(consumer: Consumer, how: str) -> None:
-    code, output, errors = scripts.run(SEND_THREE, consumer.path, how)
+    code, _output, errors = scripts.run(SEND_THREE, consumer.path, how)
     assert (code, errors) == (0, "")
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
@@ -147,7 +147,7 @@ for number in range(2000):
     assert code == {"return": 0, "sys.exit": 3, "exception": 1, "sigterm with a handler": 4, "sigint": -2}[ending]
     assert "socketpusher" not in errors
     assert consumer.wait_for_tasks(2000) == list(range(2000))
-    wait_for(lambda: not os.path.exists(f"/proc/{output.strip()}"))
+    wait_for(lambda: not is_running(output))
 
 
 def test_an_open_pusher_does_not_hold_the_interpreter_beyond_its_deadline(consumer: Consumer) -> None:
@@ -210,6 +210,6 @@ os.kill(os.getpid(), 9)
 """
     host = scripts.start(lines, consumer.path)
     output, _ = host.communicate(timeout=60)
-    assert os.path.exists(f"/proc/{output.strip()}")
+    assert is_running(output)
     consumer.go_on()
-    wait_for(lambda: not os.path.exists(f"/proc/{output.strip()}"))
+    wait_for(lambda: not is_running(output))

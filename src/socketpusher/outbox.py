@@ -23,6 +23,7 @@ from .batch import Batch, Retained
 from .config import PusherConfig
 from .events import Event, EventType
 from .ledger import Ledger
+from .sidedoor import ForkedToken, SideDoor
 from .wire import encode
 from .writer.contract import Message
 
@@ -115,8 +116,10 @@ class Outbox:
         self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
         self._max_line_bytes = config.max_line_bytes - (ID_BYTES if config.event_ids else 0)
         self.wake = wake
+        # How much of what was accepted is off our hands.
+        self._taken_bytes: Callable[[], int] = lambda: ledger.received_offset
         self._lines: deque[bytes] = deque()  # accepted, not yet drained
-        self._token: _Token | None = None  # of the present queue
+        self._token: _Token | ForkedToken | None = None  # of the present queue
         self._sealed = False  # whether no more events are taken
         # Two numbers that only bound memory. A thread switch can't fall inside `+=` on a CPython with a GIL; where it
         # could, the bound would be off by a line.
@@ -140,17 +143,20 @@ class Outbox:
         """The bus handler: take the event, as it is now. It never waits and never raises."""
         try:
             line = encode(event, max_line_bytes=self._max_line_bytes, on_note=self._on_note)
-            size = len(line)
-            self._accepted_bytes += size
-            if self._accepted_bytes > self._allowed_bytes and not self._has_room(size):
-                return
-            self._lines.append(line)
-            token = self._token
-            if token is not None and token.mark(False):
-                token.put()
+            self._accept(line)
         except Exception:
             self._dropped.add()
             logger.exception("an event of type %r was dropped", event.type)
+
+    def _accept(self, line: bytes) -> None:
+        size = len(line)
+        self._accepted_bytes += size
+        if self._accepted_bytes > self._allowed_bytes and not self._has_room(size):
+            return
+        self._lines.append(line)
+        token = self._token
+        if token is not None and token.mark(False):
+            token.put()
 
     def drain(self, token: _Token) -> Message:
         """Take the mark off the token and everything out of the deque. For the feeder thread."""
@@ -204,7 +210,7 @@ class Outbox:
     def _has_room(self, size: int) -> bool:
         """Look again how far the writer is, and count the event as dropped if there is still no room for it."""
         if not self._sealed:
-            self._allowed_bytes = self._ledger.received_offset + HOST_BYTES
+            self._allowed_bytes = self._taken_bytes() + HOST_BYTES
             if self._accepted_bytes <= self._allowed_bytes:
                 self.refusing = False
                 return True
@@ -221,6 +227,11 @@ class Outbox:
 
     # Called by the supervisor and by threads that can wait
 
+    def adopt(self, lines: list[bytes]) -> None:
+        """Take over what a forked child has emitted."""
+        for line in lines:
+            self._accept(line)
+
     def feed(self) -> None:
         """Put a token for what waits, if none is outstanding."""
         token = self._token
@@ -235,6 +246,7 @@ class Outbox:
             self._take_stock()
             for batch in self._retained.batches():
                 queue.put((0, batch))
+            queue.put((0, Batch(self._drained, self._drained, b"")))  # whatever is missing until here was settled
             queue.put(token)
             self._token = token
 
@@ -253,6 +265,20 @@ class Outbox:
         self._ledger.dropped = self._dropped_by_writer
         self._ledger.sent = self._drained - self._dropped_by_writer - len(self._retained)
         self._ledger.connected = 0
+
+    def begin_anew(self, door: SideDoor) -> ForkedToken:
+        """In a forked child: what the host had is the host's, and every lock may be held for ever."""
+        self._lines = deque()
+        self._dropped, self._noted = Tally(), Tally()
+        self._draining = threading.RLock()
+        self._accepted_bytes = self._drained = 0
+        self._allowed_bytes = -1 if self._sealed else HOST_BYTES
+        self._retained = Retained()
+        token = ForkedToken(door, self._lines)
+        self._taken_bytes = lambda: token.handed_over_bytes
+        self.wake = lambda: None
+        self._token = token
+        return token
 
     def seal(self) -> int:
         """Take no more events. Returns the number after the last line accepted."""

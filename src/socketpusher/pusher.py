@@ -181,11 +181,18 @@ class SocketPusher:
         return supervisor.flush(deadline)
 
     def stats(self) -> PusherStats:
-        """The books as they stand. They add up whenever nothing is being emitted."""
+        """The books as they stand. They add up whenever nothing is being emitted.
+
+        In a child that the host has forked they are the child's own, and "sent" is what it has handed to the host.
+        """
         supervisor = self._supervisor
         if supervisor is None:
             return PusherStats()
         ledger, outbox = supervisor.ledger, supervisor.outbox
+        if (forked := supervisor.forked) is not None:
+            dropped = outbox.dropped() + forked.lost
+            pending = outbox.accepted()
+            return PusherStats(forked.handed_over + dropped + pending, forked.handed_over, dropped, pending)
         sent = ledger.sent
         dropped = outbox.dropped() + ledger.dropped
         emitted = outbox.accepted() + outbox.dropped()

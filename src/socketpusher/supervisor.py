@@ -9,8 +9,9 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from multiprocessing import util
+from multiprocessing import process, util
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
@@ -21,6 +22,7 @@ from .graph import GraphPayload
 from .ledger import Ledger
 from .outbox import Outbox
 from .progress import cells_needed
+from .sidedoor import ForkedToken, SideDoor
 from .writer.contract import Assignment, Message, Report
 from .writer.process import CONTEXT, WriterProcess
 
@@ -92,6 +94,17 @@ class _Run:
         self.reports.close()
 
 
+_open: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for supervisor in list(_open):
+        supervisor.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Supervisor:
     """Keeps a writer running from `start` to `close`."""
 
@@ -103,6 +116,8 @@ class Supervisor:
         self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
         os.set_blocking(self._waker.fileno(), False)
         self.outbox = Outbox(self.ledger, config, self.wake)
+        self._door = SideDoor()
+        self.forked: ForkedToken | None = None  # in a child of the host, what carries its events
 
         self.changed = threading.Condition()  # notified whenever something below or in the ledger may have changed
         self.failure: OSError | None = None  # why the last attempt to connect failed
@@ -126,6 +141,8 @@ class Supervisor:
         try:
             self._start_writer()
             self._thread.start()
+            _open.add(self)
+            util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
         except BaseException:
             self._release()
             raise
@@ -146,6 +163,8 @@ class Supervisor:
 
     def flush(self, deadline: float) -> bool:
         """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
+        if self.forked is not None:
+            return self.forked.finish(deadline)
         target = self.outbox.accepted()
         if not self._flushing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return self.ledger.unsent >= target
@@ -164,8 +183,25 @@ class Supervisor:
 
     def close(self, deadline: float) -> None:
         """The same, and wait for it. Afterwards no process, thread, file or pipe is left."""
+        if self.forked is not None:  # the writer is the host's
+            self.outbox.seal()
+            self.forked.finish(deadline)
+            return
         self.begin_close(deadline)
         self._thread.join()
+
+    def after_fork(self) -> None:
+        """In a child of the host: there is no thread here, and the writer is not ours to end."""
+        if self._run is not None:
+            process._children.discard(self._run.process)  # type: ignore[attr-defined]
+        self.changed = threading.Condition()
+        self._door.stay_outside()
+        self.forked = self.outbox.begin_anew(self._door)
+
+    def _after_multiprocessing_fork(self) -> None:
+        """multiprocessing's own children forget, behind `after_fork`, what shall be done at their end."""
+        if self.forked is not None:
+            self.forked.finish_at_exit()
 
     # The thread
 
@@ -203,7 +239,7 @@ class Supervisor:
         run = self._run
         assert run is not None
         told = False
-        sources: list[Any] = [run.process.sentinel, run.reports, self._wakeups]
+        sources: list[Any] = [run.process.sentinel, run.reports, self._wakeups, self._door.fileno()]
         while True:
             if self._deadline is not None and not told:
                 told = True
@@ -214,6 +250,8 @@ class Supervisor:
             ready = wait(sources, timeout)
             if self._wakeups in ready:
                 self._on_wakeup()
+            if self._door.fileno() in ready:
+                self.outbox.adopt(self._door.receive())
             if run.reports in ready:
                 if not self._on_report(run):
                     sources.remove(run.reports)
@@ -222,6 +260,7 @@ class Supervisor:
                 return told and run.process.exitcode == 0
 
     def _tell_to_end(self, run: _Run, deadline: float) -> None:
+        self.outbox.adopt(self._door.receive())
         self.ledger.close_target = self.outbox.seal()
         self.ledger.close_deadline = int(deadline * 1e9)
         self.outbox.feed()
@@ -272,7 +311,9 @@ class Supervisor:
 
     def _release(self) -> None:
         """Let go of everything that `__init__` and `start` took."""
+        _open.discard(self)
         self.outbox.seal()
+        self._door.close()
         if self._run is not None:
             self._run.end()
             self._run = None

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from ..config import PusherConfig
 from ..events import Bus
@@ -46,6 +47,7 @@ def demonstrate(names: Sequence[str] = (), *, rounds: int = DEFAULT_ROUNDS, plai
     """
     units = _read_units(names)
     figures = Figures()
+    resource_tracker.ensure_running()  # its start unblocks signals (CPython 3.11 to 3.13), so not amid that of a pusher
     with _listener_process(plain) as listener:
         turns = _turns(rounds)
         for number, with_pusher in enumerate(turns, 1):
@@ -101,7 +103,8 @@ def _run_watched(units: Mapping[str, Unit], listener: "_ListenerProcess", figure
     pusher.set_graph(_graph(units), parallelism=1)
     scheduler = Scheduler(units, bus)
     try:
-        pusher.start()
+        with _signals(signal.SIG_BLOCK):  # multiprocessing, halfway through a start, does not expect an exception
+            pusher.start()
         timing = _timed(scheduler)
         pusher.close(_DELIVERY if listener.runs() else 0)
     except BaseException:
@@ -114,7 +117,8 @@ def _run_watched(units: Mapping[str, Unit], listener: "_ListenerProcess", figure
 
 
 def _timed(scheduler: Scheduler) -> Timing:
-    gc.collect()  # what the schedule before has left is not to be paid by this one
+    with _signals(signal.SIG_BLOCK):  # for an exception in a callback of the collector, Ctrl-C's too, goes nowhere
+        gc.collect()  # what the schedule before has left is not to be paid by this one
     wall, cpu = time.perf_counter(), time.process_time()
     scheduler.run()
     return Timing(time.perf_counter() - wall, time.process_time() - cpu)

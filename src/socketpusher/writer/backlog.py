@@ -68,8 +68,9 @@ class Backlog:
         self.resent = 0  # lines wholly written for the second time or more
 
     def append(self, batch: Batch) -> None:
-        """Take a batch over from the host."""
-        self._waiting.append(_Piece(batch))
+        """Take a batch over from the host; an empty one says that every line below its end is settled or came before."""
+        if batch.data:
+            self._waiting.append(_Piece(batch))
         self.waiting += batch.end - batch.first
         self.waiting_bytes += len(batch.data)
         self.received = batch.end

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -48,12 +48,20 @@ class WriterProcess(SpawnProcess):
         from .loop import Writer  # not at the top, for the host has no use for tenacity, which takes 40 ms to import
 
         assert self._assignment is not None
-        _let_go_of_standard_streams()
+        _let_go_of_streams()
         Writer(self._assignment).run()
 
 
-def _let_go_of_standard_streams() -> None:
-    """Whoever reads the host's output through a pipe waits for its end, and must not wait for the writer."""
+def _let_go_of_streams() -> None:
+    """Whoever reads the host's output through a pipe waits for its end, and must not wait for the writer.
+
+    Nor for multiprocessing's resource tracker, which has the host's streams open and lives as long as somebody may
+    have something for it to do; the writer has nothing.
+    """
+    tracker = resource_tracker._resource_tracker
+    if tracker._fd is not None:  # type: ignore[attr-defined]
+        os.close(tracker._fd)  # type: ignore[attr-defined]
+        tracker._fd = None  # type: ignore[attr-defined]
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

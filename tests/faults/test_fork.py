@@ -1,0 +1,186 @@
+"""A host that forks after `start`."""
+
+import pytest
+
+import scripts
+from consuming import Consumer
+from socketpusher import wire
+from waiting import wait_for
+
+# Python warns that a process with threads forks, which is what is tried here.
+FORK = """
+import multiprocessing, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+fork = multiprocessing.get_context("fork")
+def emit(kind, count, payload=None):
+    for number in range(count):
+        bus.emit(Event(kind, task=number, payload=payload))
+pusher.start()
+"""
+
+WAYS = {
+    "os.fork and os._exit": """
+pid = os.fork()
+if pid == 0:
+    emit("child", 5)
+    os._exit(0)
+os.waitpid(pid, 0)
+""",
+    "os.fork and sys.exit": """
+pid = os.fork()
+if pid == 0:
+    emit("child", 5000)
+    sys.exit()
+os.waitpid(pid, 0)
+""",
+    "multiprocessing": """
+child = fork.Process(target=emit, args=("child", 5000))
+child.start()
+child.join()
+""",
+    "a pool": """
+with fork.Pool(1) as pool:
+    pool.apply(emit, ("child", 5000))
+    pool.close()
+    pool.join()
+""",
+    "a child that closes the pusher": """
+def work():
+    emit("child", 5000)
+    assert pusher.flush()
+    pusher.close()
+    stats = pusher.stats()
+    assert (stats.emitted, stats.sent, stats.dropped, stats.pending) == (5000, 5000, 0, 0), stats
+child = fork.Process(target=work)
+child.start()
+child.join()
+""",
+    "a grandchild": """
+def work():
+    grandchild = fork.Process(target=emit, args=("child", 5000))
+    grandchild.start()
+    grandchild.join()
+child = fork.Process(target=work)
+child.start()
+child.join()
+""",
+    "lines too large for a datagram": """
+child = fork.Process(target=emit, args=("child", 5, "x" * 1_000_000))
+child.start()
+child.join()
+""",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_events_of_a_forked_child_arrive_whole_and_the_parent_is_undisturbed(consumer: Consumer, way: str) -> None:
+    lines = f"""{FORK}
+emit("parent", 3)
+{WAYS[way]}
+emit("parent", 3)
+with pusher:
+    assert pusher.flush()
+    assert pusher.connected
+print(pusher.stats().emitted, pusher.stats().sent, pusher.stats().writer_restarts)
+"""
+    code, output, errors = scripts.run(lines, consumer.path)
+    assert (code, errors) == (0, "")
+    emitted = int(output.split()[0])
+    assert output == f"{emitted} {emitted} 0\n"
+    wait_for(lambda: len(consumer.lines()) == emitted)
+    events = consumer.events()
+    count = emitted - 6
+    assert count in (5, 5000)
+    assert [e.task for e in events if e.type == "child"] == list(range(count))
+    assert [e.task for e in events if e.type == "parent"] == [0, 1, 2] * 2
+    assert len(consumer.connections) == 1
+
+
+def test_many_children_at_once_while_every_lock_is_in_use(consumer: Consumer) -> None:
+    """Threads emit, flush and ask for the books while children are forked: whatever was locked, no child hangs."""
+    lines = f"""{FORK}
+stop = False
+def work():
+    while not stop:
+        emit("parent", 20)
+        pusher.stats()
+        pusher.flush(0.01)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            emit("child", 10)
+            pusher.stats()
+            pusher.flush(10)
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+stop = True
+for thread in threads:
+    thread.join()
+pusher.close(30)
+print(pusher.stats().dropped, flush=True)
+"""
+    code, output, errors = scripts.run(lines, consumer.path, timeout=120)
+    assert (code, output, errors) == (0, "0\n", "")
+    wait_for(lambda: consumer.torn() == [b""])
+    children = [event.task for event in consumer.events() if event.type == "child"]
+    assert sorted(children) == sorted(list(range(10)) * 60)  # type: ignore[type-var]
+
+
+def test_a_child_that_is_killed_while_it_emits_tears_nothing(consumer: Consumer) -> None:
+    lines = f"""{FORK}
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        threading.Timer(0.005, os.kill, (os.getpid(), 9)).start()
+        while True:
+            emit("child", 1, "x" * 50_000)
+            time.sleep(0.0005)
+    os.waitpid(pid, 0)
+    emit("parent", 1)
+pusher.close(30)
+"""
+    code, _, errors = scripts.run(lines, consumer.path, timeout=120)
+    assert (code, errors) == (0, "")
+    wait_for(lambda: consumer.torn() == [b""])
+    for line in consumer.lines():
+        wire.decode(line)
+    assert [event.type for event in consumer.events()].count("parent") == 20
+
+
+def test_a_child_whose_host_is_gone_is_not_held_up(consumer: Consumer) -> None:
+    lines = f"""{FORK}
+pid = os.fork()
+if pid == 0:
+    while os.getppid() == host:
+        time.sleep(0.001)
+    emit("child", 3)
+    stats = pusher.stats()
+    print(stats.emitted, stats.sent, stats.dropped, stats.pending, flush=True)
+    sys.exit()
+os.kill(os.getpid(), 9)
+"""
+    code, output, _ = scripts.run("host = os.getpid()\n" + lines, consumer.path)
+    assert (code, output) == (-9, "3 0 3 0\n")
+
+
+def test_a_forked_child_may_start_a_pusher_of_its_own(consumer: Consumer) -> None:
+    lines = f"""{FORK}
+def work():
+    with SocketPusher(other := Bus(), config):
+        other.emit(Event("own", task=1))
+child = fork.Process(target=work)
+child.start()
+child.join()
+emit("parent", 1)
+pusher.close()
+print(child.exitcode)
+"""
+    assert scripts.run(lines, consumer.path) == (0, "0\n", "")
+    wait_for(lambda: sorted(event.type for event in consumer.events()) == ["own", "parent"])

@@ -1,0 +1,201 @@
+"""The writer process dies, or is stopped."""
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+import scripts
+from consuming import Consumer
+from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
+from waiting import is_running, wait_for
+
+QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
+
+
+def kill_writer(pusher: SocketPusher) -> None:
+    pid = pusher.stats().writer_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: pusher.stats().writer_pid not in (pid, None))
+
+
+def test_nothing_is_lost_when_the_writer_is_killed_under_load(bus: Bus, consumer: Consumer) -> None:
+    config = PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, event_ids=True, **QUICK)
+    with SocketPusher(bus, config) as pusher:
+        emitted = 0
+        for _ in range(5):
+            for _ in range(20_000):
+                bus.emit(Event("x", task=emitted))
+                emitted += 1
+            kill_writer(pusher)
+        assert pusher.flush(60)
+        stats = pusher.stats()
+        assert (stats.emitted, stats.sent, stats.dropped, stats.pending) == (emitted, emitted, 0, 0)
+        assert stats.writer_restarts == 5
+    wait_for(lambda: len(set(consumer.tasks())) == emitted, timeout=60)
+    # Within a connection no event is missing and none comes twice; between two, some may have come twice.
+    for pieces in consumer.connections:
+        ids = [int(line.rpartition(b"-")[2][:-2]) for line in b"".join(pieces).split(b"\n")[:-1]]
+        assert ids == list(range(ids[0], ids[0] + len(ids))) if ids else True
+
+
+def test_what_an_absent_consumer_waits_for_survives_the_writer(bus: Bus, socket_path: str) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, buffer_size=100, **QUICK))
+    pusher.start(wait=False)
+    for number in range(5000):
+        bus.emit(Event("x", task=number))
+    wait_for(lambda: pusher.stats().pending == 100)
+    before = pusher.stats()
+    kill_writer(pusher)
+    kill_writer(pusher)
+    after = pusher.stats()
+    assert (after.emitted, after.sent, after.dropped, after.pending) == (5000, 0, before.dropped, 100)
+    consumer = Consumer(socket_path)
+    assert pusher.flush(30)
+    assert consumer.wait_for_tasks(100) == list(range(100))
+    assert pusher.stats().resent == 0  # none of them was ever on a socket
+    pusher.close()
+    assert (pusher.stats().sent, pusher.stats().dropped) == (100, 4900)
+    consumer.go_away()
+
+
+def test_what_a_stalled_consumer_has_not_read_comes_again_from_the_next_writer(bus: Bus, consumer: Consumer) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, **QUICK)) as pusher:
+        for number in range(5000):
+            bus.emit(Event("x", task=number, payload="x" * 100))
+        wait_for(lambda: pusher.stats().sent > 0 and pusher.stats().pending > 0)
+        kill_writer(pusher)
+        consumer.go_on()
+        assert pusher.flush(30)
+        assert pusher.stats().sent == 5000
+        assert pusher.stats().resent > 0
+    wait_for(lambda: len(set(consumer.tasks())) == 5000)
+    last = b"".join(consumer.connections[-1]).split(b"\n")[:-1]
+    assert len(last) == 5000  # for it had read nothing when the first writer died
+
+
+def test_connected_and_the_pid_are_true_throughout_and_the_log_says_what_happened(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        first = pusher.stats().writer_pid
+        consumer.stop_listening()
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: pusher.stats().writer_pid not in (first, None))
+        assert not pusher.connected
+        consumer.listen()
+        wait_for(lambda: pusher.connected)
+        assert pusher.stats().writer_restarts == 1
+        assert "the writer process died with exit code -9" in caplog.text
+        assert not is_running(first)
+
+
+def test_pauses_grow_while_writers_keep_dying(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        births = [time.monotonic()]
+        for _ in range(4):
+            kill_writer(pusher)
+            births.append(time.monotonic())
+        pauses = [later - earlier for earlier, later in itertools.pairwise(births)]
+        for pause, least in zip(pauses, [0.1, 0.2, 0.4, 0.8], strict=True):
+            assert pause >= least
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: pusher.stats().writer_pid is None)
+        start = time.monotonic()
+        pusher.close(timeout=0.3)  # the pause would be longer
+        assert time.monotonic() - start < 1.5
+
+
+def test_a_stopped_writer_costs_the_host_bounded_bytes_and_close_its_deadline(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.start()
+    pid = pusher.stats().writer_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for number in range(30_000):
+        bus.emit(Event("x", task=number, payload="x" * 1000))
+    stats = pusher.stats()
+    assert stats.emitted == 30_000
+    assert 7_000 < stats.pending < 9_000  # 8 MiB of such events, and what the pipe holds
+    assert stats.dropped == 30_000 - stats.pending
+    wait_for(lambda: "the writer process does not keep up" in caplog.text)
+    assert caplog.text.count("does not keep up") == 1
+    assert not pusher.flush(0.1)
+    start = time.monotonic()
+    pusher.close(timeout=0.2)
+    assert time.monotonic() - start < 10
+    assert not is_running(pid)
+    assert pusher.stats().pending == 0
+
+
+def test_a_writer_that_was_stopped_goes_on_where_it_was(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        for number in range(500):
+            bus.emit(Event("x", task=number))
+        assert pusher.stats().pending == 500
+        os.kill(pid, signal.SIGCONT)
+        assert pusher.flush(30)
+    assert consumer.wait_for_tasks(500) == list(range(500))
+
+
+def test_a_dead_writer_holds_up_neither_flush_nor_close(bus: Bus, socket_path: str) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path))
+    pusher.start(wait=False)
+    bus.emit(Event("x"))
+    pid = pusher.stats().writer_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    start = time.monotonic()
+    assert not pusher.flush(0.1)
+    pusher.close(0.1)
+    assert time.monotonic() - start < 10
+    stats = pusher.stats()
+    assert (stats.emitted, stats.dropped, stats.pending) == (1, 1, 0)
+
+
+def test_how_the_units_stand_is_known_to_the_next_writer(bus: Bus, consumer: Consumer) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK))
+    pusher.set_graph(Graph({"a": [], "b": ["a"]}, tasks={"a": 2}), 1)
+    with pusher:
+        bus.emit(Event("orch.started", payload={"label": "run 7"}))
+        bus.emit(Event("unit.started", "a"))
+        bus.emit(Event("task.completed", "a", task=1))
+        started = consumer.wait_for_tasks(3) and consumer.events()[1]
+        supervisor = pusher._supervisor
+        wait_for(lambda: supervisor.ledger.settled == 3)
+        kill_writer(pusher)
+        wait_for(lambda: len(consumer.connections) == 2 and len(consumer.lines()) == 6)
+        graph, again = consumer.events()[4:]
+        assert graph.type == "graph"
+        assert [(node["status"], node["completed_tasks"]) for node in graph.payload["nodes"]] == [
+            ("in_progress", 1),
+            ("pending", 0),
+        ]
+        assert (again.type, again.time) == ("orch.started", started.time)
+        assert again.payload["label"] == "run 7"
+        assert again.payload["graph"] == graph.payload
+
+
+def test_no_semaphore_outlives_a_host_and_its_tracker_that_are_killed_together(consumer: Consumer) -> None:
+    """The fixture looks for what is left; here even multiprocessing's resource tracker can't clean up."""
+    lines = """
+pusher.start()
+while any(os.environ["SEMAPHORES"] in name for name in os.listdir("/dev/shm")):
+    time.sleep(0.001)
+print("nothing named", flush=True)
+os.killpg(0, signal.SIGKILL)
+"""
+    code, output, _ = scripts.run(lines, consumer.path, start_new_session=True)
+    assert (code, output) == (-9, "nothing named\n")
