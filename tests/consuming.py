@@ -85,6 +85,12 @@ class Consumer:
             thread.join()
         self._threads.clear()
 
+    def die_unread(self) -> None:
+        """Go away with everything unread that the kernel holds, which a thread that reads must not touch."""
+        self.stop_listening()
+        for connection in self._sockets:
+            connection.close()
+
     def come_back(self) -> None:
         self.listen()
 

@@ -70,6 +70,17 @@ class Tally:
                 self._folding.release()
 
 
+class _AfterGap(bytes):
+    """A line that was accepted when others before it had been dropped: `dropped` so far."""
+
+    dropped: int
+
+    def __new__(cls, line: bytes, dropped: int) -> "_AfterGap":
+        self = super().__new__(cls, line)
+        self.dropped = dropped
+        return self
+
+
 class _Token:
     """Stands in a queue for all that waits in the outbox. There is at most one outstanding in a queue."""
 
@@ -134,7 +145,7 @@ class Outbox:
         self._drained_bytes = 0
         self._retained = Retained()
         self._dropped_by_writer = 0
-        self._passed_over = 0  # ids of dropped events that were passed over
+        self._passed_over = 0  # dropped events before the last line drained, whose ids were passed over
         self.started = b""  # the last `orch.started` that was drained, as a line
 
     # The hot path
@@ -146,12 +157,13 @@ class Outbox:
             self._accept(line)
         except Exception:
             self._dropped.add()
+            self.refusing, self._allowed_bytes = True, -1  # so that the next line knows of the gap
             logger.exception("an event of type %r was dropped", event.type)
 
     def _accept(self, line: bytes) -> None:
         size = len(line)
         self._accepted_bytes += size
-        if self._accepted_bytes > self._allowed_bytes and not self._has_room(size):
+        if self._accepted_bytes > self._allowed_bytes and not (line := self._if_there_is_room(line)):
             return
         self._lines.append(line)
         token = self._token
@@ -195,10 +207,11 @@ class Outbox:
         return batch
 
     def _with_ids(self, lines: list[bytes]) -> list[bytes]:
-        """An event that was dropped here came after those that waited, which filled the outbox; so does its id."""
-        first = self._drained + self._passed_over + 1
-        numbered = [b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, n) for n, line in enumerate(lines, first)]
-        self._passed_over = self._dropped.value()
+        numbered = []
+        for place, line in enumerate(lines, self._drained + 1):
+            if isinstance(line, _AfterGap):
+                self._passed_over = line.dropped
+            numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._passed_over))
         return numbered
 
     def _forget_settled(self) -> None:
@@ -207,19 +220,21 @@ class Outbox:
             self._retained.drop(first, end)
             self._dropped_by_writer += end - first
 
-    def _has_room(self, size: int) -> bool:
-        """Look again how far the writer is, and count the event as dropped if there is still no room for it."""
+    def _if_there_is_room(self, line: bytes) -> bytes:
+        """Look again how far the writer is: the line, or b"" if there is no room for it and it was dropped."""
         if not self._sealed:
             self._allowed_bytes = self._taken_bytes() + HOST_BYTES
             if self._accepted_bytes <= self._allowed_bytes:
-                self.refusing = False
-                return True
+                if self.refusing:
+                    self.refusing = False
+                    line = _AfterGap(line, self._dropped.value())
+                return line
             self._dropped.add()
             if not self.refusing:
                 self.refusing = True
                 self.wake()  # the supervisor writes the log, for that may take time
-        self._accepted_bytes -= size
-        return False
+        self._accepted_bytes -= len(line)
+        return b""
 
     def _on_note(self, note: str) -> None:
         self._noted.add()

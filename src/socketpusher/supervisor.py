@@ -232,7 +232,7 @@ class Supervisor:
                 return True
             except OSError as error:  # no process, descriptor or memory left
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
-                logger.error("can't start another writer process: %s; trying again in %.1f s", error, pause)
+                logger.warning("can't start another writer process: %s; trying again in %.1f s", error, pause)
 
     def _attend(self) -> bool:
         """Attend to the writer until it is gone; whether no other is needed."""

@@ -68,7 +68,7 @@ class Backlog:
         self.resent = 0  # lines wholly written for the second time or more
 
     def append(self, batch: Batch) -> None:
-        """Take a batch over from the host; an empty one says that every line below its end is settled or came before."""
+        """Take a batch over from the host. An empty one says that whatever is missing below its end is settled."""
         if batch.data:
             self._waiting.append(_Piece(batch))
         self.waiting += batch.end - batch.first

@@ -1,0 +1,295 @@
+"""Consumers come and go: what one had not read goes to the next, which is first told where the run stands."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consuming import Consumer
+from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
+from socketpusher.batch import Batch
+from socketpusher.progress import Progress
+from socketpusher.wire import decode, encode
+from socketpusher.writer.handshake import Handshake
+from waiting import wait_for
+
+QUICK = {"reconnect_backoff": 0.005, "max_reconnect_backoff": 0.02}
+
+
+def numbers(lines: list[bytes]) -> list[int]:
+    """The n of each id."""
+    return [int(line.rpartition(b"-")[2].rstrip(b'"}')) for line in lines]
+
+
+def test_a_consumer_that_restarts_under_load_misses_nothing(bus: Bus, consumer: Consumer) -> None:
+    config = PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, event_ids=True, **QUICK)
+    with SocketPusher(bus, config) as pusher:
+        emitted = 0
+        for turn in range(8):
+            for _ in range(3000):
+                bus.emit(Event("x", task=emitted))
+                emitted += 1
+            if turn % 2:
+                consumer.stall()
+            consumer.go_away()
+            consumer.come_back()
+        assert pusher.flush(60)
+        stats = pusher.stats()
+        assert (stats.sent, stats.dropped, stats.pending) == (emitted, 0, 0)
+    wait_for(lambda: set(numbers(consumer.lines())) == set(range(1, emitted + 1)), timeout=60)
+    repeated = len(consumer.lines()) - emitted
+    assert repeated <= stats.resent
+    first = -1
+    for pieces in consumer.connections:
+        read = numbers(b"".join(pieces).split(b"\n")[:-1])
+        if read:  # without a gap and without a repetition, and behind where the one before began
+            assert read == list(range(read[0], read[0] + len(read)))
+            assert read[0] >= first
+            first = read[0]
+
+
+def test_what_was_read_is_not_sent_again(bus: Bus, consumer: Consumer) -> None:
+    config = PusherConfig(socket_path=consumer.path, **QUICK)
+    with SocketPusher(bus, config) as pusher:
+        for turn in range(5):
+            for number in range(200):
+                bus.emit(Event("x", task=turn * 200 + number))
+            consumer.wait_for_tasks((turn + 1) * 200)
+            consumer.go_away()
+            consumer.come_back()
+            wait_for(lambda turn=turn: pusher.connected and pusher.stats().reconnects == turn + 1)
+        assert pusher.stats().resent == 0
+    assert consumer.tasks() == list(range(1000))
+
+
+def test_what_was_not_read_is_sent_again_first_and_counted(bus: Bus, consumer: Consumer) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        bus.emit(Event("x", task=0))  # one read that has begun may still end
+        assert pusher.flush(30)
+        for number in range(1, 101):
+            bus.emit(Event("x", task=number))
+        assert pusher.flush(30)
+        assert pusher.stats().sent == 101
+        consumer.die_unread()
+        wait_for(lambda: not pusher.connected)
+        wait_for(lambda: pusher.stats().pending >= 99)
+        bus.emit(Event("x", task=101))
+        consumer.go_away()
+        consumer.come_back()
+        assert pusher.flush(30)
+        stats = pusher.stats()
+        assert (stats.sent, stats.dropped) == (102, 0)
+        assert stats.resent >= 99
+    tasks = [task for task in consumer.tasks() if task is not None]
+    wait_for(lambda: set(consumer.tasks()) == set(range(102)))
+    assert tasks == sorted(tasks)
+
+
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_with_ids_a_gap_is_a_loss_that_the_books_count(bus: Bus, consumer: Consumer, overflow: str) -> None:
+    consumer.stall()
+    config = PusherConfig(socket_path=consumer.path, buffer_size=50, event_ids=True, overflow=overflow)
+    with SocketPusher(bus, config) as pusher:
+        for number in range(20_000):
+            bus.emit(Event("x", task=number))
+        wait_for(lambda: pusher.stats().pending <= 50)
+        consumer.go_on()
+        assert pusher.flush(30)
+        bus.emit(Event("x", task=20_000))
+        assert pusher.flush(30)
+        stats = pusher.stats()
+        assert stats.dropped > 0
+    wait_for(lambda: len(consumer.lines()) == stats.sent)
+    received = numbers(consumer.lines())
+    assert received == [event.task + 1 for event in consumer.events() if event.task is not None]
+    assert received == sorted(set(received))
+    assert received[-1] == 20_001
+    assert 20_001 - len(received) == stats.dropped
+    if overflow == "drop_oldest":  # what a live display wants; of the 50 that waited one was half on the socket
+        assert received[-50:] == list(range(20_001 - 49, 20_002))
+    else:
+        assert received[:-1] == list(range(1, len(received)))
+    sessions = {line.rpartition(b'"id":"')[2].partition(b"-")[0] for line in consumer.lines()}
+    assert len(sessions) == 1
+
+
+def test_ids_count_what_the_host_dropped_too(bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+
+    monkeypatch.setattr("socketpusher.outbox.HOST_BYTES", 100_000)
+    config = PusherConfig(socket_path=consumer.path, event_ids=True, buffer_size=1 << 40)
+    with SocketPusher(bus, config) as pusher:
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        bus.emit(Event("x", task=1))
+        consumer.wait_for_tasks(1)
+        os.kill(pid, signal.SIGSTOP)
+        for number in range(2, 5001):
+            bus.emit(Event("x", task=number, payload="x" * 100))
+        dropped = pusher.stats().dropped
+        assert dropped > 0
+        os.kill(pid, signal.SIGCONT)
+        assert pusher.flush(30)
+        for number in range(5001, 5011):
+            bus.emit(Event("x", task=number))
+        assert pusher.flush(30)
+        assert pusher.stats().dropped == dropped
+    wait_for(lambda: len(consumer.lines()) == 5010 - dropped)
+    received = numbers(consumer.lines())
+    assert received == [event.task for event in consumer.events()]  # the id is the place in the order of emits
+    assert received[-10:] == list(range(5001, 5011))
+
+
+# Where the run stands
+
+UNITS = ["a", "b", "c", "d"]
+GRAPH = Graph({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}, tasks={"a": 3, "b": 2, "c": 1, "d": 4})
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Event]:
+    """The events of a run, with units in any state at any time, and other events between them."""
+    steps = st.one_of(
+        st.builds(
+            Event,
+            type=st.sampled_from(["unit.queued", "unit.started", "unit.completed", "unit.failed", "unit.blocked"]),
+            unit=st.sampled_from([*UNITS, "unknown"]),
+            payload=st.sampled_from([None, {"total_tasks": 7, "completed_tasks": 1}, "odd"]),
+        ),
+        st.builds(Event, type=st.just("task.completed"), unit=st.sampled_from(UNITS), task=st.integers(1, 9)),
+        st.builds(Event, type=st.sampled_from(["task.started", "other"]), unit=st.sampled_from(UNITS)),
+    )
+    events = draw(st.lists(steps, max_size=25))
+    started = Event("orch.started", payload=draw(st.sampled_from([None, {"label": "x"}])))
+    return [*draw(st.lists(steps, max_size=2)), started, *events]
+
+
+def picture(lines: list[bytes]) -> dict[str, tuple[str, int, int]]:
+    """What a display that knows nothing of socketpusher draws: from the last `orch.started` or `graph` on."""
+    progress: Progress | None = None
+    for number, line in enumerate(lines):
+        event = decode(line)
+        graph = event.payload if event.type == "graph" else None
+        if event.type == "orch.started":
+            graph = event.payload["graph"]
+        if graph is not None:
+            progress = Progress(graph)
+        elif progress is not None:
+            progress.apply(
+                number, {"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload}
+            )
+    assert progress is not None
+    return {
+        node["id"]: (node["status"], node["tasks"], node["completed_tasks"]) for node in progress.payload()["nodes"]
+    }
+
+
+@given(runs(), st.data())
+def test_a_consumer_that_starts_in_the_middle_ends_with_the_same_picture(run: list[Event], data: st.DataObject) -> None:
+    """The handshake, fed as the writer does it: what has left the backlog first, then the preface, then the rest."""
+    cells = data.draw(st.sampled_from([None, "kept"]))
+    handshake = Handshake(GRAPH.payload(), 2, 1 << 20)
+    if cells == "kept":  # another writer takes over
+        kept = [0] * 100
+        handshake = Handshake(GRAPH.payload(), 2, 1 << 20, kept)
+    lines = [handshake.completed(Batch(n, n + 1, encode(event))) for n, event in enumerate(run)]
+    restart = data.draw(st.integers(0, len(run)))
+    from_the_start = [*handshake.preface().splitlines(), *(line.data for line in lines)]
+    for line in lines[:restart]:
+        handshake.left(line)
+    if cells == "kept":
+        started = next((line.data for line in lines[:restart] if b'"orch.started"' in line.data[:30]), b"")
+        handshake = Handshake(GRAPH.payload(), 2, 1 << 20, kept, started)
+    preface = handshake.preface().splitlines()
+    assert decode(preface[0]).type == "graph"
+    begun = any(event.type == "orch.started" for event in run[:restart])
+    assert [decode(line).type for line in preface[1:]] == ["orch.started"] * begun
+    assert picture([*preface, *(line.data for line in lines[restart:])]) == picture(from_the_start)
+
+
+def test_a_display_that_restarts_under_load_ends_with_the_same_picture(bus: Bus, consumer: Consumer) -> None:
+    """The same through real sockets: `choo web` reads `orch.started` and ignores `graph`."""
+    random.seed(7)
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, **QUICK))
+    pusher.set_graph(GRAPH, parallelism=2)
+    with pusher:
+        bus.emit(Event("unit.started", "a"))  # before the run: forgotten when it starts
+        bus.emit(Event("orch.started"))
+        for turn in range(6):
+            for _ in range(300):
+                kind = random.choice(["unit.queued", "unit.started", "unit.completed", "unit.failed", "task.completed"])
+                bus.emit(Event(kind, random.choice(UNITS), task=random.randint(1, 9) if kind[0] == "t" else None))
+            if turn < 5:
+                consumer.go_away()
+                consumer.come_back()
+        bus.emit(Event("last"))
+        assert pusher.flush(60)
+    wait_for(lambda: b'"last"' in consumer.lines()[-1])
+    last = b"".join(consumer.connections[-1]).split(b"\n")[:-1]
+    assert decode(last[0]).type == "graph"
+    truth: dict[str, str] = {}
+    completed = dict.fromkeys(UNITS, 0)
+    statuses = {"queued": "ready", "started": "in_progress", "completed": "complete", "failed": "failed"}
+    seen = {id: line for line in consumer.lines() if (id := line.split(b'"time":"')[1][:40])}  # each event once
+    for event in sorted(map(decode, seen.values()), key=lambda event: str(event.time)):
+        if event.type == "orch.started":
+            truth, completed = dict.fromkeys(UNITS, "pending"), dict.fromkeys(UNITS, 0)
+        elif event.type == "task.completed":
+            completed[event.unit] = max(completed[event.unit], event.task or 0)
+        elif event.type.startswith("unit."):
+            truth[event.unit] = statuses[event.type[5:]]
+    assert {u: (s, c) for u, (s, _, c) in picture(last).items()} == {u: (truth[u], completed[u]) for u in UNITS}
+
+
+def test_after_the_run_a_new_consumer_is_told_how_it_stands_but_not_that_it_starts(
+    bus: Bus, consumer: Consumer
+) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK))
+    pusher.set_graph({"a": []}, 1)
+    with pusher:
+        for event in (Event("orch.started"), Event("unit.completed", "a"), Event("orch.completed")):
+            bus.emit(event)
+        consumer.wait_for_tasks(3)
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.connections) == 2 and consumer.connections[-1])
+        bus.emit(Event("last"))
+        assert pusher.flush(30)
+    wait_for(lambda: len(consumer.lines()) == 6)
+    assert [event.type for event in consumer.events()[4:]] == ["graph", "last"]
+    assert consumer.events()[4].payload["nodes"][0]["status"] == "complete"
+
+
+def test_a_graph_that_only_orch_started_brings_is_kept_up_to_date_too(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        bus.emit(Event("orch.started", payload={"unit_count": 4, "parallelism": 3, "graph": GRAPH.payload()}))
+        bus.emit(Event("unit.completed", "a"))
+        consumer.wait_for_tasks(2)
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.connections) == 2)
+        bus.emit(Event("last"))
+        assert pusher.flush(30)
+    wait_for(lambda: len(consumer.lines()) == 4)
+    started, _, again, last = consumer.events()
+    assert (again.type, again.time, last.type) == ("orch.started", started.time, "last")
+    assert (again.payload["unit_count"], again.payload["parallelism"]) == (4, 3)
+    assert [node["status"] for node in again.payload["graph"]["nodes"]] == ["complete", "pending", "pending", "pending"]
+
+
+@given(runs(), st.randoms())
+def test_events_that_come_twice_or_late_do_not_change_what_is_newest(run: list[Event], random: random.Random) -> None:
+    def states(order: list[int]) -> object:
+        progress = Progress(GRAPH.payload())
+        for number in order:
+            event = run[number]
+            progress.apply(number, {"type": event.type, "unit": event.unit, "task": event.task})
+        return [node["status"] for node in progress.payload()["nodes"]]
+
+    order = list(range(len(run)))
+    shuffled = [*order, *random.choices(order, k=5)]
+    random.shuffle(shuffled)
+    assert states(shuffled) == states(order)
