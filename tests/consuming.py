@@ -38,7 +38,10 @@ class Consumer:
             try:
                 connection, _ = listener.accept()
             except OSError:
-                return
+                if self._listener is not listener:
+                    return
+                self._may_read.wait(0.01)  # a test has taken our descriptors away
+                continue
             pieces: list[bytes] = []
             self.connections.append(pieces)
             self._sockets.append(connection)
@@ -65,9 +68,9 @@ class Consumer:
     def stop_listening(self) -> None:
         """Close the listener, not the connections."""
         if self._listener is not None:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
+            listener, self._listener = self._listener, None
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
             os.unlink(self.path)
 
     def go_away(self) -> None:

@@ -8,6 +8,7 @@ last process that maps it is gone, however that ends.
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 
@@ -80,6 +81,8 @@ class Ledger:
     def __init__(self, extra: int = 0, fd: int | None = None) -> None:
         size = _SIZE + 8 * extra
         self._fd = anonymous_file(size) if fd is None else fd
+        self._close_fd = weakref.finalize(self, os.close, self._fd)  # also if the start of a pusher fails half way
+        self._close_fd.atexit = False
         self._map = mmap.mmap(self._fd, size)
         self._extra = extra
         self._view = memoryview(self._map).cast("q")
@@ -115,7 +118,7 @@ class Ledger:
         self.extra.release()
         self._view.release()
         self._map.close()
-        os.close(self._fd)
+        self._close_fd()
 
 
 def _attach(extra: int, dup: object) -> Ledger:

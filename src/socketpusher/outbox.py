@@ -104,9 +104,8 @@ class _Token:
             return
         try:
             self.queue.put(self, block=False)
-        except BaseException:
+        except Exception:  # closed, for its writer is gone; the next queue begins with what waits
             self.taken()
-            raise
 
     def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[Message]]:
         self.feeder = threading.get_ident()

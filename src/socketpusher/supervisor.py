@@ -11,20 +11,20 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import process, util
-from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
-from multiprocessing.queues import Queue
 from typing import Any
 
 from .config import PusherConfig
 from .graph import GraphPayload
 from .ledger import Ledger
+from .lifeline import Lifeline, nudge
 from .outbox import Outbox
 from .progress import cells_needed
 from .sidedoor import ForkedToken, SideDoor
-from .writer.contract import Assignment, Message, Report
-from .writer.process import CONTEXT, WriterProcess
+from .writer.contract import Report
+from .writer.process import CONTEXT
 
 logger = logging.getLogger("socketpusher")
 
@@ -34,64 +34,6 @@ STEADY = 5.0
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """The pause before the next writer if the last one died young, in seconds; it doubles while they keep dying."""
-
-
-class _Run:
-    """One writer process and the host's ends of what connects it."""
-
-    def __init__(
-        self, config: PusherConfig, ledger: Ledger, graph: GraphPayload | None, parallelism: int, started: bytes
-    ) -> None:
-        self.queue: Queue[Message] = CONTEXT.Queue()
-        self.queue.cancel_join_thread()  # at its end the interpreter must not wait for a writer that reads nothing
-        self.queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
-        wakeups, self.wakeups = CONTEXT.Pipe(duplex=False)
-        self.reports, reports = CONTEXT.Pipe(duplex=False)
-        self._named = True  # whether the queue's semaphores have names
-        self.started = time.monotonic()
-        try:
-            self.process = WriterProcess(
-                Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, started, os.getpid())
-            )
-            self.process.start()
-        except BaseException:
-            self._close_host_ends()
-            raise
-        finally:
-            wakeups.close()
-            reports.close()
-            # The writer's ends must be the only ones, or the death of the one process would not end the pipe.
-            self.queue._reader.close()  # type: ignore[attr-defined]
-        os.set_blocking(self.wakeups.fileno(), False)
-
-    def forget_names(self) -> None:
-        """Remove the names of the queue's semaphores once the writer has opened them, or never will.
-
-        multiprocessing keeps them, in /dev/shm, as long as the queue; its resource tracker removes them, with a
-        warning, after a host that is killed, and nobody does if the tracker is killed as well. What runs here is the
-        clean-up that multiprocessing itself would run later.
-        """
-        if not self._named:
-            return
-        self._named = False
-        locks = (self.queue._rlock, self.queue._wlock, self.queue._sem)  # type: ignore[attr-defined]
-        names = [(lock._semlock.name,) for lock in locks]
-        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
-            if getattr(finalizer, "_args", None) in names:
-                finalizer()
-
-    def end(self) -> None:
-        """Kill the process if it still runs, and let go of everything."""
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        self._close_host_ends()
-
-    def _close_host_ends(self) -> None:
-        self.forget_names()
-        self.queue.close()
-        self.wakeups.close()
-        self.reports.close()
 
 
 _open: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
@@ -112,11 +54,18 @@ class Supervisor:
         self._config = config
         self._graph = graph
         self._parallelism = parallelism
-        self.ledger = Ledger(cells_needed(graph) if graph is not None else 0)
-        self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
-        os.set_blocking(self._waker.fileno(), False)
+        with ExitStack() as opened:
+            self.ledger = Ledger(cells_needed(graph) if graph is not None else 0)
+            opened.callback(self.ledger.close)
+            self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
+            opened.callback(self._wakeups.close)
+            opened.callback(self._waker.close)
+            os.set_blocking(self._waker.fileno(), False)
+            self._door = SideDoor()
+            opened.callback(self._door.close)
+            self._opened = opened.pop_all()
         self.outbox = Outbox(self.ledger, config, self.wake)
-        self._door = SideDoor()
+
         self.forked: ForkedToken | None = None  # in a child of the host, what carries its events
 
         self.changed = threading.Condition()  # notified whenever something below or in the ledger may have changed
@@ -128,7 +77,7 @@ class Supervisor:
         self._deadline: float | None = None  # when closing must be over, of `time.monotonic`; None while open
         self._flushing = threading.Lock()  # held by the thread whose `flush_target` is in the ledger
         self._refusing = False  # whether the log says that events are refused on the host's side
-        self._run: _Run | None = None  # None between two writers
+        self._lifeline: Lifeline | None = None  # None between two writers
         self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
 
     def start(self) -> None:
@@ -149,12 +98,12 @@ class Supervisor:
 
     def wake(self) -> None:
         """Make the thread look around. It does not wait and may be called from anywhere."""
-        _nudge(self._waker)
+        nudge(self._waker)
 
     def wake_writer(self) -> None:
         """Make the writer look at the ledger."""
-        if (run := self._run) is not None:
-            _nudge(run.wakeups)
+        if (lifeline := self._lifeline) is not None:
+            nudge(lifeline.wakeups)
 
     def wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
         """Wait until the condition holds or the deadline is over; whether it holds then."""
@@ -192,8 +141,8 @@ class Supervisor:
 
     def after_fork(self) -> None:
         """In a child of the host: there is no thread here, and the writer is not ours to end."""
-        if self._run is not None:
-            process._children.discard(self._run.process)  # type: ignore[attr-defined]
+        if self._lifeline is not None:
+            process._children.discard(self._lifeline.process)  # type: ignore[attr-defined]
         self.changed = threading.Condition()
         self._door.stay_outside()
         self.forked = self.outbox.begin_anew(self._door)
@@ -236,14 +185,14 @@ class Supervisor:
 
     def _attend(self) -> bool:
         """Attend to the writer until it is gone; whether no other is needed."""
-        run = self._run
-        assert run is not None
+        lifeline = self._lifeline
+        assert lifeline is not None
         told = False
-        sources: list[Any] = [run.process.sentinel, run.reports, self._wakeups, self._door.fileno()]
+        sources: list[Any] = [lifeline.process.sentinel, lifeline.reports, self._wakeups, self._door.fileno()]
         while True:
             if self._deadline is not None and not told:
                 told = True
-                self._tell_to_end(run, self._deadline)
+                self._tell_to_end(lifeline, self._deadline)
             timeout = None if self._deadline is None else self._deadline - time.monotonic()
             if timeout is not None and timeout <= 0:
                 return True
@@ -252,19 +201,19 @@ class Supervisor:
                 self._on_wakeup()
             if self._door.fileno() in ready:
                 self.outbox.adopt(self._door.receive())
-            if run.reports in ready:
-                if not self._on_report(run):
-                    sources.remove(run.reports)
-            elif run.process.sentinel in ready:  # its last report is read
-                run.process.join()  # its pipes end a moment before it does
-                return told and run.process.exitcode == 0
+            if lifeline.reports in ready:
+                if not self._on_report(lifeline):
+                    sources.remove(lifeline.reports)
+            elif lifeline.process.sentinel in ready:  # its last report is read
+                lifeline.process.join()  # its pipes end a moment before it does
+                return told and lifeline.process.exitcode == 0
 
-    def _tell_to_end(self, run: _Run, deadline: float) -> None:
+    def _tell_to_end(self, lifeline: Lifeline, deadline: float) -> None:
         self.outbox.adopt(self._door.receive())
         self.ledger.close_target = self.outbox.seal()
         self.ledger.close_deadline = int(deadline * 1e9)
         self.outbox.feed()
-        _nudge(run.wakeups)
+        nudge(lifeline.wakeups)
 
     def _on_wakeup(self) -> None:
         os.read(self._wakeups.fileno(), 4096)
@@ -274,13 +223,13 @@ class Supervisor:
             logger.warning("the writer process does not keep up: with 8 MiB on their way to it, new events are dropped")
         self._refusing = refusing
 
-    def _on_report(self, run: _Run) -> bool:
+    def _on_report(self, lifeline: Lifeline) -> bool:
         """Take a report in; whether more may come."""
         try:
-            report: Report = run.reports.recv()
+            report: Report = lifeline.reports.recv()
         except (EOFError, OSError):
             return False
-        run.forget_names()
+        lifeline.forget_names()
         if report.level:
             logger.log(report.level, "%s", report.text)
         if report.failure != (0, ""):
@@ -290,11 +239,12 @@ class Supervisor:
 
     def _bury(self) -> float:
         """Take note of the death of the writer. Returns how long it lived, in seconds."""
-        run, self._run = self._run, None
-        assert run is not None
-        code = run.process.exitcode
-        lived = time.monotonic() - run.started
-        run.end()
+        lifeline, self._lifeline = self._lifeline, None
+        assert lifeline is not None
+        self.outbox.detach()
+        code = lifeline.process.exitcode
+        lived = time.monotonic() - lifeline.began
+        lifeline.end()
         self.writer_pid = None
         self.writer_restarts += 1
         self.ledger.connected = 0
@@ -304,41 +254,30 @@ class Supervisor:
         return lived
 
     def _start_writer(self) -> None:
-        run = _Run(self._config, self.ledger, self._graph, self._parallelism, self.outbox.started)
-        self._run = run
-        self.writer_pid = run.process.pid
-        self.outbox.attach(run.queue)
+        lifeline = Lifeline(self._config, self.ledger, self._graph, self._parallelism, self.outbox.started)
+        self._lifeline = lifeline
+        self.writer_pid = lifeline.process.pid
+        self.outbox.attach(lifeline.queue)
 
     def _release(self) -> None:
         """Let go of everything that `__init__` and `start` took."""
         _open.discard(self)
         self.outbox.seal()
-        self._door.close()
-        if self._run is not None:
-            self._run.end()
-            self._run = None
+        if self._lifeline is not None:
+            self._lifeline.end()
+            self._lifeline = None
         self.outbox.detach()
         self.writer_pid = None
         self.ledger.connected = 0
-        self.ledger.close()
         undelivered = self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
+        self._opened.close()
         if undelivered:
             logger.warning(
                 "closed with %d events not sent to %s: the time was over", undelivered, self._config.socket_path
             )
         self.ended = True
         self._notify()
-        self._wakeups.close()
-        self._waker.close()
 
     def _notify(self) -> None:
         with self.changed:
             self.changed.notify_all()
-
-
-def _nudge(pipe: "Pipe[Any, Any]") -> None:
-    """Wake whoever sleeps at the other end of a pipe that does not block."""
-    try:
-        os.write(pipe.fileno(), b"w")
-    except OSError:
-        pass  # it is as awake as it can be, or gone
