@@ -26,12 +26,8 @@ class Consumer:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
-        self._spawn(self._accept, self._listener)
-
-    def _spawn(self, target, *args) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
+        self._acceptor.start()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -45,7 +41,9 @@ class Consumer:
             pieces: list[bytes] = []
             self.connections.append(pieces)
             self._sockets.append(connection)
-            self._spawn(self._read, connection, pieces)
+            reader = threading.Thread(target=self._read, args=(connection, pieces), daemon=True)
+            self._threads.append(reader)
+            reader.start()
 
     def _read(self, connection: socket.socket, pieces: list[bytes]) -> None:
         while True:
@@ -70,6 +68,7 @@ class Consumer:
         if self._listener is not None:
             listener, self._listener = self._listener, None
             listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
             listener.close()
             os.unlink(self.path)
 

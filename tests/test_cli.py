@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,12 @@ from waiting import wait_for
 COMMAND = [sys.executable, "-m", "socketpusher"]
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output of a command is buffered, whatever this environment says."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30)
 
@@ -28,10 +35,14 @@ def listening(path: str, **options: object) -> "Iterator[subprocess.Popen[bytes]
     """`socketpusher listen`, once it is bound."""
     options = {"stdout": subprocess.PIPE, **options}
     with subprocess.Popen([*COMMAND, "listen", path], stderr=subprocess.PIPE, **options) as process:
+        deadline = threading.Timer(30, process.kill)  # which ends a read that waits for its output
+        deadline.start()
         try:
             assert process.stderr.readline() == f"listening on {path}\n".encode()
             yield process
         finally:
+            deadline.cancel()
+            deadline.join()
             process.kill()
 
 

@@ -1,23 +1,27 @@
 """The demo: what its scheduler does and in what order, and the command as a user runs it."""
 
 import fcntl
+import json
 import os
 import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from socketpusher import Bus, Event, Graph
+from socketpusher import Bus, Event, Graph, wire
 from socketpusher.demo.figures import Figures, Received, Timing, table
 from socketpusher.demo.modules import packages, standard_library, units_of
 from socketpusher.demo.scheduler import Scheduler, examine
@@ -194,15 +198,26 @@ def test_a_difference_within_the_spread_is_called_that() -> None:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where the command makes its temporary directories; nothing may be left there."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with tempfile.TemporaryDirectory(prefix="sp") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         yield directory
         wait_for(lambda: os.listdir(directory) == [])
 
 
-def start(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+@contextmanager
+def start(*arguments: str, **options: object) -> "Iterator[subprocess.Popen[bytes]]":
+    """The command, in a session of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([*COMMAND, *arguments], start_new_session=True, **options)
+    with subprocess.Popen([*COMMAND, *arguments], start_new_session=True, **options) as process:
+        deadline = threading.Timer(60, process.kill)  # which ends a read that waits for its output
+        deadline.start()
+        try:
+            yield process
+        finally:
+            deadline.cancel()
+            deadline.join()
+            process.kill()
 
 
 def session_of(process: "subprocess.Popen[bytes]") -> set[int]:
@@ -310,6 +325,22 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(place: str) -> None:
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
     wait_for(lambda: not session_of(process))
+
+
+def test_the_listener_takes_all_that_was_sent_before_it_ends(place: str) -> None:
+    path = os.path.join(place, "d", "s")
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "socketpusher.demo.display", path, "--plain"]
+    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as process, ours.makefile("r") as answers:
+        theirs.close()
+        assert answers.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)  # so that it finds everything at once
+        with socket.socket(socket.AF_UNIX) as sender:
+            sender.connect(path)
+            sender.sendall(wire.encode(Event("x")) * 1000)
+        ours.shutdown(socket.SHUT_WR)
+        process.send_signal(signal.SIGCONT)
+        assert json.loads(answers.readline())["events"] == 1000
 
 
 # In a terminal

@@ -15,8 +15,8 @@ from multiprocessing import reduction
 RANGES = 4096
 """How many ranges of dropped lines the host may leave unread.
 
-The writer adds at most one for a batch, a batch is at least 70 bytes of pipe, and a pipe holds 64 KiB: the host, which
-reads them each time it sends a batch, is never 1000 behind. If it were, the writer would wait with dropping.
+The writer adds one for a batch, and the host reads them each time it hands over a batch, so that many batches would
+have to be in the pipe. If they were, the writer would wait with dropping.
 """
 
 _CELLS = 16

@@ -1,9 +1,10 @@
 """One writer process and the host's ends of what connects it: made together, ended together."""
 
 import errno
+import fcntl
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing import util
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.queues import Queue
@@ -14,6 +15,10 @@ from .graph import GraphPayload
 from .ledger import Ledger
 from .writer.contract import Assignment, Message
 from .writer.process import CONTEXT, WriterProcess
+
+PIPE_BYTES = 1 << 20
+"""The size of the queue's pipe where it can be set, in bytes: what Linux lets any user ask for (pipe(7)). A feeder
+thread that has to wait for the writer has to wait for the GIL too."""
 
 
 class Lifeline:
@@ -88,6 +93,9 @@ def _new_queue() -> "Queue[Message]":
             f"can't make a multiprocessing.Queue: {error.strerror}; its semaphores need room in a writable /dev/shm"
         )
         raise OSError(error.errno, reason) from error
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # the user's pipes take too much memory already
+            fcntl.fcntl(queue._writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[attr-defined]
     queue.cancel_join_thread()  # at its end the interpreter must not wait for a writer that reads nothing
     queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
     return queue

@@ -37,9 +37,6 @@ ID_BYTES = 64
 
 STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 
-BATCH_BYTES = 256 << 10
-"""After how many bytes a batch is full. A host that is killed loses at most the batch that it is writing."""
-
 
 class Tally:
     """Counts from any thread, signal handler or finalizer, without a lock that anyone would wait for."""
@@ -152,7 +149,7 @@ class Outbox:
     def push(self, event: Event) -> None:
         """The bus handler: take the event, as it is now. It never waits and never raises."""
         try:
-            line = encode(event, max_line_bytes=self._max_line_bytes, on_note=self._on_note)
+            line = encode(event, self._max_line_bytes, self._on_note)
             self._accept(line)
         except Exception:
             self._dropped.add()
@@ -176,23 +173,16 @@ class Outbox:
                 return ()  # of the queue of a writer that is dead
             token.taken()
             batch = self._next_batch()
-            left = bool(self._lines)
-            offset = self._drained_bytes
-        if left and token.mark(False):
-            token.queue.put(token)  # the feeder thread holds no lock of the queue while it pickles
-        return (offset, batch) if batch.data else ()
+            return (self._drained_bytes, batch) if batch.data else ()
 
     def _next_batch(self) -> Batch:
         lines: list[bytes] = []
-        size = 0
-        pop = self._lines.popleft
         try:
-            while size < BATCH_BYTES:
-                line = pop()
-                lines.append(line)
-                size += len(line)
+            while True:
+                lines.append(self._lines.popleft())
         except IndexError:
             pass
+        size = sum(map(len, lines))
         if self._session:
             lines = self._with_ids(lines)
         batch = Batch(self._drained, self._drained + len(lines), b"".join(lines))

@@ -1,6 +1,7 @@
 """The minimal consumer, with real sockets and real senders."""
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -132,6 +133,7 @@ def test_a_line_without_end_takes_no_more_memory_than_the_longest_line(caplog: p
         assert lines.feed(b"x" * READ_BYTES) == []
         assert len(lines._begun) < MAX_LINE_BYTES
     assert lines.feed(b"\nnext\n") == [b"next"]
+    assert lines.feed(b"again\n") == [b"again"]
     assert len(caplog.records) == 1
 
 
@@ -317,6 +319,28 @@ def test_close_finds_the_socket_file_from_another_directory(socket_path: str, mo
         assert os.path.exists(socket_path)
         monkeypatch.chdir("/")
     assert not os.path.exists(socket_path)
+
+
+def test_a_path_is_looked_at_and_bound_by_one_listener_at_a_time(
+    socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+    bind = socket.socket.bind
+
+    class Spy(socket.socket):
+        def bind(self, address: str) -> None:
+            directory = os.open(os.path.dirname(address), os.O_RDONLY)
+            try:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(directory)
+            attempts.append(address)
+            bind(self, address)
+
+    monkeypatch.setattr(socket, "socket", Spy)
+    listen(socket_path).close()
+    assert attempts == [socket_path]
 
 
 def test_of_listeners_that_start_at_once_one_wins_and_the_others_are_told(socket_path: str) -> None:

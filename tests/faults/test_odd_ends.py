@@ -204,7 +204,9 @@ def test_a_host_that_runs_out_of_descriptors_later_gets_a_new_writer_when_it_can
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
         pid = pusher.stats().writer_pid
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         try:
             os.kill(pid or 0, 9)
             wait_for(lambda: pusher.stats().writer_pid is None)

@@ -21,13 +21,15 @@ from ..batch import Batch
 class _Piece:
     """A batch and where it lies on the connection."""
 
-    __slots__ = ("batch", "done", "lines", "start")
+    __slots__ = ("batch", "done", "lines", "read", "read_lines", "start")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.start = 0  # the position of its first byte, once writing it has begun
         self.done = 0  # how many of its bytes are written
         self.lines = 0  # how many of its lines are wholly written
+        self.read = 0  # how many of its bytes the consumer has read
+        self.read_lines = 0  # how many lines end in those
 
     @property
     def unwritten(self) -> int:
@@ -159,14 +161,17 @@ class Backlog:
             batch = self._written.popleft().batch
             self.settled = batch.end
             self._gone.append(batch)
-        partly_read = self._written or self._waiting
-        if partly_read and (read := self._read_of(partly_read[0])):
-            piece = partly_read[0]
-            self.settled = max(self.settled, piece.batch.first + piece.batch.data.count(b"\n", 0, read))
+        for piece in self._written or self._waiting:
+            self._note_read(piece)
+            self.settled = max(self.settled, piece.batch.first + piece.read_lines)
+            break
 
-    def _read_of(self, piece: _Piece) -> int:
-        """How many bytes of a piece were read on this connection."""
-        return max(0, min(self._read - piece.start, piece.done))
+    def _note_read(self, piece: _Piece) -> None:
+        """Take note of what of a piece was read on this connection."""
+        read = min(self._read - piece.start, piece.done)
+        if read > piece.read:
+            piece.read_lines += piece.batch.data.count(b"\n", piece.read, read)
+            piece.read = read
 
     def disconnected(self, all_read: bool) -> None:
         """The connection is gone.
@@ -187,9 +192,10 @@ class Backlog:
 
     def _rewind(self, piece: _Piece) -> None:
         """Let everything of a piece wait that the consumer has not read, from the start of a line."""
+        self._note_read(piece)
         batch = piece.batch
-        kept_from = batch.data.rfind(b"\n", 0, self._read_of(piece)) + 1
-        first = batch.first + batch.data.count(b"\n", 0, kept_from)
+        first = batch.first + piece.read_lines
+        kept_from = batch.data.rfind(b"\n", 0, piece.read) + 1
         again = piece.unwritten - first
         self.sent -= again
         self.waiting += again
@@ -197,7 +203,7 @@ class Backlog:
         if first > batch.first:
             self._gone.append(Batch(batch.first, first, batch.data[:kept_from]))
         piece.batch = Batch(first, batch.end, batch.data[kept_from:])
-        piece.done = piece.lines = 0
+        piece.done = piece.lines = piece.read = piece.read_lines = 0
 
     def take_gone(self) -> list[Batch]:
         """The lines that were read or dropped since the last call; a line read in part is not among them."""
