@@ -2,6 +2,7 @@
 
 from . import wire
 from .config import PusherConfig, default_socket_path
+from .consumers.listener import listen
 from .events import Bus, Event, EventType
 from .graph import CycleError, Graph, MissingDependencyError
 from .pusher import PusherStats, SocketPusher
@@ -19,5 +20,6 @@ __all__ = [
     "PusherStats",
     "SocketPusher",
     "default_socket_path",
+    "listen",
     "wire",
 ]

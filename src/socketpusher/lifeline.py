@@ -51,6 +51,7 @@ class Lifeline:
             self.process = WriterProcess(
                 Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, started, os.getpid())
             )
+            opened.callback(self._end_process)
             self.process.start()
             self.began = time.monotonic()
             self._opened = opened.pop_all()
@@ -71,10 +72,13 @@ class Lifeline:
 
     def end(self) -> None:
         """Kill the process if it still runs, and let go of everything."""
-        self.process.kill()
-        self.process.join()
-        self.process.close()
         self._opened.close()
+
+    def _end_process(self) -> None:
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join()
+            self.process.close()
 
     def _close_queue(self) -> None:
         self.forget_names()

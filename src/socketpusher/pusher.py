@@ -143,13 +143,13 @@ class SocketPusher:
         check_path(path)
         graph = self._graph.payload() if self._graph is not None else None
         supervisor = Supervisor(self._config, graph, self._parallelism)
-        supervisor.start()
         try:
+            supervisor.start()
             if wait:
                 _wait_for_consumer(supervisor, path, deadline, timeout)
             unsubscribe = self._bus.subscribe(supervisor.outbox.push)
         except BaseException:
-            supervisor.close(time.monotonic())
+            supervisor.abandon()
             raise
         if callable(unsubscribe):
             self._unsubscribe = unsubscribe

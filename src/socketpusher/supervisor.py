@@ -24,7 +24,7 @@ from .outbox import Outbox
 from .progress import cells_needed
 from .sidedoor import ForkedToken, SideDoor
 from .writer.contract import Report
-from .writer.process import CONTEXT
+from .writer.process import CONTEXT, signals_blocked
 
 logger = logging.getLogger("socketpusher")
 
@@ -81,20 +81,24 @@ class Supervisor:
         self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
 
     def start(self) -> None:
-        """Start the writer and the thread.
+        """Start the writer and the thread. If it raises, `abandon` what was begun.
 
         Raises:
             OSError: The system can't start another process.
             RuntimeError: It can't start another thread.
         """
-        try:
+        with signals_blocked():  # a Ctrl-C comes when everything that was begun has an owner
             self._start_writer()
             self._thread.start()
             _open.add(self)
             util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
-        except BaseException:
+
+    def abandon(self) -> None:
+        """End at once, however far `start` came."""
+        if self._thread.ident is None:
             self._release()
-            raise
+        else:
+            self.close(time.monotonic())
 
     def wake(self) -> None:
         """Make the thread look around. It does not wait and may be called from anywhere."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from ..config import MAX_LINE_BYTES, default_socket_path
+from ..config import MAX_LINE_BYTES, SUN_PATH_MAX, default_socket_path
 from ..events import Event
 from ..wire import DecodeError, decode
 
@@ -26,9 +26,6 @@ logger = logging.getLogger("socketpusher")
 
 READ_BYTES = 256 << 10
 """How much one read takes from a sender at most; what it brings is handed out before the next one."""
-
-SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
-"""The longest path that fits a Unix socket address, in bytes (unix(7): 108 with a NUL; BSD and macOS: 104)."""
 
 _ADVICE = {
     errno.EADDRINUSE: "end the process that listens there, or choose another path",

@@ -103,8 +103,7 @@ def _run_watched(units: Mapping[str, Unit], listener: "_ListenerProcess", figure
     pusher.set_graph(_graph(units), parallelism=1)
     scheduler = Scheduler(units, bus)
     try:
-        with _signals(signal.SIG_BLOCK):  # multiprocessing, halfway through a start, does not expect an exception
-            pusher.start()
+        pusher.start()
         timing = _timed(scheduler)
         pusher.close(_DELIVERY if listener.runs() else 0)
     except BaseException:

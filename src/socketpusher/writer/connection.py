@@ -16,8 +16,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
-"""The longest path that fits a Unix socket address, in bytes (unix(7): 108 with a NUL; BSD and macOS: 104)."""
+from ..config import SUN_PATH_MAX
 
 _ADVICE = {
     errno.ENOENT: "start the consumer first, or call start(wait=False) if it may come later",

@@ -39,7 +39,7 @@ class WriterProcess(SpawnProcess):
         Raises:
             OSError: The system can't start another process.
         """
-        with _starting, _signals_blocked(), _main_module_left_alone():
+        with _starting, signals_blocked(), _main_module_left_alone():
             super().start()
         self._assignment = None
 
@@ -69,8 +69,11 @@ def _let_go_of_streams() -> None:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A child inherits the mask of the thread that starts it, so the signals never reach it, not even at its start."""
+def signals_blocked() -> Iterator[None]:
+    """Hold back the signals that are the host's affair from this thread, and for ever from children that it starts.
+
+    They inherit its mask, so the signals never reach them, not even while they begin.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_BY_HOST)
     try:
         yield

@@ -1,0 +1,158 @@
+"""The command line: `python -m benchmarks`."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from importlib import import_module
+from typing import Any
+
+from . import peers
+from .charts import draw
+from .findings import Target, show, targets_table
+from .lab import Lab
+from .scenarios import ALL
+from .stage import ROOT, Stage
+
+DESCRIPTION = """\
+Measure socketpusher beside what people would use instead.
+
+Every measurement runs a fresh host process that emits, and a fresh consumer process that only reads; peers take
+turns within a round (A B C A B C), and tables show the median with the lowest and the highest round. All scenarios
+take about five minutes on two cores. Run it on a machine that does nothing else.
+"""
+EXAMPLES = """\
+examples:
+  python -m benchmarks                     everything: tables, targets, results.json, charts/
+  python -m benchmarks busy burst          two scenarios
+  python -m benchmarks --quick             does the suite work? (its figures mean nothing)
+  python -m benchmarks burst --rounds 7    narrower spread
+  python -m benchmarks --peers socketpusher pyzmq_push -- burst
+  python benchmarks/coalescing.py          the one fact that the design turns on, in half a minute
+
+peers that can't be imported are left out by name; for all of them:
+  pip install loguru fluent-logger pyzmq faster-fifo numpy matplotlib
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"one or more of: {', '.join(ALL)} (default: all)"
+    )
+    parser.add_argument("--list", action="store_true", help="say what the scenarios and the peers are, and end")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to repeat each measurement (3)")
+    parser.add_argument("--quick", action="store_true", help="a fraction of the events, one round: a smoke test")
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="only these, beside socketpusher and the floor")
+    parser.add_argument(
+        "--json", metavar="FILE", default=os.path.join(ROOT, "benchmarks", "results.json"),
+        help="where the figures of every round go (benchmarks/results.json)",
+    )  # fmt: skip
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.scenarios) - set(ALL):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    if chosen.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    if chosen.list:
+        return _list()
+    # kill ends a run as Ctrl-C does, with all that it started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Stage() as stage:
+            lab = Lab(stage, 1 if chosen.quick else chosen.rounds, chosen.quick)
+            if chosen.peers:
+                if unknown := set(chosen.peers) - set(lab.peers):
+                    parser.error(f"no peer {', '.join(sorted(unknown))} here; there are {', '.join(lab.peers)}")
+                lab.peers = {p: m for p, m in lab.peers.items() if p in (*peers.ALWAYS, *chosen.peers)}
+            return _run(lab, chosen.scenarios or list(ALL), chosen.json)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is left running", file=sys.stderr)
+        return 130
+
+
+def _list() -> int:
+    for name in ALL:
+        module = import_module(f"benchmarks.scenarios.{name}")
+        print(f"{name:12} {module.TITLE}\n{_indented(module.__doc__)}\n")
+    found, left_out = peers.available()
+    for name, module in found.items():
+        print(f"{name}\n{_indented(module.__doc__)}\n")
+    for name, why in left_out.items():
+        print(f"{name}: left out, {why}")
+    return 0
+
+
+def _indented(text: str | None) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in (text or "").strip().splitlines())
+
+
+def machine(lab: Lab) -> dict[str, Any]:
+    """What the figures hold for."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": peers.versions(lab.peers),
+        "load": round(os.getloadavg()[0], 2),
+        "rounds": lab.rounds,
+        "quick": lab.quick,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _run(lab: Lab, scenarios: list[str], path: str) -> int:
+    about = machine(lab)
+    command = "python -m benchmarks " + " ".join(sys.argv[1:])
+    print(f"{command.strip()}\n{about['processor']}, {about['cores']} cores, {about['system']}, {about['python']}")
+    print(", ".join(f"{name} {number}" for name, number in about["versions"].items()))
+    for name, why in lab.left_out.items():
+        print(f"left out: {name} ({why})")
+    start = time.monotonic()
+    results: dict[str, Any] = {}
+    targets: list[Target] = []
+    for name in scenarios:
+        begin = time.monotonic()
+        found = import_module(f"benchmarks.scenarios.{name}").run(lab)
+        results[name] = found.as_json()
+        targets += found.targets
+        for table in found.tables:
+            show(table)
+        print(f"  [{name}: {time.monotonic() - begin:.0f} s]", flush=True)
+    show(targets_table(targets))
+    took = time.monotonic() - start
+    print(f"\n{sum(target.reached is True for target in targets)} of {len(targets)} targets reached, in {took:.0f} s")
+    with open(path, "w") as file:
+        json.dump(
+            {"command": command.strip(), "machine": about, "seconds": round(took), "scenarios": results}, file, indent=1
+        )
+    print(f"written: {os.path.relpath(path)}")
+    if not lab.quick:
+        _draw(lab, results)
+    return 0
+
+
+def _draw(lab: Lab, results: dict[str, Any]) -> None:
+    figures = {name: found["figures"] for name, found in results.items()}
+    try:
+        for picture in draw(figures, lab.peers, os.path.join(ROOT, "benchmarks", "charts")):
+            print(f"written: {os.path.relpath(picture)}")
+    except ImportError as error:
+        print(f"no charts: {error}; pip install matplotlib")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The fact that the design turns on: `python benchmarks/coalescing.py`, from the repository's root.
+
+A scheduler that never sleeps emits 50,000 events about 20 microseconds apart, to a consumer that only reads, with the
+default buffer of 1000 events. `multiprocessing.Queue.put` hands each object to a feeder thread; each of its writes
+releases the GIL, and gets it back from a CPU-bound thread after the switch interval of 5 ms. So one put, or one send,
+for each event delivers a few hundred a second, and one put for all that waits delivers everything.
+
+Exits with 1 if socketpusher lost an event.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks.findings import Table, show
+from benchmarks.lab import Lab, spread
+from benchmarks.scenarios import busy
+from benchmarks.stage import Stage
+
+DESIGNS = ("socketpusher", "process_queue", "thread_queue")
+
+
+def main() -> int:
+    with Stage() as stage:
+        lab = Lab(stage, rounds=2)
+        runs = lab.interleaved({peer: lambda peer=peer: busy.measure(lab, peer) for peer in DESIGNS})
+    rows = [
+        [
+            lab.peers[peer].NAME,
+            spread(found, "lost", digits=0),
+            busy.lost_percent(found),
+            spread(found, "latency_p50"),
+            spread(found, "latency_p99"),
+        ]
+        for peer, found in runs.items()
+    ]
+    columns = ["", "lost", "lost %", "latency p50 ms", "p99 ms"]
+    show(Table(f"{busy.EVENTS:,} events, some 20 microseconds apart, beside a busy scheduler", columns, rows))
+    ours = runs["socketpusher"]
+    return 0 if ours and all(figures["lost"] == 0 for figures in ours) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

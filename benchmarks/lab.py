@@ -1,0 +1,115 @@
+"""Brings host and consumer together, round after round: A B C A B C, so that a drift of the machine meets all alike."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from . import peers
+from .stage import MeasurementError, Stage
+from .workload import turns_for
+
+SLOW = 3.0
+"""A measurement that takes longer is not repeated, except of the two that all are compared with, in seconds."""
+
+DEFAULT_BUFFER = 1000
+WORK = 20e-6
+"""The pure Python work between two events of a scheduler, in seconds."""
+
+Figures = dict[str, Any]
+
+
+class Lab:
+    """What scenarios measure with.
+
+    Args:
+        stage: Where the processes run.
+        rounds: How often each measurement is repeated.
+        quick: Whether only a fraction of the events is sent: a test of the suite, not of the peers.
+    """
+
+    def __init__(self, stage: Stage, rounds: int, quick: bool = False) -> None:
+        self.stage = stage
+        self.rounds = rounds
+        self.quick = quick
+        self.peers, self.left_out = peers.available()
+        self.work = turns_for(WORK)
+
+    def events(self, count: int) -> int:
+        """So many events, or a fraction of them in a quick run."""
+        return max(20, count // 25) if self.quick else count
+
+    def measure(self, peer: str, scenario: str, consumer: str = "count", **options: Any) -> Figures:
+        """What one host and its consumer saw, in one dict; `failed` says why there is nothing in it."""
+        if not self.peers[peer].DELIVERS:
+            consumer = "none"
+        try:
+            with self.stage.consumer(consumer) as (path, reading):
+                figures = self.stage.host(peer, scenario, path, options)
+                if reading is not None and consumer != "stall":
+                    figures |= json.loads(reading.line())
+        except MeasurementError as error:
+            print(f"  {peer}: {error}", file=sys.stderr)
+            return {"failed": str(error)}
+        return figures
+
+    def interleaved(self, cases: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+        """The figures of each case, of each round that it took part in and did not fail."""
+        found: dict[str, list[Figures]] = {name: [] for name in cases}
+        out: set[str] = set()
+        if self.quick:
+            with ThreadPoolExecutor(4) as pool:  # they disturb each other, but nobody looks at the figures
+                runs = dict(zip(cases, pool.map(lambda case: case(), cases.values()), strict=True))
+            return {name: [] if "failed" in run else [run] for name, run in runs.items()}
+        for turn in range(self.rounds):
+            for name, case in cases.items():
+                if name in out:
+                    continue
+                _progress(f"round {turn + 1} of {self.rounds}: {name}")
+                start = time.monotonic()
+                figures = case()
+                took = time.monotonic() - start
+                if "failed" in figures:
+                    out.add(name)
+                    continue
+                found[name].append(figures)
+                slow = took > SLOW and name.split()[0] not in peers.ALWAYS
+                if slow or "blocked_after" in figures:
+                    out.add(name)
+        _progress("")
+        return found
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def values(runs: Iterable[Figures], key: str) -> list[float]:
+    """One figure of every round that has it."""
+    return [run[key] for run in runs if run.get(key) is not None]
+
+
+def median(runs: Iterable[Figures], key: str) -> float | None:
+    """The median of a figure over the rounds, or None where there is none."""
+    found = values(runs, key)
+    return statistics.median(found) if found else None
+
+
+def spread(runs: Iterable[Figures], key: str, scale: float = 1.0, digits: int = 1) -> str:
+    """The median with the lowest and the highest round, as text."""
+    found = [value * scale for value in values(runs, key)]
+    if not found:
+        return "-"
+    middle = f"{statistics.median(found):,.{digits}f}"
+    low, high = f"{min(found):,.{digits}f}", f"{max(found):,.{digits}f}"
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def ratio(over: list[Figures], under: list[Figures], key: str) -> float | None:
+    """The median of the ratios of a figure within each round."""
+    found = [a / b for a, b in zip(values(over, key), values(under, key), strict=False) if b]
+    return statistics.median(found) if found else None

@@ -1,0 +1,31 @@
+"""socketpusher as anyone would use it: `bus.emit(Event(...))`, the default configuration.
+
+Without a limit means a `buffer_size` of a billion. It starts without waiting if nobody listens.
+"""
+
+import os
+from typing import Any
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
+
+NAME = "socketpusher"
+DISTRIBUTION = "socketpusher"
+DELIVERS = True
+
+
+class Peer:
+    """A bus with one pusher."""
+
+    def __init__(self, path: str, buffer_size: int | None) -> None:
+        bus = Bus()
+        self._emit = bus.emit
+        self.pusher = SocketPusher(bus, PusherConfig(socket_path=path, buffer_size=buffer_size or 10**9))
+        self.pusher.start(wait=os.path.exists(path))
+
+    def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
+        """Build the event and take it."""
+        self._emit(Event(kind, unit, task, None, payload))
+
+    def close(self) -> None:
+        """Deliver what waits, and end."""
+        self.pusher.close(60.0)

@@ -1,0 +1,10 @@
+"""What is measured, one scenario a file.
+
+A scenario's module has
+    TITLE                            what it is called
+    in_host(Peer, path, **options)   runs in the measured host; returns its figures
+    run(lab)                         runs in the command; measures and returns `Findings`
+and its docstring says what is measured and how.
+"""
+
+ALL = ("busy", "burst", "emit_cost", "stalled", "at_rest", "size", "start_stop")

@@ -1,0 +1,52 @@
+"""One event every 10 ms from a host that sleeps meanwhile: the latency when nothing else is in the way."""
+
+import time
+from typing import Any
+
+from ..findings import Findings, Table, Target
+from ..host import finish
+from ..lab import DEFAULT_BUFFER, Figures, Lab, median, spread
+from ..workload import TYPE, UNIT, payload
+
+TITLE = "Latency at rest"
+EVENTS = 100
+PAUSE = 0.010
+
+
+def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
+    peer = peer_class(path, DEFAULT_BUFFER)
+    time.sleep(0.3)  # until children have imported what they need
+    cpu = time.process_time_ns()
+    for number in range(events):
+        time.sleep(PAUSE)
+        peer.emit(TYPE, UNIT, number, payload(number))
+    time.sleep(PAUSE)
+    cpu = time.process_time_ns() - cpu
+    finish(peer.close, 60.0)
+    return {"emitted": events, "cpu": cpu / events / 1e3}
+
+
+def run(lab: Lab) -> Findings:
+    events = lab.events(EVENTS)
+    runs = lab.interleaved(
+        {
+            peer: lambda peer=peer: lab.measure(peer, "at_rest", "record", events=events)
+            for peer in lab.peers
+            if lab.peers[peer].DELIVERS
+        }
+    )
+    rows = [
+        [
+            lab.peers[peer].NAME,
+            str(len(found)),
+            *(spread(found, f"latency_{name}", digits=2) for name in ("p50", "p99", "max")),
+            spread(found, "cpu", digits=0),
+        ]
+        for peer, found in runs.items()
+    ]
+    columns = ["", "rounds", "p50 ms", "p99 ms", "max ms", "host CPU us/event"]
+    return Findings(
+        [Table(f"{TITLE}: {events} events", columns, rows)],
+        [Target("at rest: latency p50, ms", median(runs["socketpusher"], "latency_p50"), 1.0)],
+        runs,
+    )

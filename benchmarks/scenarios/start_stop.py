@@ -1,0 +1,115 @@
+"""How long starting and ending take, and what the writer weighs. socketpusher only.
+
+`start()` to connected, in a fresh interpreter, beside the whole life of `python -c "import orjson, tenacity"`, which is
+what a process with the writer's dependencies costs at least. `close()` after a million events back to back. The memory
+of the writer (its proportional set size, in which shared pages count in part) under a main module that is empty, and
+under one that imports numpy, if that is installed.
+"""
+
+import importlib.util
+import json
+import time
+from typing import Any
+
+from ..findings import Findings, Table, Target
+from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
+from ..stage import MeasurementError
+from ..workload import TYPE, UNIT, payload
+
+TITLE = "Start and stop"
+EVENTS = 1_000_000
+
+SCRIPT = """
+import json, sys, time
+from socketpusher import Bus, PusherConfig, SocketPusher
+
+def proportional(pid):
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:"))
+    except OSError:
+        return None
+
+pusher = SocketPusher(Bus(), PusherConfig(socket_path=sys.argv[1]))
+before = time.perf_counter()
+pusher.start()
+started = time.perf_counter() - before
+time.sleep(0.1)
+memory = proportional(pusher.stats().writer_pid)
+before = time.perf_counter()
+pusher.close()
+closed = time.perf_counter() - before
+print(json.dumps({"start": started * 1e3, "memory": memory, "close": closed * 1e3}), flush=True)
+"""
+
+
+def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
+    peer = peer_class(path, DEFAULT_BUFFER)
+    time.sleep(0.3)  # until the writer has imported what it needs
+    emit = peer.emit
+    for number in range(events):
+        emit(TYPE, UNIT, number, payload(number))
+    start = time.perf_counter()
+    peer.close()
+    return {"close": (time.perf_counter() - start) * 1e3, "emitted": events}
+
+
+def _script(lab: Lab, text: str) -> Figures:
+    """Run a script with a main module of its own."""
+    path = lab.stage.path("script.py")
+    with open(path, "w") as file:
+        file.write(text)
+    try:
+        with lab.stage.consumer("count") as (socket, _), lab.stage.run(path, socket) as child:
+            figures: Figures = json.loads(child.line())
+            child.process.wait()
+    except MeasurementError as error:
+        return {"failed": str(error)}
+    return figures
+
+
+def _bare(lab: Lab) -> Figures:
+    start = time.perf_counter()
+    with lab.stage.run("-c", "import orjson, tenacity") as child:
+        child.process.wait()
+        return {"start": (time.perf_counter() - start) * 1e3}
+
+
+def _million(lab: Lab) -> Figures:
+    figures = lab.measure("socketpusher", "start_stop", events=lab.events(EVENTS))
+    if "received" in figures:
+        figures["lost"] = figures["emitted"] - figures["received"]
+    return figures
+
+
+def run(lab: Lab) -> Findings:
+    cases = {
+        'python -c "import orjson, tenacity"': lambda: _bare(lab),
+        "empty main module": lambda: _script(lab, SCRIPT),
+        "main module with numpy": lambda: _script(lab, "import numpy\n" + SCRIPT),
+    }
+    if importlib.util.find_spec("numpy") is None:
+        del cases["main module with numpy"]
+    # Cheap, and short times need more repetition than long ones.
+    turns = [lab.interleaved(cases) for _ in range(1 if lab.quick else 2)]
+    runs = {case: [run for turn in turns for run in turn[case]] for case in cases}
+    runs["after a million events"] = lab.interleaved({"close": lambda: _million(lab)})["close"]
+    rows = [
+        [
+            case,
+            str(len(found)),
+            spread(found, "start", digits=0),
+            spread(found, "close", digits=0),
+            spread(found, "memory"),
+            spread(found, "lost", digits=0),
+        ]
+        for case, found in runs.items()
+    ]
+    columns = ["", "rounds", "start ms", "close ms", "writer PSS MiB", "lost"]
+    bare, empty = (runs[case] for case in list(cases)[:2])
+    targets = [Target("start / a bare interpreter with the imports", ratio(empty, bare, "start"), 2.0)]
+    if "main module with numpy" in cases:
+        heavy, light = median(runs["main module with numpy"], "memory"), median(empty, "memory")
+        growth = heavy / light if heavy and light else None
+        targets.append(Target("start: writer PSS with numpy / with nothing", growth, 1.1))
+    return Findings([Table(TITLE, columns, rows, "start of the bare interpreter: its whole life")], targets, runs)
