@@ -57,7 +57,6 @@ class Ledger:
         sent: How many lines are on the socket, or were read from it.
         dropped: How many lines the writer dropped.
         resent: How many lines were put on a socket again.
-        reconnects: How many connections followed the first one.
         connections: How many connections there were.
         connected: 1 while connected, else 0.
     """
