@@ -11,7 +11,7 @@ from socketpusher import Bus, Event, EventType, Graph, PusherConfig, PusherStats
 from waiting import wait_for
 
 
-def test_socket_pusher_new_applies_defaults(bus: Bus) -> None:
+def test_socket_pusher_new(bus: Bus) -> None:
     config = SocketPusher(bus).config
     assert config == PusherConfig()
     assert config.socket_path == default_socket_path()
@@ -48,7 +48,7 @@ def test_socket_pusher_new_refuses_what_it_can_not_use(bus: Bus) -> None:
         SocketPusher(bus, {"buffer_size": 3})  # type: ignore[arg-type]
 
 
-def test_socket_pusher_set_graph_is_the_first_line(bus: Bus, consumer: Consumer) -> None:
+def test_socket_pusher_set_graph(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.set_graph(Graph({"app": ["setup"], "setup": []}, tasks={"app": 3}), parallelism=2)
     with pusher:
@@ -91,7 +91,7 @@ def test_socket_pusher_set_graph_after_start_is_an_error(bus: Bus, consumer: Con
         pusher.set_graph({}, 1)
 
 
-def test_socket_pusher_connected_is_true_while_a_consumer_is_there(bus: Bus, consumer: Consumer) -> None:
+def test_socket_pusher_connected(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, reconnect_backoff=0.01))
     assert not pusher.connected
     with pusher:
@@ -104,7 +104,7 @@ def test_socket_pusher_connected_is_true_while_a_consumer_is_there(bus: Bus, con
     assert not pusher.connected
 
 
-def test_socket_pusher_start_close_is_a_clean_life(bus: Bus, consumer: Consumer) -> None:
+def test_socket_pusher_start_close(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     assert pusher.stats() == PusherStats()
     pusher.start()
@@ -149,7 +149,7 @@ def test_socket_pusher_start_fails_without_a_listener_and_can_be_tried_again(bus
     consumer.go_away()
 
 
-def test_socket_pusher_event_forwarding_in_order(bus: Bus, consumer: Consumer) -> None:
+def test_socket_pusher_event_forwarding(bus: Bus, consumer: Consumer) -> None:
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         payload = {"n": 0}
         for number in range(500):
@@ -167,9 +167,7 @@ def test_socket_pusher_event_forwarding_in_order(bus: Bus, consumer: Consumer) -
     assert times == sorted(times)
 
 
-def test_socket_pusher_reconnect_sends_what_was_emitted_while_the_consumer_was_away(
-    bus: Bus, consumer: Consumer
-) -> None:
+def test_socket_pusher_reconnect(bus: Bus, consumer: Consumer) -> None:
     config = PusherConfig(socket_path=consumer.path, reconnect_backoff=0.01, max_reconnect_backoff=0.1)
     with SocketPusher(bus, config) as pusher:
         for number in range(10):

@@ -133,7 +133,7 @@ class Outbox:
         self._accepted_bytes = 0
         self._allowed_bytes = HOST_BYTES
         self._dropped = Tally()  # refused, as too much was on its way to the writer
-        self.refusing = False  # whether the last event was refused
+        self.refusing: int | None = None  # if the last event was refused, how many were dropped before that began
         self._noted = Tally()  # sent with a note in place of something
         # Guards what follows. Held by the feeder thread while it drains, and by threads that can wait.
         self._draining = threading.RLock()
@@ -153,7 +153,8 @@ class Outbox:
             self._accept(line)
         except Exception:
             self._dropped.add()
-            self.refusing, self._allowed_bytes = True, -1  # so that the next line knows of the gap
+            self._allowed_bytes = -1  # so that the next line is told of the gap
+            self.refusing = self._dropped.value() - 1 if self.refusing is None else self.refusing
             logger.exception("an event of type %r was dropped", event.type)
 
     def _accept(self, line: bytes) -> None:
@@ -214,14 +215,16 @@ class Outbox:
         if not self._sealed:
             self._allowed_bytes = self._taken_bytes() + HOST_BYTES
             if self._accepted_bytes <= self._allowed_bytes:
-                if self.refusing:
-                    self.refusing = False
+                if self.refusing is not None:
+                    self.refusing = None
+                    self.wake()
                     line = _AfterGap(line, self._dropped.value())
                 return line
-            self._dropped.add()
-            if not self.refusing:
-                self.refusing = True
+            if self.refusing is None:
+                self.refusing = self._dropped.value()
                 self.wake()  # the supervisor writes the log, for that may take time
+            self._dropped.add()
+            self._allowed_bytes = -1  # so that the next event looks again, however small it is
         self._accepted_bytes -= len(line)
         return b""
 

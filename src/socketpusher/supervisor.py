@@ -76,7 +76,7 @@ class Supervisor:
 
         self._deadline: float | None = None  # when closing must be over, of `time.monotonic`; None while open
         self._flushing = threading.Lock()  # held by the thread whose `flush_target` is in the ledger
-        self._refusing = False  # whether the log says that events are refused on the host's side
+        self._refusing: int | None = None  # what the log says of `outbox.refusing`
         self._lifeline: Lifeline | None = None  # None between two writers
         self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
 
@@ -223,8 +223,11 @@ class Supervisor:
         os.read(self._wakeups.fileno(), 4096)
         self.outbox.feed()
         refusing = self.outbox.refusing
-        if refusing and not self._refusing:
+        if refusing is not None and self._refusing is None:
             logger.warning("the writer process does not keep up: with 8 MiB on their way to it, new events are dropped")
+        elif refusing is None and self._refusing is not None:
+            dropped = self.outbox.dropped() - self._refusing
+            logger.warning("the writer process keeps up again; %d events dropped", dropped)
         self._refusing = refusing
 
     def _on_report(self, lifeline: Lifeline) -> bool:

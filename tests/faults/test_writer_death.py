@@ -137,6 +137,25 @@ def test_a_stopped_writer_costs_the_host_bounded_bytes_and_close_its_deadline(
     assert pusher.stats().pending == 0
 
 
+def test_refusing_is_logged_once_when_it_begins_and_once_with_its_count(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 40)) as pusher:
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        for number in range(20_000):
+            bus.emit(Event("x", task=number, payload="x" * 1000))
+        os.kill(pid, signal.SIGCONT)
+        assert pusher.flush(30)
+        bus.emit(Event("x", task=-1))  # what tells that there is room again
+        wait_for(lambda: "keeps up again" in caplog.text)
+        dropped = pusher.stats().dropped
+        assert dropped > 10_000
+    assert caplog.text.count("the writer process does not keep up") == 1
+    assert f"the writer process keeps up again; {dropped} events dropped" in caplog.text
+
+
 def test_a_writer_that_was_stopped_goes_on_where_it_was(bus: Bus, consumer: Consumer) -> None:
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         pid = pusher.stats().writer_pid
