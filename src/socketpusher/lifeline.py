@@ -25,14 +25,20 @@ class Lifeline:
     """A writer process, running.
 
     Args:
-        config, ledger, graph, parallelism, started: See `Assignment`.
+        config, ledger, graph, parallelism, started, directory: See `Assignment`.
 
     Raises:
         OSError: The system has no process, descriptor or memory left; nothing is left behind then.
     """
 
     def __init__(
-        self, config: PusherConfig, ledger: Ledger, graph: GraphPayload | None, parallelism: int, started: bytes
+        self,
+        config: PusherConfig,
+        ledger: Ledger,
+        graph: GraphPayload | None,
+        parallelism: int,
+        started: bytes,
+        directory: str,
     ) -> None:
         with ExitStack() as opened, ExitStack() as given_away:
             self.queue = _new_queue()
@@ -49,7 +55,9 @@ class Lifeline:
             opened.callback(self.reports.close)
             os.set_blocking(self.wakeups.fileno(), False)
             self.process = WriterProcess(
-                Assignment(self.queue, wakeups, reports, ledger, config, graph, parallelism, started, os.getpid())
+                Assignment(
+                    self.queue, wakeups, reports, ledger, config, graph, parallelism, started, directory, os.getpid()
+                )
             )
             opened.callback(self._end_process)
             self.process.start()

@@ -258,9 +258,16 @@ class Outbox:
             self._token = token
 
     def detach(self) -> None:
-        """Let go of the queue."""
+        """Let go of the queue of a writer that is gone."""
         with self._draining:
             self._token = None
+
+    def clear(self) -> None:
+        """Let go of every line; the books stay as they are."""
+        with self._draining:
+            self._drained += len(self._lines)
+            self._lines.clear()
+            self._retained = Retained()
 
     def _take_stock(self) -> None:
         """Make the ledger true after the death of a writer, which may have fallen between two of its entries."""

@@ -222,9 +222,11 @@ class SocketPusher:
             return
         self._closed = True
         if self._supervisor is not None:
-            if self._exit is not None:
-                self._exit.cancel()
             _close(self._supervisor, self._unsubscribe, time.monotonic() + seconds)
+            if (
+                self._exit is not None
+            ):  # not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it
+                self._exit.cancel()
 
     def __enter__(self) -> "SocketPusher":
         if self._supervisor is None:

@@ -54,6 +54,7 @@ class Supervisor:
         self._config = config
         self._graph = graph
         self._parallelism = parallelism
+        self._directory = os.getcwd()  # which a relative path of the socket is relative to, wherever the host goes
         with ExitStack() as opened:
             self.ledger = Ledger(cells_needed(graph) if graph is not None else 0)
             opened.callback(self.ledger.close)
@@ -240,9 +241,17 @@ class Supervisor:
         if report.level:
             logger.log(report.level, "%s", report.text)
         if report.failure != (0, ""):
-            self.failure = OSError(*report.failure)
+            self._on_failure(OSError(*report.failure))
         self._notify()
         return True
+
+    def _on_failure(self, failure: OSError) -> None:
+        """An attempt to connect failed; the log says so once, until it fails for another reason."""
+        if self.failure is None or failure.args != self.failure.args:
+            absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
+            level = logging.INFO if absent else logging.WARNING
+            logger.log(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
+        self.failure = failure
 
     def _bury(self) -> float:
         """Take note of the death of the writer. Returns how long it lived, in seconds."""
@@ -261,7 +270,9 @@ class Supervisor:
         return lived
 
     def _start_writer(self) -> None:
-        lifeline = Lifeline(self._config, self.ledger, self._graph, self._parallelism, self.outbox.started)
+        lifeline = Lifeline(
+            self._config, self.ledger, self._graph, self._parallelism, self.outbox.started, self._directory
+        )
         self._lifeline = lifeline
         self.writer_pid = lifeline.process.pid
         self.outbox.attach(lifeline.queue)
@@ -269,7 +280,8 @@ class Supervisor:
     def _release(self) -> None:
         """Let go of everything that `__init__` and `start` took."""
         _open.discard(self)
-        self.outbox.seal()
+        if self._deadline is not None:  # else this is a failure, and what is emitted from now on counts as dropped
+            self.outbox.seal()
         if self._lifeline is not None:
             self._lifeline.end()
             self._lifeline = None
@@ -278,6 +290,7 @@ class Supervisor:
         self.ledger.connected = 0
         undelivered = self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
         self._opened.close()
+        self.outbox.clear()
         if undelivered:
             logger.warning(
                 "closed with %d events not sent to %s: the time was over", undelivered, self._config.socket_path

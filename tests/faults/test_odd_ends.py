@@ -170,7 +170,12 @@ def test_a_relative_path_is_relative_to_where_the_host_started_it(bus: Bus, cons
         consumer.come_back()
         bus.emit(Event("x", task=1))
         assert pusher.flush(30)
-    assert consumer.wait_for_tasks(1) == [1]
+        consumer.wait_for_tasks(1)
+        os.kill(pusher.stats().writer_pid or 0, 9)
+        wait_for(lambda: pusher.stats().writer_restarts == 1)
+        bus.emit(Event("x", task=2))
+        assert pusher.flush(30)
+    wait_for(lambda: set(consumer.tasks()) == {1, 2})
 
 
 # The machine

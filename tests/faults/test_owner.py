@@ -7,6 +7,7 @@ import pytest
 
 import scripts
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from waiting import wait_for
 
 NOBODY = 65534
 
@@ -44,13 +45,17 @@ def test_a_squatter_gets_no_byte_and_start_says_why(bus: Bus, squatter: socket.s
     assert received(squatter) == b""
 
 
-def test_a_squatter_gets_no_byte_when_nobody_waits_for_the_start(bus: Bus, squatter: socket.socket) -> None:
+def test_a_squatter_gets_no_byte_when_nobody_waits_for_the_start(
+    bus: Bus, squatter: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=squatter.getsockname()))
     pusher.start(wait=False)
     bus.emit(Event("secret"))
     assert received(squatter) == b""
     assert not pusher.connected
+    wait_for(lambda: "the listener runs as user 65534" in caplog.text)
     pusher.close(0.05)
+    assert caplog.text.count("the listener runs as user 65534") == 1
     assert pusher.stats().dropped == 1
 
 

@@ -30,6 +30,7 @@ class Assignment:
         graph: The payload of the `graph` event, or None.
         parallelism: How many units may run at a time.
         started: The last `orch.started` that earlier writers were given, as a line, or b"".
+        directory: The working directory.
         host_pid: The process to outlive by no more than `ORPHAN_DEADLINE`.
     """
 
@@ -41,6 +42,7 @@ class Assignment:
     graph: GraphPayload | None
     parallelism: int
     started: bytes
+    directory: str
     host_pid: int
 
 

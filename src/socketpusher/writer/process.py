@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -49,6 +49,8 @@ class WriterProcess(SpawnProcess):
 
         assert self._assignment is not None
         _let_go_of_streams()
+        with suppress(OSError):  # it is gone; a path that is not relative does not need it
+            os.chdir(self._assignment.directory)
         Writer(self._assignment).run()
 
 
