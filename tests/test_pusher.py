@@ -62,7 +62,9 @@ def test_a_bus_whose_subscribe_raises_leaves_nothing(consumer: Consumer) -> None
     assert pusher.stats().writer_pid is None
 
 
-def test_what_could_not_be_encoded_is_counted(bus: Bus, consumer: Consumer) -> None:
+def test_what_could_not_be_encoded_is_counted_and_logged_once(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
     cycle: list[object] = []
     cycle.append(cycle)
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
@@ -70,6 +72,8 @@ def test_what_could_not_be_encoded_is_counted(bus: Bus, consumer: Consumer) -> N
         bus.emit(Event("x", payload="y" * 2000))
         bus.emit(Event("x", payload={1}))  # converted, which is no loss
         assert pusher.stats().noted == 2
+        wait_for(lambda: "replaced by a note, <list: contains itself>" in caplog.text)
+    assert caplog.text.count("replaced by a note") == 1
     wait_for(lambda: len(consumer.events()) == 3)
     assert consumer.events()[0].payload == ["<list: contains itself>"]
     assert consumer.events()[1].payload.startswith("<payload left out")

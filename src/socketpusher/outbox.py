@@ -134,7 +134,8 @@ class Outbox:
         self._allowed_bytes = HOST_BYTES
         self._dropped = Tally()  # refused, as too much was on its way to the writer
         self.refusing: int | None = None  # if the last event was refused, how many were dropped before that began
-        self._noted = Tally()  # sent with a note in place of something
+        self._noted = Tally()  # notes sent in place of something
+        self.first_note = ""  # the first of them, for the log
         # Guards what follows. Held by the feeder thread while it drains, and by threads that can wait.
         self._draining = threading.RLock()
         self._drained = 0  # the number after the last line drained
@@ -230,7 +231,9 @@ class Outbox:
 
     def _on_note(self, note: str) -> None:
         self._noted.add()
-        logger.debug("a part of an event could not be encoded and was replaced: %s", note)
+        if not self.first_note:
+            self.first_note = note
+            self.wake()
 
     # Called by the supervisor and by threads that can wait
 
@@ -253,7 +256,8 @@ class Outbox:
             self._take_stock()
             for batch in self._retained.batches():
                 queue.put((0, batch))
-            queue.put((0, Batch(self._drained, self._drained, b"")))  # whatever is missing until here was settled
+            # Whatever is missing until here was settled; and everything until here is off our hands when this is taken.
+            queue.put((self._drained_bytes, Batch(self._drained, self._drained, b"")))
             queue.put(token)
             self._token = token
 

@@ -78,6 +78,7 @@ class Supervisor:
         self._deadline: float | None = None  # when closing must be over, of `time.monotonic`; None while open
         self._flushing = threading.Lock()  # held by the thread whose `flush_target` is in the ledger
         self._refusing: int | None = None  # what the log says of `outbox.refusing`
+        self._note_logged = False  # whether the log tells of `outbox.first_note`
         self._lifeline: Lifeline | None = None  # None between two writers
         self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
 
@@ -230,6 +231,12 @@ class Supervisor:
             dropped = self.outbox.dropped() - self._refusing
             logger.warning("the writer process keeps up again; %d events dropped", dropped)
         self._refusing = refusing
+        if self.outbox.first_note and not self._note_logged:
+            self._note_logged = True
+            logger.warning(
+                "a part of an event can't be sent and is replaced by a note, %s; stats().noted counts them",
+                self.outbox.first_note,
+            )
 
     def _on_report(self, lifeline: Lifeline) -> bool:
         """Take a report in; whether more may come."""

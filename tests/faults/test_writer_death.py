@@ -137,6 +137,31 @@ def test_a_stopped_writer_costs_the_host_bounded_bytes_and_close_its_deadline(
     assert pusher.stats().pending == 0
 
 
+def test_a_full_outbox_has_room_again_when_the_next_writer_has_taken_over(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was in the pipe of the writer that died, so no batch that follows tells how far the next one is."""
+    monkeypatch.setattr("socketpusher.outbox.HOST_BYTES", 50_000)
+    config = PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, **QUICK)
+    with SocketPusher(bus, config) as pusher:
+        outbox = pusher._supervisor.outbox
+        outbox._allowed_bytes = 50_000
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        for number in range(1000):
+            bus.emit(Event("x", task=number, payload="x" * 100))
+        dropped = pusher.stats().dropped
+        assert dropped > 0
+        wait_for(lambda: not outbox._lines)
+        os.kill(pid, signal.SIGKILL)
+        assert pusher.flush(30)
+        bus.emit(Event("x", task=1000))
+        assert pusher.flush(30)
+        assert pusher.stats().dropped == dropped
+    wait_for(lambda: 1000 in consumer.tasks())
+
+
 def test_refusing_is_logged_once_when_it_begins_and_once_with_its_count(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
