@@ -156,7 +156,7 @@ def test_a_full_outbox_has_room_again_when_the_next_writer_has_taken_over(
         wait_for(lambda: not outbox._lines)
         os.kill(pid, signal.SIGKILL)
         assert pusher.flush(30)
-        bus.emit(Event("x", task=1000))
+        bus.emit(Event("x", task=1000, payload="x" * 100))  # as large as the first that had no room
         assert pusher.flush(30)
         assert pusher.stats().dropped == dropped
     wait_for(lambda: 1000 in consumer.tasks())
