@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from waiting import wait_for
 SEMAPHORES = f"mp-test{os.getpid()}"
 os.environ["SEMAPHORES"] = SEMAPHORES
 multiprocessing.current_process()._config["semprefix"] = f"/{SEMAPHORES}"  # type: ignore[attr-defined]
+
+# A runner in the background may have it ignored, and so would every host that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None)  # the machine is shared, so times mean nothing
 settings.load_profile("default")

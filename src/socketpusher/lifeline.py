@@ -22,13 +22,10 @@ thread that has to wait for the writer has to wait for the GIL too."""
 
 
 class Lifeline:
-    """A writer process, running.
+    """A writer process, once it is started.
 
     Args:
         config, ledger, graph, parallelism, started, directory: See `Assignment`.
-
-    Raises:
-        OSError: The system has no process, descriptor or memory left; nothing is left behind then.
     """
 
     def __init__(
@@ -40,6 +37,15 @@ class Lifeline:
         started: bytes,
         directory: str,
     ) -> None:
+        self._given = (ledger, config, graph, parallelism, started, directory, os.getpid())
+        self._opened = ExitStack()  # what `end` has to undo
+
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: The system has no process, descriptor or memory left; nothing is left behind then.
+        """
         with ExitStack() as opened, ExitStack() as given_away:
             self.queue = _new_queue()
             locks = (self.queue._rlock, self.queue._wlock, self.queue._sem)  # type: ignore[attr-defined]
@@ -54,11 +60,7 @@ class Lifeline:
             given_away.callback(reports.close)
             opened.callback(self.reports.close)
             os.set_blocking(self.wakeups.fileno(), False)
-            self.process = WriterProcess(
-                Assignment(
-                    self.queue, wakeups, reports, ledger, config, graph, parallelism, started, directory, os.getpid()
-                )
-            )
+            self.process = WriterProcess(Assignment(self.queue, wakeups, reports, *self._given))
             opened.callback(self._end_process)
             self.process.start()
             self.began = time.monotonic()

@@ -84,7 +84,8 @@ class SocketPusher:
         self._supervisor: Supervisor | None = None  # from `start` on
         self._unsubscribe: Callable[[], object] = _nothing
         self._closed = False
-        self._exit: Finalize | None = None  # closes at the end of the interpreter
+        self._exit: Finalize | None = None  # closes at the end of the interpreter; from `start` on
+        self._collected: Finalize | None = None  # closes when this object is collected; from `start` on
 
     @property
     def config(self) -> PusherConfig:
@@ -157,7 +158,7 @@ class SocketPusher:
         # Neither may refer to this object, or it would never be collected. Multiprocessing's own finalizers, which
         # end the queue and the writer, have lower priorities, so they come later.
         self._exit = Finalize(None, _close_at_exit, (supervisor, self._unsubscribe), exitpriority=100)
-        Finalize(self, _close_when_collected, (supervisor, self._unsubscribe))
+        self._collected = Finalize(self, _close_when_collected, (supervisor, self._unsubscribe))
 
     @property
     def connected(self) -> bool:
@@ -221,12 +222,11 @@ class SocketPusher:
         if self._closed:
             return
         self._closed = True
-        if self._supervisor is not None:
+        if self._supervisor is not None and self._exit is not None and self._collected is not None:
+            self._collected.cancel()
             _close(self._supervisor, self._unsubscribe, time.monotonic() + seconds)
-            if (
-                self._exit is not None
-            ):  # not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it
-                self._exit.cancel()
+            # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
+            self._exit.cancel()
 
     def __enter__(self) -> "SocketPusher":
         if self._supervisor is None:

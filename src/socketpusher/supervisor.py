@@ -218,7 +218,6 @@ class Supervisor:
         self.outbox.adopt(self._door.receive())
         self.ledger.close_target = self.outbox.seal()
         self.ledger.close_deadline = int(deadline * 1e9)
-        self.outbox.feed()
         nudge(lifeline.wakeups)
 
     def _on_wakeup(self) -> None:
@@ -277,10 +276,11 @@ class Supervisor:
         return lived
 
     def _start_writer(self) -> None:
-        lifeline = Lifeline(
+        # It has an owner before it has a process, so that a Ctrl-C between the two leaves nothing.
+        self._lifeline = lifeline = Lifeline(
             self._config, self.ledger, self._graph, self._parallelism, self.outbox.started, self._directory
         )
-        self._lifeline = lifeline
+        lifeline.start()
         self.writer_pid = lifeline.process.pid
         self.outbox.attach(lifeline.queue)
 

@@ -4,7 +4,7 @@ import pytest
 
 import scripts
 from consuming import Consumer
-from socketpusher import wire
+from socketpusher import Event, PusherConfig, SocketPusher, wire
 from waiting import wait_for
 
 # Python warns that a process with threads forks, which is what is tried here.
@@ -184,3 +184,20 @@ print(child.exitcode)
 """
     assert scripts.run(lines, consumer.path) == (0, "0\n", "")
     wait_for(lambda: sorted(event.type for event in consumer.events()) == ["own", "parent"])
+
+
+def test_what_a_forked_child_has_emitted_last_is_sent_though_the_pusher_closes(bus, consumer: Consumer) -> None:
+    """It is in the side door when `close` begins."""
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.start()
+    supervisor = pusher._supervisor
+    tell = supervisor._tell_to_end
+
+    def emitted_meanwhile(*args) -> None:
+        supervisor._door.send(wire.encode(Event("x", task=7)))
+        tell(*args)
+
+    supervisor._tell_to_end = emitted_meanwhile
+    pusher.close()
+    assert consumer.wait_for_tasks(1) == [7]
+    assert pusher.stats().sent == 1

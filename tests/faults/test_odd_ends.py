@@ -98,6 +98,103 @@ def test_a_consumer_that_half_closes_goes_on_receiving_and_costs_nothing(bus: Bu
         wait_for(lambda: pusher.stats().reconnects == 1)
 
 
+def test_the_next_consumer_is_listened_to_again_after_one_that_half_closed(bus: Bus, listener: socket.socket) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=listener.getsockname(), **QUICK)) as pusher:
+        first, _ = listener.accept()
+        first.shutdown(socket.SHUT_WR)
+        bus.emit(Event("x"))
+        assert first.recv(65536)
+        first.close()
+        second, _ = listener.accept()
+        second.settimeout(30)
+        second.sendall(b"x" * 4_000_000)  # which a socket nobody reads does not take
+        assert pusher.stats().reconnects == 1
+        second.close()
+
+
+def test_a_consumer_that_reads_but_slowly_grows_neither_side_without_bound(bus: Bus, listener: socket.socket) -> None:
+    """It takes something within every grace, so nothing is dropped in the writer, which reads no more than 8 MiB."""
+    with SocketPusher(bus, PusherConfig(socket_path=listener.getsockname(), buffer_size=1)) as pusher:
+        connection, _ = listener.accept()
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.wait(0.002):
+                connection.recv(65536)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for _ in range(1000):  # 500 MB
+            bus.emit(Event("x", payload="x" * 500_000))
+            time.sleep(0.0005)
+        with open(f"/proc/{pusher.stats().writer_pid}/status") as file:
+            peak = int(file.read().split("VmHWM:")[1].split()[0]) / 1024
+        stop.set()
+        reader.join()
+        connection.close()
+        pusher.close(0)
+    assert peak < 100  # MiB
+
+
+def test_many_large_events_within_buffer_size_all_wait(bus: Bus, socket_path: str) -> None:
+    """25 MB: `buffer_size` counts events, and what it allows is taken in, however large."""
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
+    pusher.start(wait=False)
+    for number in range(250):
+        bus.emit(Event("x", task=number, payload="x" * 100_000))
+        wait_for(lambda number=number: pusher._supervisor.ledger.received > number)
+    consumer = Consumer(socket_path)
+    assert pusher.flush(30)
+    pusher.close()
+    assert consumer.wait_for_tasks(250) == list(range(250))
+    consumer.go_away()
+
+
+def test_a_consumer_that_reads_an_event_and_goes_is_followed_without_a_pause(bus: Bus, listener: socket.socket) -> None:
+    config = PusherConfig(socket_path=listener.getsockname(), reconnect_backoff=3600, max_reconnect_backoff=3600)
+    pusher = SocketPusher(bus, config)
+    pusher.start()
+    for number in range(4):
+        bus.emit(Event("x", task=number))
+        connection, _ = listener.accept()  # an hour would be too long
+        assert connection.recv(65536).endswith(b"\n")
+        connection.close()
+    pusher.close(0)
+
+
+def test_a_connection_that_was_quiet_but_lasted_is_followed_without_a_pause(bus: Bus, listener: socket.socket) -> None:
+    config = PusherConfig(socket_path=listener.getsockname(), reconnect_backoff=0.3, max_reconnect_backoff=0.3)
+    with SocketPusher(bus, config):
+        quick = 0
+        for lasting in (0.0, 0.5, 0.5):
+            connection, _ = listener.accept()
+            threading.Event().wait(lasting)  # how long it lasts is what matters
+            connection.close()
+            start = time.monotonic()
+            listener.settimeout(30)
+            listener.accept()[0].close()
+            quick += time.monotonic() - start < 0.25
+        assert quick >= 1  # the first never is; the machine may be busy at one of the others
+
+
+def test_a_consumer_that_stalls_is_looked_at_ever_more_seldom(bus: Bus, consumer: Consumer) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        for number in range(3):
+            bus.emit(Event("x", task=number))
+            assert pusher.flush(30)
+        pid = pusher.stats().writer_pid
+        before = switches(pid)
+        threading.Event().wait(1.5)  # 20 ms, doubled again and again: 6 looks, where a steady one made 75
+        assert switches(pid) - before <= 15
+        consumer.go_on()
+
+
+def switches(pid: int | None) -> int:
+    with open(f"/proc/{pid}/status") as file:
+        return int(file.read().split("voluntary_ctxt_switches:")[1].split()[0])
+
+
 def cpu_ticks(pid: int | None) -> int:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
@@ -222,6 +319,10 @@ def test_a_host_that_runs_out_of_descriptors_later_gets_a_new_writer_when_it_can
     assert consumer.wait_for_tasks(1) == [1]
 
 
+# multiprocessing's resource tracker stays, with a descriptor, so it must be there before they are counted.
+TRACKED = "from multiprocessing import resource_tracker; resource_tracker.ensure_running()\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root for a mount of its own")
 @pytest.mark.parametrize("state", ["ro", "size=4k"])
 def test_a_machine_without_shared_memory_is_told_so(consumer: Consumer, state: str) -> None:
@@ -235,7 +336,9 @@ print(threading.active_count(), len(os.listdir("/proc/self/fd")))
 """
     fill = "dd if=/dev/zero of=/dev/shm/full bs=4k count=1 2>/dev/null;" if state != "ro" else ""
     with open(consumer.path + ".py", "w") as file:
-        file.write(scripts.PROLOGUE + "before = len(os.listdir('/proc/self/fd'))\n" + lines + "print(before)\n")
+        file.write(
+            scripts.PROLOGUE + TRACKED + "before = len(os.listdir('/proc/self/fd'))\n" + lines + "print(before)\n"
+        )
     command = f"mount -t tmpfs -o {state} none /dev/shm && {fill} exec {sys.executable} {file.name}"
     ended = subprocess.run(
         ["unshare", "-m", "sh", "-c", command],

@@ -232,6 +232,29 @@ def test_how_the_units_stand_is_known_to_the_next_writer(bus: Bus, consumer: Con
         assert again.payload["graph"] == graph.payload
 
 
+def test_a_feeder_thread_whose_writer_is_killed_ends_quietly(
+    bus: Bus, consumer: Consumer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        pid = pusher.stats().writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(5000):
+            bus.emit(Event("x", payload="x" * 1000))  # more than the pipe takes
+        kill_writer(pusher)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_semaphore_of_the_queue_does_not_run_out(bus: Bus, consumer: Consumer) -> None:
+    """A put takes one of 2**31 - 1, and the writer gives it back, as Queue.get does."""
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        for number in range(10):
+            bus.emit(Event("x", task=number))
+            assert pusher.flush(30)
+        semaphore = pusher._supervisor._lifeline.queue._sem._semlock
+        wait_for(lambda: semaphore._get_value() == semaphore.maxvalue)
+
+
 def test_no_semaphore_outlives_a_host_and_its_tracker_that_are_killed_together(consumer: Consumer) -> None:
     """The fixture looks for what is left; here even multiprocessing's resource tracker can't clean up."""
     lines = """

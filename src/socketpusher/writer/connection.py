@@ -13,8 +13,6 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..config import SUN_PATH_MAX
 
@@ -63,7 +61,6 @@ class Connection:
     """
 
     def __init__(self, path: str, uids: set[int]) -> None:
-        self._reset = False  # whether the kernel has told that something was unread, which it does once
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
@@ -89,8 +86,7 @@ class Connection:
             OSError: The connection is lost.
         """
         before = self.unread_memory()
-        with self._noting_reset():
-            count = self._socket.sendmsg(buffers)
+        count = self._socket.sendmsg(buffers)
         return count, self.unread_memory() - before
 
     def unread_memory(self) -> int:
@@ -104,31 +100,25 @@ class Connection:
         size = array.array("i", [0])
         fcntl.ioctl(self._socket, termios.TIOCOUTQ, size)
         # A peer that closes frees what is unread, which would look as if it had been read; but it sets the error first.
-        with self._noting_reset():
-            if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(code, os.strerror(code))
+        if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
         return size[0]
 
     def discard_input(self) -> bool:
         """Throw away what the peer sent, for the protocol has one direction. Whether it may send more."""
         try:
-            with self._noting_reset():
-                return self._socket.recv(65536) != b""
+            return self._socket.recv(65536) != b""
         except BlockingIOError:
             return True
 
-    @contextmanager
-    def _noting_reset(self) -> Iterator[None]:
-        try:
-            yield
-        except ConnectionResetError:
-            self._reset = True
-            raise
+    def all_was_read(self, lost: OSError) -> bool:
+        """Whether the peer had read everything, as far as can be known, now that the connection is lost.
 
-    def all_was_read(self) -> bool:
-        """Whether the peer had read everything, as far as can be known, now that the connection is lost."""
+        Args:
+            lost: What was raised. A peer that had not read everything is told of by one ConnectionResetError, once.
+        """
         try:
-            return self.unread_memory() == 0 and not self._reset
+            return not isinstance(lost, ConnectionResetError) and self.unread_memory() == 0
         except ConnectionResetError:
             return False
 

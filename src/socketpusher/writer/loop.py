@@ -138,7 +138,7 @@ class Writer:
                 raise
 
     def _lost(self, connection: Connection, error: OSError) -> None:
-        self._backlog.disconnected(all_read=connection.all_was_read())
+        self._backlog.disconnected(all_read=connection.all_was_read(error))
         self._poll.unregister(connection)
         connection.close()
         self._connection = None
