@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _list() -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--list | head` is no failure
     for name in ALL:
         module = import_module(f"benchmarks.scenarios.{name}")
         print(f"{name:12} {module.TITLE}\n{_indented(module.__doc__)}\n")
