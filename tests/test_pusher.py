@@ -387,18 +387,11 @@ def test_an_idle_writer_uses_no_cpu_and_wakes_for_nothing(bus: Bus, consumer: Co
         pid = pusher.stats().writer_pid
         assert pid is not None
         # It looks once or twice more whether the line was read; then it is at rest.
-        at_rest = [0.0, -1]
-
-        def rests_for_a_second() -> bool:
-            if voluntary_switches(pid) != at_rest[1]:
-                at_rest[:] = [time.monotonic(), voluntary_switches(pid)]
-            return time.monotonic() - at_rest[0] > 1.0
-
-        wait_for(rests_for_a_second, timeout=10)
-        before = cpu_ticks(pid)
-        at_rest[:] = [0.0, -1]
-        wait_for(rests_for_a_second, timeout=1.5)
-        assert cpu_ticks(pid) == before
+        supervisor = pusher._supervisor
+        wait_for(lambda: supervisor.ledger.settled == 1)
+        before = (voluntary_switches(pid), cpu_ticks(pid))
+        threading.Event().wait(1.0)  # the second over which it must not wake
+        assert (voluntary_switches(pid), cpu_ticks(pid)) == before
 
 
 def test_the_writer_has_nothing_open_but_its_own(bus: Bus, consumer: Consumer) -> None:

@@ -122,7 +122,7 @@ class Bus:
     def emit(self, event: Event) -> None:
         """Set `event.time` to now, in UTC, and hand the event to every handler."""
         event.time = datetime.now(UTC)
-        for handler in self._handlers:  # not through emit_raw: a call less is 5 % of an emit
+        for handler in self._handlers:  # not through emit_raw: a call less is 4 % of an emit
             try:
                 handler(event)
             except Exception:
