@@ -142,7 +142,8 @@ def _run(lab: Lab, scenarios: list[str], path: str) -> int:
         json.dump(
             {"command": command.strip(), "machine": about, "seconds": round(took), "scenarios": results}, file, indent=1
         )
-    print(f"written: {os.path.relpath(path)}")
+    if path != os.devnull:
+        print(f"written: {os.path.relpath(path)}")
     if not lab.quick:
         _draw(lab, results)
     return 0
