@@ -77,3 +77,26 @@ def test_the_end_of_a_child_waits_no_longer_than_its_deadline() -> None:
     start = time.monotonic()
     assert not token.finish(start + 0.1)
     assert time.monotonic() - start < 10
+
+
+def test_lines_that_a_thread_is_just_sending_are_not_yet_handed_over() -> None:
+    """They are in neither the outbox nor the host; a child that ended now would take them with it."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    class SlowDoor(Door):
+        def send(self, lines: bytes) -> None:
+            begun.set()
+            may_end.wait(30)
+            super().send(lines)
+
+    door = SlowDoor(refusals=0)
+    token = token_with(door, b"a\n")
+    token.mark(False)
+    sender = threading.Thread(target=token.put)
+    sender.start()
+    begun.wait(30)
+    assert not token.finish(time.monotonic() + 0.1)
+    may_end.set()
+    assert token.finish(time.monotonic() + 30)
+    assert (door.taken, token.handed_over) == ([b"a\n"], 1)
+    sender.join()

@@ -73,7 +73,7 @@ class SideDoor:
 
     def wait(self, seconds: float) -> None:
         """Wait until there is room to send, or for so long. For a child."""
-        select.select([], [self._outside], [], seconds)
+        select.select([], [self._outside], [], max(0.0, seconds))
 
     def close(self) -> None:
         """Close both ends, of this process."""
@@ -93,7 +93,7 @@ class ForkedToken:
 
     def __init__(self, door: SideDoor, lines: deque[bytes]) -> None:
         lock = threading.Lock()
-        self.mark = lock.acquire  # tried, never waited for: held by whoever hands over
+        self.mark = lock.acquire  # held by whoever hands over; an emit only tries it
         self._unmark = lock.release
         self._door = door
         self._lines = lines
@@ -118,15 +118,20 @@ class ForkedToken:
 
     def finish(self, deadline: float) -> bool:
         """Hand over the rest until the deadline, of `time.monotonic`; whether nothing is left."""
-        while self._lines and (left := deadline - time.monotonic()) > 0:
-            self._door.wait(left)
-            if self.mark(False):
-                try:
-                    self._hand_over()
-                except BlockingIOError:
-                    pass  # another child was faster
+        while True:
+            # Whoever holds the mark has lines in hand that are no longer in the outbox, and not yet at the host.
+            if not self.mark(True, max(0.0, deadline - time.monotonic())):
+                return False
+            try:
+                self._hand_over()
+                return True
+            except BlockingIOError:
+                pass
+            finally:
                 self._unmark()
-        return not self._lines
+            if time.monotonic() >= deadline:
+                return False
+            self._door.wait(deadline - time.monotonic())
 
     def finish_at_exit(self) -> None:
         """Let the end of the interpreter wait for the rest to be handed over, for a while."""
