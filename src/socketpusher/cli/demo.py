@@ -1,0 +1,49 @@
+"""`socketpusher demo`: the pusher at work, with the price of it measured."""
+
+import argparse
+
+from ..demo import DEFAULT_ROUNDS, demonstrate
+from .arguments import Commands, add_command, positive
+
+_DESCRIPTION = """\
+Runs a scheduler that computes without pause: it reads, parses and compiles the modules of the Python standard library,
+each after those it imports. The events of the scheduler go through a SocketPusher to a listener in another process,
+which shows them as they come. The same schedule runs without a pusher too, in turn, so the table at the end tells what
+the pusher cost, how long an event took, and how many were lost. All figures are measured in the run that you see.
+"""
+
+_EXAMPLES = """\
+examples:
+  socketpusher demo
+  socketpusher demo --package json --package email
+  socketpusher demo --package numpy          an installed package; it is read, not imported
+  socketpusher demo --plain | tee demo.txt   lines instead of bars
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the sub-command."""
+    summary = "watch a scheduler that never sleeps, and measure what watching costs"
+    parser = add_command(commands, "demo", summary, _DESCRIPTION, _EXAMPLES)
+    parser.add_argument(
+        "--package",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a package or module to work on instead of the standard library; may be given more than once",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=DEFAULT_ROUNDS,
+        metavar="N",
+        help="how many schedules to measure with the pusher, and as many without (default: %(default)s)",
+    )
+    parser.add_argument("--plain", action="store_true", help="print lines, no progress bars, also to a terminal")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it to its end. Returns the exit code."""
+    demonstrate(arguments.package, rounds=arguments.rounds, plain=arguments.plain)
+    return 0
