@@ -2,7 +2,8 @@
 
 from . import wire
 from .config import PusherConfig, default_socket_path
-from .consumers.listener import listen
+from .consumers.listener import Listener, listen
+from .consumers.problems import Gap, Problem, Refused, Sender, Skipped
 from .events import Bus, Event, EventType
 from .graph import CycleError, Graph, MissingDependencyError
 from .pusher import PusherStats, SocketPusher
@@ -14,10 +15,16 @@ __all__ = [
     "CycleError",
     "Event",
     "EventType",
+    "Gap",
     "Graph",
+    "Listener",
     "MissingDependencyError",
+    "Problem",
     "PusherConfig",
     "PusherStats",
+    "Refused",
+    "Sender",
+    "Skipped",
     "SocketPusher",
     "default_socket_path",
     "listen",

@@ -79,7 +79,7 @@ class PusherConfig:
             raise ValueError(f'overflow must be "drop_newest" or "drop_oldest", not {self.overflow!r}')
         if not isinstance(self.event_ids, bool):
             raise TypeError(f"event_ids must be a bool, not {self.event_ids!r}")
-        self._set("allow_uids", _checked_uids(self.allow_uids))
+        self._set("allow_uids", checked_uids(self.allow_uids))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everybody else
@@ -107,7 +107,8 @@ def _checked_number(name: str, value: object, kind: type, default: object) -> ob
     return kind(value) if value > 0 else default
 
 
-def _checked_uids(uids: object) -> tuple[int, ...]:
+def checked_uids(uids: object) -> tuple[int, ...]:
+    """User ids, each an int; raises `TypeError` for anything else."""
     if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
         raise TypeError(f"allow_uids must be a collection of user ids, not {uids!r}")
     unique = tuple(uids)

@@ -10,6 +10,7 @@ newline.
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import NoneType
 from typing import Any, NotRequired, TypedDict
 
 import orjson
@@ -161,41 +162,61 @@ def decode(line: bytes | bytearray | memoryview | str) -> Event:
     Raises:
         DecodeError: It is not a JSON object, or a key is missing or of the wrong type.
     """
+    return event_of(parse(line))
+
+
+def parse(line: bytes | bytearray | memoryview | str) -> dict[str, Any]:
+    """The JSON object on a line, with any keys. Raises `DecodeError` if it is none."""
     try:
         wire = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise DecodeError(f"a line is not JSON: {error}: {_excerpt(line)}") from None
     if wire.__class__ is not dict:
         raise DecodeError(f"a line must be a JSON object, not {_excerpt(line)}")
+    return wire
+
+
+def event_of(wire: dict[str, Any]) -> Event:
+    """The event that a JSON object describes. Raises `DecodeError` if it describes none."""
     get: Callable[..., Any] = wire.get
-    event = Event(get("type"), get("unit", ""), get("task"), get("pr"), get("payload"), get("error", ""))
-    if event.type.__class__ is not str:
-        raise _wrong("type", "a string", wire)
-    if event.unit.__class__ is not str:
-        raise _wrong("unit", "a string", wire)
-    if event.task is not None and event.task.__class__ is not int:
-        raise _wrong("task", "an integer", wire)
-    if event.pr is not None and event.pr.__class__ is not int:
-        raise _wrong("pr", "an integer", wire)
-    if event.error.__class__ is not str:
-        raise _wrong("error", "a string", wire)
+    kind, unit, task, pr, error = get("type"), get("unit", ""), get("task"), get("pr"), get("error", "")
+    # One test for what nearly every line passes, since consumers want half the speed of orjson alone.
+    if (
+        kind.__class__ is not str
+        or unit.__class__ is not str
+        or error.__class__ is not str
+        or (task is not None and task.__class__ is not int)
+        or (pr is not None and pr.__class__ is not int)
+    ):
+        raise _wrong_key(wire)
     try:
-        event.time = _parse_time(wire["time"])
+        stamp = wire["time"]
+        time = datetime.fromisoformat(stamp)
+        if time.tzinfo is not UTC:
+            time = _in_utc(time)
+        # fromisoformat takes more of ISO 8601 than RFC 3339 has; these two places tell them apart.
+        if stamp[10] not in "Tt " or stamp[16] != ":":
+            raise ValueError(stamp)
     except (LookupError, TypeError, ValueError, OverflowError):
         raise _wrong("time", 'an RFC 3339 time such as "2026-11-23T17:08:00.25Z"', wire) from None
-    return event
+    return Event(kind, unit, task, pr, get("payload"), error, time)
 
 
-def _parse_time(value: str) -> datetime:
-    # fromisoformat takes more of ISO 8601 than RFC 3339 has; these two places tell them apart.
-    if value[10] not in "Tt " or value[16] != ":":
-        raise ValueError(value)
-    time = datetime.fromisoformat(value)
-    if time.tzinfo is UTC:
-        return time
+def _in_utc(time: datetime) -> datetime:
     if time.tzinfo is None:
-        raise ValueError(value)
+        raise ValueError(time)
     return time.astimezone(UTC)
+
+
+def _wrong_key(wire: dict[str, Any]) -> DecodeError:
+    """What is wrong with the first key that has a wrong type, when there is one."""
+    for key, kinds in _KINDS.items():
+        if (key in wire or key == "type") and wire.get(key).__class__ not in kinds:
+            break
+    return _wrong(key, "a string" if str in kinds else "an integer", wire)
+
+
+_KINDS = {"type": (str,), "unit": (str,), "task": (int, NoneType), "pr": (int, NoneType), "error": (str,)}
 
 
 def _wrong(key: str, expected: str, wire: dict[str, Any]) -> DecodeError:

@@ -10,11 +10,11 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import sys
 import termios
 
 from ..config import SUN_PATH_MAX
+from ..peer import credentials
 
 _ADVICE = {
     errno.ENOENT: "start the consumer first, or call start(wait=False) if it may come later",
@@ -123,23 +123,13 @@ class Connection:
             return False
 
     def _check_peer(self, uids: set[int]) -> None:
-        uid = self._peer_uid()
+        _, uid = credentials(self._socket)
         if uid is not None and uid not in uids:
             raise PermissionError(
                 errno.EPERM,
                 f"the listener runs as user {uid}, and events go only to user {os.geteuid()} and root; "
                 f"if it may have them, put {uid} into allow_uids",
             )
-
-    def _peer_uid(self) -> int | None:
-        """The user that the listener ran as when it began to listen, or None where the platform does not tell."""
-        if sys.platform == "linux":
-            _, uid, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            return int(uid)
-        if sys.platform == "darwin":  # struct xucred behind LOCAL_PEERCRED, which is what getpeereid reads
-            _, uid = struct.unpack("Ii", self._socket.getsockopt(0, 1, 76)[:8])
-            return int(uid)
-        return None
 
     def close(self) -> None:
         """Hang up."""
