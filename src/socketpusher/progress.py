@@ -8,7 +8,7 @@ The numbers that make up the state can live in memory that outlives the process,
 """
 
 from collections.abc import Mapping, MutableSequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .events import EventType
 from .graph import GraphPayload, NodePayload
@@ -39,6 +39,14 @@ RELEVANT = frozenset(
 # The layout of the cells: three for the run, then four for each unit.
 _FILLED, _STARTED, _ENDED, _UNITS = range(4)
 _STATUS, _CHANGED, _TASKS, _COMPLETED, _PER_UNIT = range(5)
+
+
+class Standing(NamedTuple):
+    """Where a unit stands."""
+
+    status: str
+    tasks: int
+    completed_tasks: int
 
 
 class Progress:
@@ -109,6 +117,31 @@ class Progress:
     def _raise(self, cell: int, value: object) -> None:
         if isinstance(value, int) and self._cells[cell] < value < 2**31:
             self._cells[cell] = value
+
+    def add(self, node: NodePayload) -> None:
+        """Add a unit that the graph does not name, if the state is kept in no cells of the caller's.
+
+        Args:
+            node: The unit; it is appended to the nodes of the graph that this object was given.
+
+        Raises:
+            TypeError: The cells are the caller's, who has room for the units of the graph and no other.
+        """
+        if not isinstance(self._cells, list):
+            raise TypeError(f"can't add the unit {node['id']!r} to cells that are not a list")
+        self._offset[node["id"]] = len(self._cells)
+        self._cells += [0] * _PER_UNIT
+        self._graph["nodes"].append(node)
+        self._begin([node], 0)
+
+    def standing(self, unit: str) -> Standing:
+        """Where a unit stands.
+
+        Raises:
+            KeyError: There is no such unit.
+        """
+        offset, cells = self._offset[unit], self._cells
+        return Standing(STATUSES[cells[offset + _STATUS]], cells[offset + _TASKS], cells[offset + _COMPLETED])
 
     def payload(self) -> GraphPayload:
         """The payload of a `graph` event, with every unit as it stands."""
