@@ -8,9 +8,9 @@ import types
 from collections.abc import Sequence
 
 from .. import __version__
-from . import demo, listen
+from . import demo, doctor, listen, replay, send, watch
 
-_COMMANDS = (listen, demo)
+_COMMANDS = (listen, watch, send, replay, doctor, demo)
 """Each adds its parser with `add_to`, which names the function that runs it."""
 
 _EXAMPLES = """\
@@ -18,6 +18,10 @@ examples:
   socketpusher listen                        print the events that are sent to the default socket
   socketpusher listen /tmp/run.sock          print those that are sent to another one
   socketpusher listen | jq 'select(.type == "unit.failed")'
+  socketpusher watch                         see the runs that are sent to it, live
+  socketpusher send --type unit.started --unit app
+  socketpusher replay run.ndjson --speed 10  send what was recorded with socketpusher listen > run.ndjson
+  socketpusher doctor                        find out why nothing arrives
   socketpusher demo                          see the pusher at work, and what it costs, in half a minute
 """
 
