@@ -1,0 +1,12 @@
+"""What an exception becomes in the `error` of an event."""
+
+from ..conversion import plain
+
+
+def described(error: BaseException) -> str:
+    """The exception as "Type: message", or a note if it raises when it is asked for its message."""
+    return str(plain(error, _ignore)).removesuffix(": ")
+
+
+def _ignore(note: str) -> None:
+    pass

@@ -1,0 +1,266 @@
+"""Executors of `concurrent.futures` that say what becomes of each call: a unit of its own.
+
+They are the standard library's two pools with `submit` overridden, so results, exceptions, cancellation, `map` and
+`shutdown` are theirs. A call is `unit.queued` when it is submitted, `unit.started` when a worker begins it, then
+`unit.completed` or `unit.failed`.
+
+That a worker process begins a call is known in that process only: `Future.running()` turns true when the call is put
+into the pool's queue, which is up to one call per pool too early. So a worker writes it into a pipe that the pool's
+initializer has given it, and a thread of the host reads that. A worker writes before it runs the call, so by the time
+that the host has the result, the pipe holds the start: whoever has a result reads the pipe first, and a unit never ends
+before it has started. Each start is one write of less than `PIPE_BUF` bytes, which the kernel keeps whole (pipe(7)).
+"""
+
+import itertools
+import multiprocessing
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from typing import Any, ParamSpec, TypeVar
+
+from ..events import Bus, Event, EventType
+from .failure import described
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_numbers = itertools.count(1)  # of the whole process, for pools that share a bus must not share names
+
+
+class EmittingThreadPool(ThreadPoolExecutor):
+    """A `ThreadPoolExecutor` that emits what becomes of each call.
+
+    The payload of `unit.started` is `{"thread": name}`. A call that was cancelled is a `unit.failed`.
+
+    Args:
+        bus: Where the events are emitted: by the thread that submits, by the worker, or by the one that cancels.
+        max_workers: This and the others are `ThreadPoolExecutor`'s.
+        thread_name_prefix: See there.
+        initializer: See there.
+        initargs: See there.
+
+    Example:
+        >>> with EmittingThreadPool(bus, max_workers=4) as pool:  # doctest: +SKIP
+        ...     sizes = list(pool.map(os.path.getsize, paths))  # the units "getsize 1", "getsize 2", ...
+        ...     pool.submit_as("app", build, "app")
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        self._bus = bus
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Submit a call as a unit that is named after the function, with a number."""
+        return self.submit_as(_name(fn), fn, *args, **kwargs)
+
+    def submit_as(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Submit a call as the unit `unit`, of a graph for example.
+
+        Raises:
+            RuntimeError: As `submit` does: the pool was shut down, or its initializer failed.
+        """
+        submit = partial(super().submit, _in_thread, self._bus, unit, fn, args, kwargs)
+        return _queued(self._bus, unit, submit, partial(_emit_end, self._bus, unit))
+
+
+class EmittingProcessPool(ProcessPoolExecutor):
+    """A `ProcessPoolExecutor` that emits, in this process, what becomes of each call.
+
+    The payload of `unit.started` is `{"pid": pid}`, and its time is the worker's, when it began the call. A call that
+    was cancelled is a `unit.failed`, and so is each that a broken pool takes along. `map` with a `chunksize` submits
+    chunks, so a chunk is a unit.
+
+    Args:
+        bus: Where the events are emitted, by threads of the pool and by the one that submits or cancels.
+        max_workers: This and the others are `ProcessPoolExecutor`'s.
+        mp_context: See there.
+        initializer: See there.
+        initargs: See there.
+        max_tasks_per_child: See there.
+
+    Example:
+        >>> with EmittingProcessPool(bus, mp_context=multiprocessing.get_context("spawn")) as pool:  # doctest: +SKIP
+        ...     pool.submit_as("app", build, "app").result()
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        starts = _Starts(bus)
+        super().__init__(
+            max_workers,
+            mp_context,
+            _begin_worker,
+            (starts.writer, initializer, initargs),
+            max_tasks_per_child=max_tasks_per_child,
+        )
+        self._bus = bus
+        self._starts = starts
+        weakref.finalize(self, starts.close).atexit = False  # nobody need shut down an executor
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Submit a call as a unit that is named after the function, with a number."""
+        return self.submit_as(_name(fn), fn, *args, **kwargs)
+
+    def submit_as(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Submit a call as the unit `unit`, of a graph for example.
+
+        Raises:
+            RuntimeError: As `submit` does: the pool was shut down, or it is broken.
+        """
+        number = self._starts.expect(unit)
+        submit = partial(super().submit, _in_process, number, fn, args, kwargs)
+        future = _queued(self._bus, unit, submit, partial(self._starts.ended, number))
+        self._starts.watch()  # not before: the first submit may fork, which a process had better do without threads
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `ProcessPoolExecutor.shutdown`; when it has waited, every event has been emitted."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._starts.close()
+        if wait:
+            self._starts.join()
+
+
+def _name(fn: Callable[..., object]) -> str:
+    while isinstance(fn, partial):
+        # ProcessPoolExecutor.map submits partial(_process_chunk, fn).
+        chunks = getattr(fn.func, "__module__", "") == "concurrent.futures.process"
+        fn = fn.args[0] if chunks else fn.func
+    return f"{getattr(fn, '__name__', type(fn).__name__)} {next(_numbers)}"
+
+
+def _queued(
+    bus: Bus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
+) -> "Future[Any]":
+    bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before, for the call may start before `submit` returns
+    try:
+        future = submit()
+    except BaseException as error:
+        ended(error)
+        raise
+    future.add_done_callback(lambda future: ended(_error(future)))
+    return future
+
+
+def _error(future: "Future[Any]") -> BaseException | None:
+    return CancelledError("cancelled before it started") if future.cancelled() else future.exception()
+
+
+def _emit_end(bus: Bus, unit: str, error: BaseException | None) -> None:
+    if error is None:
+        bus.emit(Event(EventType.UNIT_COMPLETED, unit))
+    else:
+        bus.emit(Event(EventType.UNIT_FAILED, unit, error=described(error)))
+
+
+# In the worker
+
+
+def _in_thread(bus: Bus, unit: str, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
+    bus.emit(Event(EventType.UNIT_STARTED, unit, payload={"thread": threading.current_thread().name}))
+    return fn(*args, **kwargs)
+
+
+_to_host: Connection | None = None  # in a worker process, from `_begin_worker` on
+
+
+def _begin_worker(to_host: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    global _to_host
+    _to_host = to_host
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _in_process(number: int, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
+    assert _to_host is not None
+    try:
+        _to_host.send((number, os.getpid(), time.time()))
+    except OSError:
+        pass  # the host is gone, and the pool will find that out by itself
+    return fn(*args, **kwargs)
+
+
+class _Starts:
+    """The pipe in which workers say what they begin, and the thread that reads it.
+
+    Args:
+        bus: Where the starts are emitted, and the ends, which must come after them.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._reader, self.writer = multiprocessing.Pipe(duplex=False)
+        self._lock = threading.RLock()  # held from reading a start until it is emitted
+        self._numbers = itertools.count()
+        self._units: dict[int, str] = {}  # those that have not ended
+        self._closed = False  # whether no more will be expected
+        self._thread: threading.Thread | None = None  # from the first call on
+
+    def expect(self, unit: str) -> int:
+        """The number by which a worker will call the unit."""
+        number = next(self._numbers)
+        self._units[number] = unit
+        return number
+
+    def ended(self, number: int, error: BaseException | None) -> None:
+        """Emit how the unit ended, after every start that is known."""
+        with self._lock:
+            self._emit_starts()
+            _emit_end(self._bus, self._units.pop(number), error)
+        self._wake_if_over()
+
+    def _emit_starts(self) -> None:
+        while self._reader.poll():
+            number, pid, began = self._reader.recv()
+            if (unit := self._units.get(number)) is not None:  # a pool that breaks may still begin what it has failed
+                when = datetime.fromtimestamp(began, UTC)
+                self._bus.emit_raw(Event(EventType.UNIT_STARTED, unit, payload={"pid": pid}, time=when))
+
+    def watch(self) -> None:
+        """Emit starts as they come."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="socketpusher starts", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._units or not self._closed:
+            wait([self._reader])
+            with self._lock:
+                self._emit_starts()
+
+    def close(self) -> None:
+        """End the thread, as soon as every unit has ended."""
+        self._closed = True
+        self._wake_if_over()
+
+    def _wake_if_over(self) -> None:
+        if self._closed and not self._units:
+            self.writer.send((None, 0, 0))  # which is no unit's start, and ends a wait
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        if self._thread is not None:
+            self._thread.join()
