@@ -1,0 +1,72 @@
+"""Log records as events: a handler for the standard library's `logging`."""
+
+import logging
+import threading
+from datetime import UTC, datetime
+
+from ..events import Bus, Event
+
+OWN_LOGGER = "socketpusher"
+
+_formatter = logging.Formatter()
+
+
+class BusHandler(logging.Handler):
+    """Emits each log record as an event `log.<level>`, such as `log.warning`, with the time of the record.
+
+    The payload is `{"logger", "message", "file", "line"}`; `error` is the traceback, if the record has an exception;
+    `unit` is the record's attribute `unit`, if it has one, for `logger.info("...", extra={"unit": "app"})`. The message
+    is made at once, so arguments may change later. As any handler, it reports what it can't do to standard error.
+
+    Two kinds of records are left to other handlers, for they would breed: those of the logger "socketpusher", by which
+    this package says that it drops events, and those that come about while this thread emits another one.
+
+    Args:
+        bus: Where to emit.
+        level: Records below it are ignored.
+
+    Example:
+        >>> logging.getLogger().addHandler(BusHandler(bus, level=logging.INFO))  # doctest: +SKIP
+
+        In `logging.config.dictConfig`:
+
+        >>> {"handlers": {"bus": {"()": "socketpusher.sources.logs.BusHandler", "bus": bus}}}  # doctest: +SKIP
+    """
+
+    def __init__(self, bus: Bus, level: int | str = logging.NOTSET) -> None:
+        super().__init__(level)
+        self._bus = bus
+        self._thread = threading.local()  # has an attribute `emitting` while it does
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Emit the record. Called by `logging`."""
+        if record.name.partition(".")[0] == OWN_LOGGER or hasattr(self._thread, "emitting"):
+            return
+        self._thread.emitting = True
+        try:
+            self._bus.emit_raw(_event(record))
+        except Exception:
+            self.handleError(record)
+        finally:
+            del self._thread.emitting
+
+
+def _event(record: logging.LogRecord) -> Event:
+    return Event(
+        type=f"log.{record.levelname.lower()}",
+        unit=getattr(record, "unit", ""),
+        payload={
+            "logger": record.name,
+            "message": record.getMessage(),
+            "file": record.pathname,
+            "line": record.lineno,
+        },
+        error=_traceback(record),
+        time=datetime.fromtimestamp(record.created, UTC),
+    )
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    if record.exc_info:
+        return _formatter.formatException(record.exc_info) if record.exc_info[0] is not None else ""
+    return record.exc_text or ""  # which is all that comes from another process, see SocketHandler.makePickle
