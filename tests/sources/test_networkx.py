@@ -1,0 +1,34 @@
+"""A graph of networkx, from `set_graph` to the consumer."""
+
+import networkx
+
+from consuming import Consumer
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
+
+
+def test_a_consumer_is_told_the_graph_and_where_its_units_stand(consumer: Consumer, bus: Bus) -> None:
+    graph = networkx.DiGraph([("setup", "app"), ("setup", "docs"), ("app", "release"), ("docs", "release")])
+    graph.nodes["app"]["tasks"] = 3
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, reconnect_backoff=0.01))
+    pusher.set_graph(graph, parallelism=2)
+    with pusher:
+        bus.emit(Event("orch.started"))
+        for unit in networkx.topological_sort(graph):
+            bus.emit(Event("unit.started", unit=unit))
+            if unit == "docs":
+                bus.emit(Event("unit.failed", unit=unit, error="no ink"))
+                break
+            bus.emit(Event("unit.completed", unit=unit))
+        assert pusher.flush(30)
+        consumer.go_away()
+        consumer.come_back()
+        bus.emit(Event("orch.failed"))
+        assert pusher.flush(30)
+    told = [event for event in consumer.events() if event.type in ("graph", "orch.started")]
+    first, started, again = told[0].payload, told[1].payload, told[2].payload
+    assert first["levels"] == [["setup"], ["app", "docs"], ["release"]]
+    assert {(edge["from"], edge["to"]) for edge in first["edges"]} == set(graph.edges)
+    assert {node["id"]: node["tasks"] for node in first["nodes"]} == {"setup": 0, "app": 3, "docs": 0, "release": 0}
+    assert (started["unit_count"], started["parallelism"], started["graph"]) == (4, 2, first)
+    statuses = {node["id"]: node["status"] for node in again["nodes"]}
+    assert statuses == {"setup": "complete", "app": "complete", "docs": "failed", "release": "pending"}
