@@ -1,0 +1,146 @@
+"""Luigi tasks as units: the graph before the run, and what becomes of each task, by Luigi's own event handlers.
+
+With several workers Luigi runs each task in a process of its own, which it forks, and calls the handlers there. The
+pusher carries what a forked child emits, but what the child learns nobody else knows. So what has become of each unit,
+which decides what is ready and what is blocked, is kept in memory that the processes share.
+"""
+
+import mmap
+import types
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import luigi
+
+from ..events import Bus, Event, EventType
+from ..graph import Graph
+from .failure import described
+
+_OPEN, _DONE, _BLOCKED = range(3)
+
+
+class LuigiRun:
+    """A context manager, around `luigi.build`, that emits the run and its tasks.
+
+    A unit is named by its `task_id`. It is `unit.queued` when all that it requires is complete, `unit.started` and
+    `unit.completed` as Luigi says (also at once, if it was complete before), `unit.failed` with the error, and
+    `unit.blocked` when something that it needs has failed. The run is `orch.started`, and at the end
+    `orch.completed`, or `orch.failed` if one of the root tasks is not complete. The handlers are those of every Luigi
+    task in this process, so there should be one run at a time. With several workers, what different processes emit may
+    change places by milliseconds, and a unit may be queued twice.
+
+    Args:
+        bus: Where to emit.
+        *roots: The tasks that are given to `luigi.build`.
+
+    Attributes:
+        graph: The roots and what they require, for `SocketPusher.set_graph`. As Luigi does, it looks no further at a
+            task that is complete; what a task requires only while it runs is not part of it.
+
+    Raises:
+        CycleError: The tasks require each other in a circle.
+
+    Example:
+        >>> run = LuigiRun(bus, Report())  # doctest: +SKIP
+        >>> pusher.set_graph(run.graph, parallelism=2)
+        >>> with pusher, run:
+        ...     luigi.build([Report()], workers=2, local_scheduler=True)
+    """
+
+    def __init__(self, bus: Bus, *roots: luigi.Task) -> None:
+        self._bus = bus
+        self._roots = [root.task_id for root in roots]
+        self._requires = _requirements(roots)
+        self.graph = Graph(self._requires)
+        self._dependents: dict[str, list[str]] = {unit: [] for unit in self._requires}
+        for unit, names in self._requires.items():
+            for name in names:
+                self._dependents[name].append(unit)
+        self._place = {unit: place for place, unit in enumerate(self._requires)}
+        self._states = mmap.mmap(-1, max(1, len(self._place)))  # shared with forked children; a byte a unit
+        self._handlers: dict[str, Callable[..., None]] = {
+            luigi.Event.DEPENDENCY_PRESENT: self._completed,
+            luigi.Event.DEPENDENCY_MISSING: self._missing,
+            luigi.Event.BROKEN_TASK: self._failed,
+            luigi.Event.START: self._started,
+            luigi.Event.SUCCESS: self._completed,
+            luigi.Event.FAILURE: self._failed,
+            luigi.Event.PROCESS_FAILURE: self._failed,
+            luigi.Event.TIMEOUT: self._failed,
+        }
+
+    def __enter__(self) -> "LuigiRun":
+        for event, handler in self._handlers.items():
+            luigi.Task.event_handler(event)(handler)  # type: ignore[no-untyped-call]
+        self._bus.emit(Event(EventType.ORCH_STARTED))
+        for unit, names in self._requires.items():
+            if not names:
+                self._bus.emit(Event(EventType.UNIT_QUEUED, unit))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        for event, handler in self._handlers.items():
+            luigi.Task.remove_event_handler(event, handler)  # type: ignore[no-untyped-call]
+        incomplete = [root for root in self._roots if self._states[self._place[root]] != _DONE]
+        if error is not None:
+            self._bus.emit(Event(EventType.ORCH_FAILED, error=described(error)))
+        elif incomplete:
+            self._bus.emit(Event(EventType.ORCH_FAILED, error=f"not complete: {', '.join(incomplete)}"))
+        else:
+            self._bus.emit(Event(EventType.ORCH_COMPLETED))
+
+    def _started(self, task: luigi.Task) -> None:
+        self._bus.emit(Event(EventType.UNIT_STARTED, task.task_id))
+
+    def _completed(self, task: luigi.Task) -> None:
+        self._bus.emit(Event(EventType.UNIT_COMPLETED, task.task_id))
+        if task.task_id not in self._place:
+            return
+        self._states[self._place[task.task_id]] = _DONE
+        for unit in self._dependents[task.task_id]:
+            if all(self._states[self._place[name]] == _DONE for name in self._requires[unit]):
+                self._states[self._place[unit]] = _OPEN
+                self._bus.emit(Event(EventType.UNIT_QUEUED, unit))
+
+    def _missing(self, task: luigi.Task) -> None:
+        self._failed(task, "it is not complete, and Luigi can't run it")
+
+    def _failed(self, task: luigi.Task, error: BaseException | str) -> None:
+        reason = described(error) if isinstance(error, BaseException) else error
+        self._bus.emit(Event(EventType.UNIT_FAILED, task.task_id, error=reason))
+        for unit in self._newly_blocked(task.task_id):
+            self._bus.emit(Event(EventType.UNIT_BLOCKED, unit))
+
+    def _newly_blocked(self, failed: str) -> Iterator[str]:
+        """All that needs the unit and is not blocked yet."""
+        waiting = deque(self._dependents.get(failed, ()))
+        while waiting:
+            unit = waiting.popleft()
+            if self._states[self._place[unit]] == _OPEN:
+                self._states[self._place[unit]] = _BLOCKED
+                yield unit
+                waiting.extend(self._dependents[unit])
+
+
+def _requirements(roots: tuple[luigi.Task, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    waiting = deque(roots)
+    while waiting:
+        task = waiting.popleft()
+        if task.task_id not in found:
+            required = _required(task)
+            found[task.task_id] = [other.task_id for other in required]
+            waiting.extend(required)
+    return found
+
+
+def _required(task: luigi.Task) -> list[luigi.Task]:
+    try:
+        return [] if task.complete() else list(task.deps())  # type: ignore[no-untyped-call]
+    except Exception:
+        return []  # Luigi meets the same when it schedules the task, and calls the handlers
