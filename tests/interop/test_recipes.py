@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,16 +125,27 @@ def test_it_starts_again_where_it_was_killed(name: str, start: Callable[[str], R
         assert os.path.exists(socket_path)
 
 
-def test_socat_cuts_no_line_of_senders_at_the_same_time(start: Callable[[str], Running], socket_path: str) -> None:
+def test_socat_lets_a_second_sender_wait_rather_than_cut_the_line_of_the_first(
+    start: Callable[[str], Running], socket_path: str
+) -> None:
     running = start("socat")
-    sent: list[bytes] = []
-    senders = [threading.Thread(target=lambda: sent.extend(send(socket_path, hard_to_carry()))) for _ in range(3)]
-    for sender in senders:
-        sender.start()
-    for sender in senders:
-        sender.join()
-    wait_for(lambda: len(running.lines()) >= len(sent) > 0)
-    assert sorted(running.lines(), key=str) == sorted(sent, key=str)
+    wait_for(lambda: connects(socket_path))
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(socket_path)
+        for sent in range(1, 100):
+            first.sendall(b"1")
+            wait_for(lambda sent=sent: running.output.read_bytes().count(b"1") == sent)
+            if sent == 1:
+                with socket.socket(socket.AF_UNIX) as second:
+                    second.connect(socket_path)
+                    second.sendall(b"2\n")
+        first.sendall(b"\n")
+    wait_for(lambda: running.lines() == [b"1" * 99, b"2"])
+
+
+def connects(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 @pytest.mark.parametrize("name", ["Node", "rsyslog"])
