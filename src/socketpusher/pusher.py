@@ -3,6 +3,7 @@
 import errno
 import math
 import multiprocessing
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -70,6 +71,8 @@ class SocketPusher:
     Example:
         >>> with SocketPusher(bus) as pusher:  # doctest: +SKIP
         ...     bus.emit(Event("unit.started", unit="app"))
+
+    In asyncio, `async with` starts and closes it without blocking the loop.
     """
 
     def __init__(self, bus: Subscribable, config: PusherConfig | None = None) -> None:
@@ -241,6 +244,27 @@ class SocketPusher:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> "SocketPusher":
+        import asyncio  # not above: most hosts have no use for it, and it takes time and memory
+
+        start = _AbandonableStart(self)
+        try:
+            await asyncio.to_thread(start.run)
+        except asyncio.CancelledError:
+            start.abandon()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not started" if self._supervisor is None else "open"
         return f"<SocketPusher to {self._config.socket_path}, {state}>"
@@ -251,6 +275,29 @@ class SocketPusher:
         if self._supervisor is None:
             raise RuntimeError(f"{what} was called on a pusher that was not started")
         return self._supervisor
+
+
+class _AbandonableStart:
+    """A start in a thread, whose task may be cancelled meanwhile; then nobody would close what was started."""
+
+    def __init__(self, pusher: SocketPusher) -> None:
+        self._pusher = pusher
+        self._lock = threading.Lock()
+        self._started = False
+        self._abandoned = False
+
+    def run(self) -> None:
+        self._pusher.__enter__()
+        with self._lock:
+            self._started = True
+            if self._abandoned:
+                self._pusher.close(0)
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            if self._started:
+                self._pusher.close(0)
 
 
 def _nothing() -> None:
