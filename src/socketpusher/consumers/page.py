@@ -276,19 +276,21 @@ def _title(run: Run, now: float) -> Line:
     line: Line = [(printable(run.title), BOLD), ("  ", PLAIN), _state(run, now)]
     units = f"{run.count('complete'):,}/{len(run.units):,} units" if run.units else ""
     tasks = f"{run.completed_tasks:,}/{run.tasks:,} tasks" if run.tasks else ""
-    line += [(f"  {text}", PLAIN) for text in (units, tasks) if text]
-    for count, what, style in (
+    counts = (
         (run.count("failed"), "failed", BAD),
         (run.count("blocked"), "blocked", BAD),
         (run.count("in_progress"), "running", BUSY),
-        (run.failed_tasks, "tasks failed" if run.failed_tasks > 1 else "task failed", BAD),
-    ):
-        if count:
-            line.append((f"  {count:,} {what}", style))
+    )
+    told = [(units, PLAIN), *((f"{count:,} {what}", style) for count, what, style in counts if count), (tasks, PLAIN)]
+    if run.failed_tasks:
+        told.append((f"{_several(run.failed_tasks, 'failed task')}", BAD))
+    line += [(f"  {text}", style) for text, style in told if text]
     if run.gone is not None:
         line.append((f"  gone since {clock(run.gone)}", BUSY))
     if run.error:
         line.append((f"  {printable(run.error)}", BAD))
+    if run.no_graph:
+        line.append((f"  no graph: {printable(run.no_graph)}", BUSY))
     return line
 
 

@@ -106,6 +106,7 @@ class Run:
         self.outcome = ""  # "completed" or "failed" once it has ended
         self.error = ""  # why it failed
         self.failed_tasks = 0
+        self.no_graph = ""  # what came in place of a graph that was too long to be sent
         self.units: dict[str, Unit] = {}
         self.levels: dict[int, Level] = {}  # sorted
         self.by_status: dict[str, dict[str, Unit]] = {}  # the units of each status, in the order in which they got it
@@ -132,6 +133,7 @@ class Run:
             nodes = _nodes(event.payload)
             if nodes is not None:
                 self._begin(nodes, self.units)
+            self.no_graph = _first_line(event.payload) if isinstance(event.payload, str) else ""
         elif kind == EventType.ORCH_STARTED:
             self._start(event)
         else:

@@ -138,11 +138,11 @@ class Lines:
 
 
 def _detail(run: Run, event: Event) -> str:
-    if event.type in (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED, "graph", EventType.ORCH_STARTED):
-        counts = {status: run.count(status) for status in ("complete", "failed", "blocked")}
-        told = [f"{len(run.units)} units", *(f"{count} {status}" for status, count in counts.items() if count)]
-        return ", ".join(told) + (f": {run.error}" if run.error else "")
-    return run.units[event.unit].error
+    if event.unit and event.type.startswith("unit."):
+        return run.units[event.unit].error
+    counts = {status: run.count(status) for status in ("complete", "failed", "blocked")}
+    told = [f"{len(run.units)} units", *(f"{count} {status}" for status, count in counts.items() if count)]
+    return ", ".join(told) + "".join(f": {what}" for what in (run.error, run.no_graph) if what)
 
 
 def _follow(listener: Listener[Event], view: View, problems: list[str]) -> None:
