@@ -1,6 +1,7 @@
 """What the parsers of several sub-commands have in common."""
 
 import argparse
+import re
 from typing import TypeAlias
 
 from ..config import default_socket_path
@@ -34,3 +35,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def size(text: str) -> int:
+    """A number of bytes from 1 on, such as 4096, 100K, 100M or 1G (powers of 1024), as an argument's type."""
+    match = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
+    if match is None or int(match[1]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 100K, 100M or 1G")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]

@@ -1,21 +1,40 @@
-"""`socketpusher listen`: every line that is sent to a socket, on standard output."""
+"""`socketpusher listen`: the events that are sent to a socket, on standard output or in a file."""
 
 import argparse
+import select
+import signal
 import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 
-from ..consumers.listener import listen
-from .arguments import Commands, add_command, add_path
+from ..consumers.listener import Listener, listen
+from ..consumers.problems import Problem
+from ..consumers.record import Record
+from ..events import Event
+from ..wire import decode
+from .arguments import Commands, add_command, add_path, positive, size
+from .pretty import Pretty, paint_for_terminal, printable
 
 _DESCRIPTION = """\
-Listens on a Unix socket and prints every line that is sent to it, unmodified. Senders may come and go; Ctrl-C ends it.
-The socket file can be used by you only, and is removed at the end.
+Listens on a Unix socket and prints every event that is sent to it: byte for byte as it came, or with --format pretty as
+one aligned line for people, with the local time of day and long payloads cut. Lines that are no events are reported on
+standard error. Senders may come and go; Ctrl-C ends it. The socket file can be used by you only, and is removed at the
+end.
+
+A PATTERN is one of the shell: *, ?, [abc]. Of several patterns one must match.
+
+With --to the lines go to a file, which is appended to. When the next line would make it larger than --max-bytes, FILE
+becomes FILE.1, FILE.1 becomes FILE.2 and so on, and what is older than --keep files is deleted. Nothing that was
+read from a sender is lost to Ctrl-C or SIGTERM then.
 """
 
 _EXAMPLES = """\
 examples:
   socketpusher listen                        where a pusher sends to unless told otherwise
   socketpusher listen /tmp/run.sock
-  socketpusher listen > run.ndjson           keep a run
+  socketpusher listen --format pretty --type '*.failed' --type '*.blocked'
+  socketpusher listen --unit 'app*' > run.ndjson
+  socketpusher listen --to run.ndjson --max-bytes 10M --keep 3
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
 A program sends its events there with:
@@ -27,16 +46,90 @@ A program sends its events there with:
 
 def add_to(commands: Commands) -> None:
     """Add the sub-command."""
-    parser = add_command(commands, "listen", "print every line that is sent to a socket", _DESCRIPTION, _EXAMPLES)
+    parser = add_command(commands, "listen", "print or record what is sent to a socket", _DESCRIPTION, _EXAMPLES)
     add_path(parser, "where to listen")
+    for what in ("type", "unit"):
+        parser.add_argument(
+            f"--{what}",
+            action="append",
+            metavar="PATTERN",
+            help=f"only events whose {what} matches; may be given more than once",
+        )
+    parser.add_argument("--format", choices=("json", "pretty"), default="json", help="default: %(default)s")
+    parser.add_argument("--to", metavar="FILE", help="append to a file instead of printing")
+    parser.add_argument(
+        "--max-bytes",
+        type=size,
+        default="100M",
+        metavar="SIZE",
+        help="how large FILE may become, in bytes or with K, M or G (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep", type=positive, default=5, metavar="N", help="how many old files to keep (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
+    chosen = _choice(arguments)
+    if arguments.to is None:
+        with _listener(arguments.path) as listener:
+            _print(listener, chosen)
+    with Record(arguments.to, arguments.max_bytes, arguments.keep) as record, _listener(arguments.path) as listener:
+        _record(listener, chosen, record)
+    return 0
+
+
+def _listener(path: str | None) -> Listener[bytes]:
+    listener = listen(path, raw=True, on_problem=_report)
+    print(f"listening on {listener.path}", file=sys.stderr, flush=True)
+    return listener
+
+
+def _report(problem: Problem) -> None:
+    print(printable(str(problem)), file=sys.stderr, flush=True)
+
+
+def _print(listener: Listener[bytes], chosen: Callable[[list[bytes]], list[bytes]]) -> None:
     output = sys.stdout.buffer
-    with listen(arguments.path, raw=True) as listener:
-        print(f"listening on {listener.path}", file=sys.stderr, flush=True)
-        while True:
-            output.writelines(listener.read())
-            output.flush()
+    while True:
+        output.writelines(chosen(listener.read()))
+        output.flush()
+
+
+def _record(listener: Listener[bytes], chosen: Callable[[list[bytes]], list[bytes]], record: Record) -> None:
+    arrivals = select.poll()
+    arrivals.register(listener, select.POLLIN)
+    while True:
+        arrivals.poll()
+        # What has been read is nowhere else, so a signal waits until it is written.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            record.write(chosen(listener.read()))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _choice(arguments: argparse.Namespace) -> Callable[[list[bytes]], list[bytes]]:
+    """What makes of the lines that come those that are put out."""
+    if arguments.type is None and arguments.unit is None and arguments.format == "json":
+        return lambda lines: lines
+
+    def wanted(event: Event) -> bool:
+        return _matches(event.type, arguments.type) and _matches(event.unit, arguments.unit)
+
+    if arguments.format == "json":
+        return lambda lines: [line for line in lines if wanted(decode(line))]
+    pretty = Pretty() if arguments.to is not None else Pretty(paint_for_terminal())
+    encoding = "utf-8" if arguments.to is not None else sys.stdout.encoding
+
+    def pretty_lines(lines: list[bytes]) -> list[bytes]:
+        events = filter(wanted, map(decode, lines))
+        return [f"{pretty.line(event)}\n".encode(encoding, "backslashreplace") for event in events]
+
+    return pretty_lines
+
+
+def _matches(text: str, patterns: list[str] | None) -> bool:
+    return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
