@@ -1,5 +1,6 @@
 """The minimal consumer, with real sockets and real senders."""
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -9,16 +10,17 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator
 
 import pytest
 
-from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from socketpusher import Bus, Event, Problem, PusherConfig, Refused, SocketPusher, wire
 from socketpusher.config import MAX_LINE_BYTES, SUN_PATH_MAX
 from socketpusher.consumers.lines import Lines
-from socketpusher.consumers.listener import listen
+from socketpusher.consumers.listener import Listener, listen
 from socketpusher.consumers.selecting import READ_BYTES
 from waiting import wait_for
 
@@ -204,6 +206,105 @@ def test_a_closed_listener_yields_nothing_more(socket_path: str) -> None:
     listener.close()
     listener.close()
     assert list(listener) == []
+
+
+# Who sends
+
+
+def test_it_is_known_where_an_event_came_from(socket_path: str, bus: Bus) -> None:
+    with listen(socket_path) as listener:
+        assert (listener.sender, listener.senders) == (None, ())
+        with SocketPusher(bus, PusherConfig(socket_path=socket_path)) as pusher, sender_to(socket_path) as other:
+            bus.emit(Event("theirs"))
+            other.sendall(line("ours"))
+            senders = {}
+            for _ in range(2):
+                event = next(listener)
+                senders[event.type] = listener.sender
+            assert set(listener.senders) == set(senders.values())
+            assert (senders["theirs"].pid, senders["theirs"].uid) == (pusher.stats().writer_pid, os.getuid())
+            assert senders["ours"].pid == os.getpid()
+        while listener.senders:
+            listener.read()
+
+
+def test_two_connections_of_a_process_are_two_senders(socket_path: str) -> None:
+    with listen(socket_path) as listener:
+        send(socket_path, line(1))
+        send(socket_path, line(2))
+        first = (next(listener), listener.sender)[1]
+        second = (next(listener), listener.sender)[1]
+        assert first.pid == second.pid
+        assert first != second
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("form", ["thread", "asyncio"])
+def test_other_users_are_hung_up_on_unless_they_are_allowed(form: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="sp") as directory:
+        os.chmod(directory, 0o711)
+        path, problems = os.path.join(directory, "s"), []
+        with listen(path, allow_uids=[12345], on_problem=problems.append) as listener:
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o666
+            senders = [threading.Thread(target=send_as, args=(uid, path)) for uid in (12345, 54321, 0)]
+            for sender in senders:
+                sender.start()
+            if form == "asyncio":
+                asyncio.run(asyncio.wait_for(_take_in_asyncio(listener, problems), 30))
+            else:
+                events = take(listener, 2)
+                while not problems:
+                    listener.read()
+                assert sorted(event.type for event in events) == ["0", "12345"]
+            for sender in senders:
+                sender.join()
+        assert [(type(problem), problem.sender.uid) for problem in problems] == [(Refused, 54321)]
+        assert "put 54321 into allow_uids" in str(problems[0])
+
+
+async def _take_in_asyncio(listener: Listener[Event], problems: list[Problem]) -> None:
+    types = []
+    with listener:
+        async for event in listener:
+            types.append(event.type)
+            if len(types) == 2:
+                break
+        while not problems:  # which are told of while it is waited for something else
+            reading = asyncio.ensure_future(anext(aiter(listener)))
+            await asyncio.sleep(0.01)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+    assert sorted(types) == ["0", "12345"]
+
+
+def send_as(uid: int, path: str) -> None:
+    subprocess.run([sys.executable, "-S", "-c", SEND_AS, str(uid), path], input=line(uid), check=True, timeout=30)
+
+
+SEND_AS = """
+import os, socket, sys
+sender = socket.socket(socket.AF_UNIX)
+os.setuid(int(sys.argv[1]))
+sender.connect(sys.argv[2])
+try:
+    sender.sendall(sys.stdin.buffer.read())
+except (BrokenPipeError, ConnectionResetError):
+    pass
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_other_users_can_not_even_connect_to_a_socket_of_ones_own() -> None:
+    with tempfile.TemporaryDirectory(prefix="sp") as directory:
+        os.chmod(directory, 0o711)
+        path = os.path.join(directory, "s")
+        with listen(path), pytest.raises(subprocess.CalledProcessError):
+            send_as(12345, path)
+
+
+def test_allow_uids_holds_user_ids() -> None:
+    with pytest.raises(TypeError, match="must hold user ids"):
+        listen("anywhere", allow_uids=["root"])
 
 
 # The socket file
