@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,10 @@ class Web:
         with self._shown.open("wb") as output:
             program = Path(__file__).with_name("choo_web.py")
             self._process = subprocess.Popen([sys.executable, "-S", program, self.path], stdout=output)
+
+    def stall(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -141,10 +146,13 @@ def test_a_dashboard_that_is_killed_in_the_middle_shows_the_whole_run_again(bus:
         bus.emit(Event("orch.started"))
         wait_for(web.pictures)
         for done, _ in enumerate(scheduler.run(), 1):
+            if done % 24 == 6:
+                web.stall()
             if done % 12 == 0:
-                all_read = done % 24 == 0  # otherwise it is killed with what it has not read
+                all_read = done % 24 == 0  # otherwise there is something that it has not read
                 if all_read:
                     wait_for(lambda: seen(web.pictures()[-1]) == scheduler.truth())
+                assert pusher.flush(30)
                 web.kill()
                 web.start()
                 wait_for(lambda: web.pictures() and web.pictures()[-1]["units"])
