@@ -180,8 +180,16 @@ def test_a_call_in_a_process_that_is_over_at_once_has_started_before_it_is_over(
 ) -> None:
     with POOLS["fork"](bus, 1) as pool:
         monkeypatch.setattr(pool._starts, "watch", lambda: None)  # nobody reads the pipe but who has a result
-        pool.submit_as("app", square, 2).result(60)
+        called = pool.submit_as("app", time.time).result(60)
     assert told(events, "app") == ["unit.queued", "unit.started", "unit.completed"]
+    assert events[1].time.timestamp() <= called
+
+
+def test_no_thread_of_a_pool_is_left_when_its_shutdown_returns(bus: Bus) -> None:
+    before = set(threading.enumerate())
+    with POOLS["fork"](bus, 1) as pool:
+        pool.submit(square, 1)
+    assert set(threading.enumerate()) == before
 
 
 def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:

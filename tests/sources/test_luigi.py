@@ -30,6 +30,11 @@ class Dies(Step):
     def run(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+class Hangs(Step):
+    worker_timeout = 1
+    def run(self):
+        time.sleep(60)
+
 class Elsewhere(Step):
     run = None  # which makes a task an external one
 
@@ -70,7 +75,7 @@ def name_of(unit: str) -> str:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_failure_blocks_what_needs_it_and_nothing_else(workers: int, consumer: Consumer, tmp_path: Path) -> None:
     lines = f"""
-NEEDS = {{"report": ["good", "bad"], "letter": ["report"], "bad": ["setup"], "good": ["setup"]}}
+NEEDS = {{"report": ["good", "bad"], "letter": ["report", "bad"], "bad": ["setup"], "good": ["setup"]}}
 STEPS = steps({{"setup": Step, "good": Step, "bad": Broken, "report": Step, "letter": Step}})
 build(["letter"], workers={workers})
 """
@@ -81,6 +86,7 @@ build(["letter"], workers={workers})
         ("setup", "good"),
         ("good", "report"),
         ("bad", "report"),
+        ("bad", "letter"),
         ("report", "letter"),
     }
     assert events[1].type == "orch.started"
@@ -136,6 +142,28 @@ build(["report"])
     assert told_of["old"] == ["queued", "completed"]
 
 
+def test_a_task_that_succeeds_when_it_is_tried_again_frees_what_needs_it(consumer: Consumer, tmp_path: Path) -> None:
+    lines = """
+class Flaky(Step):
+    def run(self):
+        self.run = super().run  # the next time
+        raise ValueError("not yet")
+
+for section, option, value in (("scheduler", "retry_delay", "0"), ("worker", "keep_alive", "true")):
+    luigi.configuration.get_config().set(section, option, value)
+NEEDS = {"report": ["flaky"], "letter": ["report"]}
+STEPS = steps({"flaky": Flaky, "report": Step, "letter": Step})
+build(["letter"])
+"""
+    events = run(lines, consumer, tmp_path)
+    assert told(events) == {
+        "flaky": ["queued", "started", "failed", "started", "completed"],
+        "report": ["blocked", "queued", "started", "completed"],
+        "letter": ["blocked", "queued", "started", "completed"],
+    }
+    assert events[-1].type == "orch.completed"
+
+
 def test_data_that_no_task_makes_fails_its_unit(consumer: Consumer, tmp_path: Path) -> None:
     lines = """
 NEEDS = {"report": ["data"]}
@@ -158,16 +186,21 @@ build(["report"])
     assert next(event.error for event in events if event.type == "unit.failed") == "LookupError: no such table"
 
 
-def test_a_process_that_dies_fails_its_unit(consumer: Consumer, tmp_path: Path) -> None:
-    lines = """
-NEEDS = {"report": ["dies"]}
-STEPS = steps({"dies": Dies, "report": Step})
+@pytest.mark.parametrize(
+    ("kind", "error"), [("Dies", "died unexpectedly with exit code -9"), ("Hangs", "timed out after 1 seconds")]
+)
+def test_a_process_that_does_not_end_well_fails_its_unit(
+    kind: str, error: str, consumer: Consumer, tmp_path: Path
+) -> None:
+    lines = f"""
+NEEDS = {{"report": ["step"]}}
+STEPS = steps({{"step": {kind}, "report": Step}})
 build(["report"], workers=2)
 """
     events = run(lines, consumer, tmp_path)
-    assert told(events)["dies"][-1] == "failed"
+    assert told(events)["step"][-1] == "failed"
     assert told(events)["report"] == ["blocked"]
-    assert "died unexpectedly with exit code -9" in next(e.error for e in events if e.type == "unit.failed")
+    assert error in next(event.error for event in events if event.type == "unit.failed")
 
 
 def test_a_run_that_is_left_by_an_exception_has_failed_and_its_handlers_are_gone(

@@ -104,7 +104,6 @@ class LuigiRun:
         self._states[self._place[task.task_id]] = _DONE
         for unit in self._dependents[task.task_id]:
             if all(self._states[self._place[name]] == _DONE for name in self._requires[unit]):
-                self._states[self._place[unit]] = _OPEN
                 self._bus.emit(Event(EventType.UNIT_QUEUED, unit))
 
     def _missing(self, task: luigi.Task) -> None:
