@@ -88,6 +88,10 @@ class Terminal:
         """Wait until all of these are on the screen at once."""
         self.wait_for(lambda: all(text in self.text() for text in texts), texts)
 
+    def matches(self, *patterns: str) -> None:
+        """Wait until all of these regular expressions are found on the screen at once; ^ and $ are a line's."""
+        self.wait_for(lambda: all(re.search(pattern, self.text(), re.MULTILINE) for pattern in patterns), patterns)
+
     def wait_for(self, condition: Callable[[], object], what: object = "") -> None:
         deadline = time.monotonic() + 60
         ended = False
@@ -186,19 +190,20 @@ def test_the_screen_shows_what_runs_what_failed_and_why_and_the_rest(socket_path
     width, height = size
     with watching(socket_path, width=width, height=height) as watcher, pushing(socket_path, GRAPH) as (bus, _):
         part_of_a_run(bus)
-        watcher.shows("connected: 1 sender", "58 events")
-        shown = watcher.text()
-        assert re.search(r"pid \d+  running 0:\d\d  10/60 units  1 failed  1 blocked  2 running  31/180 ta", shown)
-        assert re.search(r"level 0  ━+  10/10 units  30/30 tasks", shown)
-        assert re.search(r"level 1  x+╌+·+   0/10 units   1/30 tasks  1 failed", shown)
-        assert "✗ unit-10  SyntaxError: invalid syntax\n" in shown
-        assert "■ unit-20  waits for unit-10\n" in shown
-        assert re.search(r"▸ unit-11 +1/3 +0:\d\d", shown)
-        assert re.search(r"\n  \d\d:\d\d:\d\d  task.completed   unit-11 1$", shown, re.MULTILINE)
+        watcher.matches(
+            r"^connected: 1 sender  58 events  ",
+            r"^pid \d+  running 0:\d\d  10/60 units  1 failed  1 blocked  2 running  31/180 ta",
+            r"  level 0  ━+ +10/10 units +30/30 tasks",
+            r"  level 1  x+╌+·+ +0/10 units +1/30 tasks  1 failed",
+            r"^  ✗ unit-10  SyntaxError: invalid syntax$",
+            r"^  ■ unit-20  waits for unit-10$",
+            r"  ▸ unit-11 +1/3 +0:\d\d",
+            r"^  \d\d:\d\d:\d\d  task.completed   unit-11 1$",
+        )
         if height == 24:
-            assert "\n  10 complete, 46 pending\n" in shown
+            watcher.matches("^  10 complete, 46 pending$")
         else:
-            assert all(name in shown for name in UNITS)
+            watcher.shows(*UNITS)
 
 
 def test_a_terminal_of_another_size_is_filled_again(socket_path: str) -> None:
@@ -217,10 +222,10 @@ def test_a_terminal_of_another_size_is_filled_again(socket_path: str) -> None:
 def test_a_resize_is_not_left_for_the_next_second(socket_path: str) -> None:
     with watching(socket_path) as watcher:
         begin = time.monotonic()
-        for width in range(40, 50):  # the line is cut at each
+        for width in range(40, 45):  # the line is cut at each
             watcher.resize(width, 24)
             watcher.wait_for(lambda width=width: len(watcher.lines()[0]) == width and watcher.lines()[0][-1] == "…")
-        assert time.monotonic() - begin < 0.8 * 10  # drawn once a second only, it would take 10
+        assert time.monotonic() - begin < 0.8 * 5  # drawn once a second only, it would take 5
 
 
 def test_ten_thousand_units_fit_on_it(socket_path: str) -> None:
@@ -246,15 +251,14 @@ def test_a_graph_that_was_too_long_to_be_sent_is_told_of(socket_path: str) -> No
 def test_the_clocks_go_on_while_nothing_comes(socket_path: str) -> None:
     with watching(socket_path) as watcher, connected(socket_path) as send:
         send(Event("orch.started"), Event("unit.started", "slow"))
-        watcher.wait_for(lambda: re.search(r"running 0:0[2-9]", watcher.text()))
-        assert re.search(r"▸ slow .* 0:0[1-9]", watcher.text())
+        watcher.matches(r"running 0:0[1-9]", r"▸ slow .* 0:0[1-9]")
 
 
 def test_a_unit_whose_start_was_not_seen_has_no_time(socket_path: str) -> None:
     standing = {"nodes": [{"id": "a", "status": "in_progress", "tasks": 4, "completed_tasks": 3}]}
     with watching(socket_path) as watcher, connected(socket_path) as send:
         send(Event("graph", payload=standing))
-        watcher.wait_for(lambda: re.search(r"▸ a +3/4 +-$", watcher.text(), re.MULTILINE))
+        watcher.matches(r"▸ a +3/4 +-$")
 
 
 def test_senders_come_and_go_and_the_run_goes_on(socket_path: str) -> None:
@@ -265,8 +269,7 @@ def test_senders_come_and_go_and_the_run_goes_on(socket_path: str) -> None:
         watcher.shows("gone since ", "✗ unit-10  SyntaxError: invalid syntax")
         with pushing(socket_path, GRAPH) as (bus, _):
             bus.emit(Event("unit.started", "unit-33"))
-            watcher.shows("connected: 1 sender", "▸ unit-33", "59 pending")
-            assert watcher.text().count("pid ") == 1
+            watcher.matches("^connected: 1 sender ", "  ▸ unit-33 ", "^  59 pending$", r"\A(?!(?s:.*pid .*pid ))")
 
 
 def test_a_writer_that_is_killed_is_followed_by_the_next_with_the_errors_known_before(socket_path: str) -> None:
@@ -275,17 +278,20 @@ def test_a_writer_that_is_killed_is_followed_by_the_next_with_the_errors_known_b
         watcher.shows("58 events", "2 running")
         killed = pusher.stats().writer_pid
         os.kill(killed, signal.SIGKILL)
-        watcher.wait_for(lambda: re.search(rf"pid (?!{killed} )\d+  running", watcher.text()), "another writer")
-        watcher.shows("connected: 1 sender", "10/60 units", "✗ unit-10  SyntaxError: invalid syntax")
-        assert re.search(r"▸ unit-11 +1/3 +\d:\d\d", watcher.text())
+        watcher.matches(
+            "^connected: 1 sender",
+            rf"^pid (?!{killed} )\d+  running \d:\d\d  10/60 units",
+            "^  ✗ unit-10  SyntaxError: invalid syntax$",
+            r"▸ unit-11 +1/3 +\d:\d\d",
+        )
 
 
 def test_several_runs_are_shown_below_each_other(socket_path: str) -> None:
     with watching(socket_path) as watcher, connected(socket_path) as one, connected(socket_path) as other:
         one(Event("unit.started", "first"))
         other(Event("unit.started", "second"))
-        watcher.shows("connected: 2 senders", "▸ first", "▸ second")
-        assert watcher.text().count(f"pid {os.getpid()}  no start seen") == 2
+        title = f"^pid {os.getpid()}  no start seen  0/1 units  1 running$"
+        watcher.matches("connected: 2 senders", f"(?s:{title}.*▸ first.*{title}.*▸ second)")
 
 
 def test_it_draws_at_most_ten_times_a_second_under_a_flood_and_takes_everything_in(socket_path: str) -> None:
@@ -341,7 +347,7 @@ def test_wide_names_leave_the_columns_where_they_are(socket_path: str) -> None:
     with watching(socket_path, width=79) as watcher, connected(socket_path) as send:
         for name in ("部品" * 20, "plain", "e\u0301" * 5):
             send(Event("unit.started", name, payload={"total_tasks": 7}))
-        watcher.shows("plain", "3 events", "3 running")
+        watcher.shows("plain", "3 events", "3 running", "last events")
         ends = [match.end() for line in watcher.lines() if (match := re.match(r"  ▸ .*? 0/7", _by_cell(line)))]
         assert len(ends) == 3
         assert len(set(ends)) == 1
