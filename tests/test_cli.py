@@ -4,20 +4,15 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from commands import listening, run, send
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, __version__, wire
 from waiting import wait_for
-
-COMMAND = [sys.executable, "-m", "socketpusher"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,39 +21,21 @@ def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30)
-
-
-@contextmanager
-def listening(path: str, **options: object) -> "Iterator[subprocess.Popen[bytes]]":
-    """`socketpusher listen`, once it is bound."""
-    options = {"stdout": subprocess.PIPE, **options}
-    with subprocess.Popen([*COMMAND, "listen", path], stderr=subprocess.PIPE, **options) as process:
-        deadline = threading.Timer(30, process.kill)  # which ends a read that waits for its output
-        deadline.start()
-        try:
-            assert process.stderr.readline() == f"listening on {path}\n".encode()
-            yield process
-        finally:
-            deadline.cancel()
-            deadline.join()
-            process.kill()
-
-
-def send(path: str, data: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as sender:
-        sender.connect(path)
-        sender.sendall(data)
-
-
-def test_every_line_is_printed_unmodified(socket_path: str) -> None:
-    lines = [wire.encode(Event("x", payload="ü")), b"not an event\r\n", b"\n", b"\xff\n"]
+def test_every_event_is_printed_unmodified_and_what_is_none_is_reported(socket_path: str) -> None:
+    lines = [
+        wire.encode(Event("x", payload="ü")),
+        b' { "time" : "2026-11-23T17:08:00+01:00" , "type":"\\u00fc","z":1}\r\n',
+    ]
     with listening(socket_path) as process:
-        send(socket_path, b"".join(lines))
+        send(socket_path, b"not an event\r\n" + lines[0] + b"\n\xff\x1b[2J\n" + lines[1])
         assert [process.stdout.readline() for _ in lines] == lines
+        reports = [process.stderr.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        assert process.wait(30) == 130
+        assert process.stdout.read() == process.stderr.read() == b""
+    assert all(b"skipped what process" in report for report in reports)
+    assert b"not an event" in reports[0]
+    assert b"\x1b" not in reports[2]
 
 
 def test_a_line_is_printed_at_once_and_senders_may_come_and_go(socket_path: str, bus: Bus) -> None:
@@ -102,16 +79,17 @@ def _take_terminal() -> None:
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(socket_path: str) -> None:
     with listening(socket_path) as process:
-        send(socket_path, b"1\n")
-        assert process.stdout.readline() == b"1\n"
+        line = wire.encode(Event("x"))
+        send(socket_path, line)
+        assert process.stdout.readline() == line
         process.stdout.close()
-        send(socket_path, b"2\n")
+        send(socket_path, line)
         assert process.wait(30) == 128 + signal.SIGPIPE
         assert process.stderr.read() == b""
 
 
 def test_a_flood_arrives_whole(socket_path: str) -> None:
-    data = b"".join(b"%d %s\n" % (number, b"x" * 200) for number in range(50_000))
+    data = b"".join(wire.encode(Event("x", task=number, payload="x" * 150)) for number in range(50_000))
     with listening(socket_path) as process:
         sender = subprocess.Popen(
             [sys.executable, "-c", SEND_INPUT, socket_path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -167,9 +145,9 @@ def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: 
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["listen", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in ("listen", "send", "replay", "doctor", "demo"))])
 def test_help_teaches_by_examples(arguments: list[str]) -> None:
-    result = run(*arguments)
+    result = run(*arguments, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert "examples:\n  socketpusher " in result.stdout
 

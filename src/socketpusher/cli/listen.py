@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 
 from ..consumers.listener import Listener, listen
@@ -73,18 +74,17 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
     chosen = _choice(arguments)
-    if arguments.to is None:
-        with _listener(arguments.path) as listener:
+    with ExitStack() as opened:
+        record = None
+        if arguments.to is not None:
+            record = opened.enter_context(Record(arguments.to, arguments.max_bytes, arguments.keep))
+        listener = opened.enter_context(listen(arguments.path, raw=True, on_problem=_report))
+        print(f"listening on {listener.path}", file=sys.stderr, flush=True)
+        if record is None:
             _print(listener, chosen)
-    with Record(arguments.to, arguments.max_bytes, arguments.keep) as record, _listener(arguments.path) as listener:
-        _record(listener, chosen, record)
+        else:
+            _record(listener, chosen, record)
     return 0
-
-
-def _listener(path: str | None) -> Listener[bytes]:
-    listener = listen(path, raw=True, on_problem=_report)
-    print(f"listening on {listener.path}", file=sys.stderr, flush=True)
-    return listener
 
 
 def _report(problem: Problem) -> None:
