@@ -110,10 +110,15 @@ class Terminal:
             pass
         return self.process.returncode
 
+    def hang_up(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 @contextmanager
@@ -386,6 +391,13 @@ def test_ctrl_c_before_anything_came_leaves_nothing(socket_path: str) -> None:
         watcher.press(b"\x03")
         assert watcher.ends() == 130
     assert watcher.written.rpartition(b"\x1b[?1049l")[2] in (b"", b"^C")
+
+
+def test_a_terminal_that_is_closed_ends_it_and_the_socket_is_removed(socket_path: str) -> None:
+    with watching(socket_path) as watcher:
+        watcher.hang_up()
+        watcher.process.wait(30)
+        assert not os.path.exists(socket_path)
 
 
 # Without a screen
