@@ -14,6 +14,7 @@ import tempfile
 import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -246,50 +247,51 @@ def test_other_users_are_hung_up_on_unless_they_are_allowed(form: str) -> None:
         path, problems = os.path.join(directory, "s"), []
         with listen(path, allow_uids=[12345], on_problem=problems.append) as listener:
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o666
-            senders = [threading.Thread(target=send_as, args=(uid, path)) for uid in (12345, 54321, 0)]
-            for sender in senders:
-                sender.start()
-            if form == "asyncio":
-                asyncio.run(asyncio.wait_for(_take_in_asyncio(listener, problems), 30))
-            else:
-                events = take(listener, 2)
-                while not problems:
-                    listener.read()
-                assert sorted(event.type for event in events) == ["0", "12345"]
-            for sender in senders:
-                sender.join()
+            with ThreadPoolExecutor() as pool:
+                refused = pool.submit(send_as, 54321, path)
+                if form == "asyncio":
+                    asyncio.run(asyncio.wait_for(_wait_in_asyncio(listener, problems), 30))
+                else:
+                    while not problems:
+                        listener.read()
+                    sent = [pool.submit(send_as, uid, path) for uid in (12345, 0)]
+                    assert sorted(event.type for event in take(listener, 2)) == ["0", "12345"]
+                    assert [future.result().returncode for future in sent] == [0, 0]
+                assert refused.result().returncode == HUNG_UP_ON
         assert [(type(problem), problem.sender.uid) for problem in problems] == [(Refused, 54321)]
         assert "put 54321 into allow_uids" in str(problems[0])
 
 
-async def _take_in_asyncio(listener: Listener[Event], problems: list[Problem]) -> None:
-    types = []
-    with listener:
-        async for event in listener:
-            types.append(event.type)
-            if len(types) == 2:
-                break
-        while not problems:  # which are told of while it is waited for something else
-            reading = asyncio.ensure_future(anext(aiter(listener)))
-            await asyncio.sleep(0.01)
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-    assert sorted(types) == ["0", "12345"]
+async def _wait_in_asyncio(listener: Listener[Event], problems: list[Problem]) -> None:
+    reading = asyncio.ensure_future(anext(aiter(listener)))
+    while not problems:
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await asyncio.sleep(0.01)
 
 
-def send_as(uid: int, path: str) -> None:
-    subprocess.run([sys.executable, "-S", "-c", SEND_AS, str(uid), path], input=line(uid), check=True, timeout=30)
+HUNG_UP_ON = 3
 
 
-SEND_AS = """
+def send_as(uid: int, path: str) -> "subprocess.CompletedProcess[bytes]":
+    """Send a line; a sender that is let in ends at once, another one waits until it is hung up on."""
+    command = [sys.executable, "-S", "-c", SEND_AS, str(uid), path]
+    return subprocess.run(command, input=line(uid), capture_output=True, timeout=30)
+
+
+SEND_AS = f"""
 import os, socket, sys
 sender = socket.socket(socket.AF_UNIX)
 os.setuid(int(sys.argv[1]))
 sender.connect(sys.argv[2])
 try:
     sender.sendall(sys.stdin.buffer.read())
+    if sys.argv[1] == "54321":
+        sender.recv(1)
+        sys.exit({HUNG_UP_ON})
 except (BrokenPipeError, ConnectionResetError):
-    pass
+    sys.exit({HUNG_UP_ON})
 """
 
 
@@ -298,8 +300,8 @@ def test_other_users_can_not_even_connect_to_a_socket_of_ones_own() -> None:
     with tempfile.TemporaryDirectory(prefix="sp") as directory:
         os.chmod(directory, 0o711)
         path = os.path.join(directory, "s")
-        with listen(path), pytest.raises(subprocess.CalledProcessError):
-            send_as(12345, path)
+        with listen(path):
+            assert b"PermissionError" in send_as(12345, path).stderr
 
 
 def test_allow_uids_holds_user_ids() -> None:

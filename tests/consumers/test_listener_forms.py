@@ -1,6 +1,7 @@
 """The forms of `listen`, for a thread, for asyncio and raw: the same lines from the same bytes, however cut."""
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -216,6 +217,44 @@ def _is_hung_up_on(sender: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_closing_ends_the_iteration_in_asyncio_at_any_moment_of_its_start(socket_path: str, turns: int) -> None:
+    async def main() -> list[Event]:
+        listener = listen(socket_path)
+        reading = asyncio.ensure_future(_all(listener))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        listener.close()
+        return await reading
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_who_has_gone_is_no_sender_any_more(socket_path: str, form: Callable[..., Any]) -> None:
+    listener = listen(socket_path)
+    form(listener, lambda: [_send(socket_path, b"").close(), _send(socket_path, line(END)).close()])
+    listener.close()
+    assert listener.senders == ()
+
+
+def test_asyncio_knows_who_is_there(socket_path: str) -> None:
+    async def main() -> None:
+        with listen(socket_path) as listener:
+            events = aiter(listener)
+            reading = asyncio.ensure_future(anext(events))
+            with closing(await asyncio.to_thread(_send, socket_path, line(1))):
+                assert (await reading).type == "1"
+                assert listener.senders == (listener.sender,)
+                reading = asyncio.ensure_future(anext(events))
+            while listener.senders:
+                await asyncio.sleep(0.001)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 async def _all(listener: Listener[Event]) -> list[Event]:
     return [event async for event in listener]
 
@@ -248,21 +287,27 @@ def test_a_cancelled_wait_loses_nothing(socket_path: str) -> None:
     assert asyncio.run(asyncio.wait_for(main(), 60)) == [str(number) for number in range(30)]
 
 
+# asyncio itself warns of transports that outlive their loop.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_listener_that_outlives_its_loop_closes_without_a_word(socket_path: str) -> None:
     listener = listen(socket_path)
 
-    async def main() -> None:
+    async def main(listener: Listener[Event]) -> None:
         try:
             async with asyncio.timeout(0.01):
                 await _all(listener)
         except TimeoutError:
             pass
 
-    asyncio.run(main())
-    with pytest.raises(RuntimeError, match="make a new one"):
-        asyncio.run(main())
-    listener.close()
+    with closing(socket.socket(socket.AF_UNIX)) as sender:
+        sender.connect(socket_path)
+        asyncio.run(main(listener))
+        with pytest.raises(RuntimeError, match="make a new one"):
+            asyncio.run(main(listener))
+        listener.close()
     assert not os.path.exists(socket_path)
+    del listener
+    gc.collect()
 
 
 def test_a_listener_belongs_to_a_thread_or_to_asyncio_not_to_both(socket_path: str) -> None:
@@ -297,6 +342,14 @@ def test_with_ids_an_event_is_yielded_once_and_a_gap_is_reported(
     assert [(type(gap), gap.session, gap.first, gap.last) for gap in problems] == [(Gap, "abc", 5, 6)]
     assert str(problems[0]).startswith("events 5 to 6 are missing")
     assert problems[0].sender.pid == os.getpid()
+
+
+def test_what_a_listener_in_the_middle_of_a_run_is_told_first_makes_no_gap(socket_path: str) -> None:
+    problems: list[Any] = []
+    data = [line("graph"), line("orch.started", ',"id":"abc-1"'), line("next", ',"id":"abc-700"'), line(END)]
+    with listen(socket_path, on_problem=problems.append) as listener:
+        assert len(in_a_thread(listener, lambda: _send(socket_path, b"".join(data)).close())) == 3
+    assert problems == []
 
 
 def test_a_pusher_that_sends_again_is_heard_once(socket_path: str) -> None:

@@ -36,6 +36,7 @@ def test_what_came_before_the_listener_is_no_gap() -> None:
 def test_what_lies_behind_an_event_that_is_told_again_is_no_gap() -> None:
     # A new consumer in the middle of a run is told `orch.started` first, and then what it had not read.
     assert taken("*s-5", "s-700", "s-702") == [("*s-5", []), ("s-700", []), ("s-702", [701])]
+    assert taken("*s-1", "s-700", "s-702") == [("*s-1", []), ("s-700", []), ("s-702", [701])]
     assert taken("*s-1", "s-2", "s-4") == [("*s-1", []), ("s-2", []), ("s-4", [3])]
 
 

@@ -34,8 +34,9 @@ class Serving:
         """Serve this socket, which is bound."""
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await self._loop.create_unix_server(
-            lambda: _Receiver(self), sock=listening, backlog=socket.SOMAXCONN, **options
+            lambda: _Receiver(self), sock=listening, backlog=socket.SOMAXCONN, start_serving=False, **options
         )
+        await self._server.start_serving()  # apart, for `close` may be called meanwhile
 
     async def wait(self) -> Arrival | None:
         """Wait until a sender comes, sends or goes, or it is closed."""
