@@ -198,7 +198,7 @@ STEPS = steps({{"step": {kind}, "report": Step}})
 build(["report"], workers=2)
 """
     events = run(lines, consumer, tmp_path)
-    assert told(events)["step"][-1] == "failed"
+    assert "failed" in told(events)["step"]  # perhaps before "started", which another process emits
     assert told(events)["report"] == ["blocked"]
     assert error in next(event.error for event in events if event.type == "unit.failed")
 
