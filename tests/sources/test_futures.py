@@ -192,6 +192,21 @@ def test_no_thread_of_a_pool_is_left_when_its_shutdown_returns(bus: Bus) -> None
     assert set(threading.enumerate()) == before
 
 
+def test_a_pool_forks_its_workers_before_it_starts_its_thread(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    fork = os.fork
+
+    def counted() -> int:
+        threads.append(threading.active_count())
+        return fork()
+
+    monkeypatch.setattr(os, "fork", counted)
+    before = threading.active_count()
+    with POOLS["fork"](bus, 2) as pool:
+        pool.submit(square, 1)
+    assert threads == [before] * 2
+
+
 def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:
     with EmittingThreadPool(bus, 1, thread_name_prefix="builder") as pool:
         name = pool.submit_as("app", lambda: threading.current_thread().name).result(60)
