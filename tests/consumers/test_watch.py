@@ -511,6 +511,8 @@ def test_once_is_not_over_with_a_connection_that_says_nothing_and_goes(socket_pa
         for _ in range(3):
             with connected(socket_path):
                 pass
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)  # longer than it would wait for a connection that stays
         with connected(socket_path) as send:
             send(Event("unit.failed", "app", error="why"))
             output = process.stdout.read().decode()
@@ -526,8 +528,9 @@ def test_once_is_over_with_a_sender_that_says_nothing_and_stays(socket_path: str
 
 def test_once_is_over_though_a_sender_never_stops(socket_path: str) -> None:
     with piped("--once", socket_path) as process:
+        deadline = time.monotonic() + 60
         with connected(socket_path) as send, pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
+            while time.monotonic() < deadline:
                 send(Event("unit.started", "app"))
         assert b"1 running" in process.stdout.read()
         assert process.wait(30) == 0
