@@ -82,19 +82,19 @@ def test_no_character_that_a_terminal_obeys_is_in_a_pretty_line(
 def on_terminal(socket_path: str, **environment: str) -> bytes:
     """What `listen --format pretty` writes to a terminal of one failed event."""
     terminal, inside = pty.openpty()
-    try:
-        environment = {"TERM": "xterm-256color", **environment}
-        kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-        with listening(socket_path, "--format", "pretty", stdout=inside, env={**kept, **environment}) as process:
-            send(socket_path, wire.encode(Event("unit.failed", unit="a\x1b[2Jb")))
-            output = b""
-            while b"\n" not in output:
-                output += os.read(terminal, 4096)
-            end(process)
-        return output
-    finally:
-        os.close(inside)
-        os.close(terminal)
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment = {**kept, "TERM": "xterm-256color", **environment}
+    with (
+        open(terminal, "rb", buffering=0) as screen,
+        listening(socket_path, "--format", "pretty", stdout=inside, env=environment) as process,
+    ):
+        os.close(inside)  # so that a read fails when the command has ended
+        send(socket_path, wire.encode(Event("unit.failed", unit="a\x1b[2Jb")))
+        output = b""
+        while b"\n" not in output:
+            output += screen.read(4096)
+        end(process)
+    return output
 
 
 def test_colours_are_for_terminals_that_want_them(socket_path: str, tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""`socketpusher replay`: the same events again, when they are due."""
+
+import os
+import pty
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands import run, running
+from consuming import Consumer
+from socketpusher import Event, wire
+from socketpusher.cli.pace import Pace
+from waiting import wait_for
+
+START = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
+
+
+def recorded(*seconds: float) -> bytes:
+    """A recording with an event at each of these times; the tasks count them."""
+    events = [Event("x", task=task, time=START + timedelta(seconds=second)) for task, second in enumerate(seconds)]
+    return b"".join(map(wire.encode, events))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return tmp_path / "run.ndjson"
+
+
+@pytest.mark.parametrize("speed", ["max", "0"])
+def test_a_recording_arrives_byte_for_byte_as_fast_as_can_be(consumer: Consumer, recording: Path, speed: str) -> None:
+    data = recorded(*(86_400 * day for day in range(3000)))
+    recording.write_bytes(data)
+    result = run("replay", str(recording), consumer.path, "--speed", speed)
+    assert result.returncode == 0
+    assert re.fullmatch(rf"sent 3,000 events to {consumer.path} in [\d.]+ s\n", result.stderr)
+    assert consumer.wait_for_tasks(3000) == list(range(3000))
+    assert b"".join(b"".join(pieces) for pieces in consumer.connections) == data
+
+
+def test_it_reads_standard_input_and_names_the_lines_that_are_no_events(consumer: Consumer) -> None:
+    with running("replay", "-", consumer.path, "--speed", "max") as process:
+        _, errors = process.communicate(b'{"type":"no time"}\n' + recorded(0) + b'{"type"')
+        assert process.returncode == 1
+    assert re.findall(rb"^line (\d+) of standard input is skipped", errors, re.MULTILINE) == [b"1", b"3"]
+    assert re.search(rb"\nsent 1 event to .* s; 2 lines skipped\n$", errors)
+    assert consumer.wait_for_tasks(1) == [0]
+
+
+def test_an_event_comes_when_it_is_due_and_not_before(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 4, 8))
+    result = run("replay", str(recording), consumer.path, "--speed", "10")
+    assert result.returncode == 0
+    took = re.search(r"in ([\d.]+) s\n", result.stderr)
+    assert took is not None
+    assert 0.8 <= float(took[1]) < 8
+
+
+def test_a_long_pause_is_announced_and_ctrl_c_ends_it(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 7200))
+    with running("replay", str(recording), consumer.path) as process:
+        assert process.stderr.readline().startswith(b"the recording pauses for 2:00:00; ")
+        assert consumer.wait_for_tasks(1) == [0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert re.fullmatch(rb"sent 1 event to .* s\n", process.stderr.read())
+
+
+def test_a_clock_that_was_set_back_stops_nothing_and_is_told(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 0.1, -3600, -3599.9))
+    result = run("replay", str(recording), consumer.path)
+    assert result.returncode == 0
+    assert result.stderr.endswith(" s; the clock of the recording goes back 1 time\n")
+    assert consumer.wait_for_tasks(4) == [0, 1, 2, 3]
+
+
+def test_a_slow_consumer_loses_nothing(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(*(number / 1e6 for number in range(20_000))))
+    consumer.stall()
+    with running("replay", str(recording), consumer.path) as process:
+        wait_for(lambda: consumer.connections)
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGCONT)
+        consumer.go_on()
+        assert process.wait(60) == 0
+    assert consumer.wait_for_tasks(20_000) == list(range(20_000))
+
+
+def test_progress_on_a_terminal_is_drawn_and_wiped(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 0.2, 3600))
+    terminal, inside = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with (
+        open(terminal, "rb", buffering=0) as screen,
+        running("replay", str(recording), consumer.path, stderr=inside, env=environment) as process,
+    ):
+        os.close(inside)  # so that a read fails when the command has ended
+        seen = b""
+        while re.search(rb"6\d%.*2 events sent, the next one in 0:59:\d\d", seen) is None:
+            seen += screen.read(4096)
+        process.send_signal(signal.SIGINT)
+        while b"sent 2 events to " not in seen:
+            seen += screen.read(4096)
+        assert process.wait(30) == 130
+
+
+@given(st.lists(st.floats(0, 100).map(lambda step: round(step, 3))), st.sampled_from([0.5, 1.0, 10.0]))
+def test_times_that_rise_are_kept(steps: list[float], speed: float) -> None:
+    pace = Pace(speed)
+    time = START
+    for step in [0.0, *steps]:
+        time += timedelta(seconds=step)
+        assert pace.due(time) == pytest.approx((time - START).total_seconds() / speed)
+    assert pace.set_back == 0
+
+
+@given(st.lists(st.floats(-5000, 5000)))
+def test_an_event_is_never_due_before_the_one_before_it(times: list[float]) -> None:
+    pace = Pace(1.0)
+    due = [pace.due(START + timedelta(seconds=second)) for second in times]
+    assert due == sorted(due)
+    assert all(0 <= after - before <= 10_000 for before, after in pairwise(due))
+
+
+def test_a_little_disorder_does_not_slow_a_recording_down() -> None:
+    pace = Pace(1.0)
+    dues = [pace.due(START + timedelta(seconds=second)) for number in range(100) for second in (number + 0.5, number)]
+    assert dues == pytest.approx([number for number in range(100) for _ in range(2)])
+    assert pace.set_back == 0
+
+
+def test_a_clock_that_was_set_back_goes_on_from_there() -> None:
+    pace = Pace(2.0)
+    assert [pace.due(START + timedelta(seconds=second)) for second in (0, 10, -3600, -3596, 10)] == [0, 5, 5, 7, 1810]
+    assert pace.set_back == 1
+
+
+# Mistakes
+
+
+def test_a_recording_that_is_not_there_is_a_sentence(socket_path: str, tmp_path: Path) -> None:
+    for file, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        result = run("replay", str(file), socket_path)
+        assert (result.returncode, result.stderr) == (
+            1,
+            f"socketpusher replay: can't read the recording: {why}: {file}\n",
+        )
+
+
+@pytest.mark.parametrize("speed", ["-1", "nan", "inf", "fast", ""])
+def test_a_speed_that_is_none_is_told(speed: str) -> None:
+    result = run("replay", "-", f"--speed={speed}")
+    assert result.returncode == 2
+    assert "is neither a number from 0 on nor max" in result.stderr
