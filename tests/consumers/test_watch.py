@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,10 +145,14 @@ def watching(path: str, **options: object) -> Iterator[Terminal]:
 def piped(*arguments: str, **options: object) -> "Iterator[subprocess.Popen[bytes]]":
     """The command without a terminal, once it is bound."""
     with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        deadline = threading.Timer(60, process.kill)  # which ends a read that waits for its output
+        deadline.start()
         try:
             assert process.stderr.readline().startswith(b"listening on ")
             yield process
         finally:
+            deadline.cancel()
+            deadline.join()
             process.kill()
 
 
