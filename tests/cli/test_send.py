@@ -17,6 +17,7 @@ import pytest
 from commands import run, running
 from consuming import Consumer
 from socketpusher import Event, wire
+from socketpusher.cli.feeder import Feeder
 from waiting import wait_for
 
 
@@ -157,6 +158,16 @@ def test_ctrl_c_ends_it_and_what_was_read_is_sent(consumer: Consumer) -> None:
         sent = re.fullmatch(rb"sent (\d+) events? to .*\n", process.stderr.read())
     assert sent is not None
     assert consumer.wait_for_tasks(int(sent[1])) == list(range(int(sent[1])))
+
+
+def test_what_waits_at_a_ctrl_c_is_sent(consumer: Consumer) -> None:
+    feeder = Feeder(consumer.path)
+    with pytest.raises(KeyboardInterrupt), feeder:
+        for task in range(400):
+            feeder.emit(Event("x", task=task))
+        raise KeyboardInterrupt
+    assert feeder.complete
+    assert consumer.wait_for_tasks(400) == list(range(400))
 
 
 def test_ctrl_c_ends_it_while_the_consumer_does_not_read(consumer: Consumer) -> None:

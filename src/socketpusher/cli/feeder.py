@@ -24,7 +24,7 @@ the next one."""
 GONE = 5.0
 """At the end another consumer is waited for so long, in seconds."""
 
-HASTE = 0.5
+HASTE = 1.0
 """After a signal what waits may take so long, in seconds."""
 
 
