@@ -120,6 +120,7 @@ def test_units_stand_as_progress_says(history: list[Event]) -> None:
         unit = run.units[node["id"]]
         assert (unit.status, unit.completed_tasks) == (node["status"], node["completed_tasks"])
         assert unit.tasks == max(node["tasks"], node["completed_tasks"])
+    check(run)
 
 
 # A run
@@ -145,6 +146,18 @@ def test_a_run_is_followed_from_its_begin_to_its_end() -> None:
     assert run.units["a"].started == BEGIN.timestamp() + 2
     assert run.units["a"].ended == BEGIN.timestamp() + 4
     assert list(run.levels) == [0, 1]
+
+
+def test_the_tasks_of_a_unit_may_turn_out_to_be_more_and_are_counted_once() -> None:
+    started = [at(n, "unit.started", "x", payload={"total_tasks": n}) for n in (1, 3)]
+    (run,) = following(*started, at(5, "task.completed", "x", 2)).runs
+    assert (run.completed_tasks, run.tasks) == (2, 3)
+    check(run)
+
+
+def test_the_begin_and_the_end_of_a_run_are_the_runs_though_they_name_a_unit() -> None:
+    (run,) = following(at(0, "orch.started", "x"), at(1, "orch.completed", "y")).runs
+    assert (run.started, run.outcome, run.units) == (BEGIN.timestamp(), "completed", {})
 
 
 def test_units_that_no_graph_names_appear_as_they_come() -> None:

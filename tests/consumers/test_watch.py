@@ -466,7 +466,8 @@ def test_a_terminal_that_can_not_be_drawn_on_gets_lines(socket_path: str) -> Non
 
 def test_without_rich_it_says_what_to_install_and_shows_lines(socket_path: str, tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise ImportError('not installed')")
-    with terminal(socket_path, PYTHONPATH=str(tmp_path), width=200) as watcher:
+    modules = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    with terminal(socket_path, PYTHONPATH=modules, width=200) as watcher:
         watcher.shows("rich is not installed: pip install 'socketpusher[terminal]'", "listening on")
         with connected(socket_path) as send:
             send(Event("unit.started", "app"))
