@@ -123,6 +123,15 @@ def test_units_stand_as_progress_says(history: list[Event]) -> None:
     check(run)
 
 
+def test_of_a_graph_that_is_none_what_can_be_used_is() -> None:
+    node = {"id": "a", "level": "x", "status": ["failed"], "tasks": "3", "completed_tasks": -1}
+    others = [{"id": []}, {"id": {}}, {"id": 3}, {"id": ""}, {}, None, "b"]
+    (run,) = following(at(0, "graph", payload={"nodes": [*others, node]})).runs
+    assert statuses(run) == {"a": "pending"}
+    assert list(run.levels) == [0]
+    check(run)
+
+
 # A run
 
 
