@@ -1,16 +1,19 @@
 """The minimal consumer, with real sockets and real senders."""
 
+import array
 import asyncio
 import errno
 import fcntl
 import os
 import random
+import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import types
 from collections.abc import Iterator
@@ -170,8 +173,6 @@ def test_what_one_read_brought_is_handed_out_before_the_next(socket_path: str) -
 
 
 def test_a_loop_of_ones_own_can_wait_for_the_listener(socket_path: str) -> None:
-    import select
-
     with listen(socket_path, raw=True) as listener:
         assert select.select([listener], [], [], 0)[0] == []
         send(socket_path, line("line"))
@@ -179,6 +180,65 @@ def test_a_loop_of_ones_own_can_wait_for_the_listener(socket_path: str) -> None:
         while select.select([listener], [], [], 0)[0]:
             lines += listener.read()
         assert lines == [line("line")]
+
+
+def test_what_is_held_stays_in_the_socket_until_it_is_released(socket_path: str) -> None:
+    with listen(socket_path) as listener, sender_to(socket_path) as sender:
+        sender.sendall(line(1) + line(2)[:10])
+        assert _held(listener) == ["1"]
+        sender.sendall(line(2)[10:])
+        assert select.select([listener], [], [], 0)[0] == []
+        assert _is_unread(sender)
+        listener.release()
+        assert _held(listener) == ["2"]
+        listener.release()
+        assert not _is_unread(sender)
+        sender.sendall(line(3))
+        assert next(listener).type == "3"
+        sender.sendall(line(4))
+        assert _held(listener) == ["4"]
+
+
+def _held(listener: Listener[Event]) -> list[str]:
+    while not (events := listener.read(hold=True)):
+        pass
+    return [event.type for event in events]
+
+
+def _is_unread(sender: socket.socket) -> bool:
+    size = array.array("i", [0])
+    fcntl.ioctl(sender, termios.TIOCOUTQ, size)
+    return size[0] > 0
+
+
+def test_what_a_killed_listener_has_held_comes_to_the_next_one_and_no_more(socket_path: str, bus: Bus) -> None:
+    command = [sys.executable, "-c", HOLD_AND_DIE, socket_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout.readline() == "listening\n"
+        with SocketPusher(bus, PusherConfig(socket_path=socket_path)):
+            bus.emit(Event("released"))
+            assert killed.stdout.readline() == "released\n"
+            bus.emit(Event("held"))
+            assert killed.stdout.readline() == "held\n"
+            killed.wait(30)
+            with listen(socket_path) as listener:
+                bus.emit(Event("last"))
+                assert [event.type for event in take(listener, 2)] == ["held", "last"]
+
+
+HOLD_AND_DIE = """
+import os, signal, sys
+from socketpusher import listen
+listener = listen(sys.argv[1])
+print("listening", flush=True)
+for _ in range(2):
+    while not (events := listener.read(hold=True)):
+        pass
+    if events[0].type == "released":
+        listener.release()
+    print(events[0].type, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_ctrl_c_ends_the_wait_at_once_and_the_listener_goes_on(socket_path: str) -> None:

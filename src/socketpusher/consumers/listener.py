@@ -141,14 +141,24 @@ class Listener(Generic[_T]):
         """A descriptor that is readable while `read` would not wait, for a loop that waits for other things too."""
         return self._selected().fileno()
 
-    def read(self) -> list[_T]:
-        """Wait until a sender comes, sends or goes, and return what one read brought, which may be nothing."""
+    def read(self, *, hold: bool = False) -> list[_T]:
+        """Wait until a sender comes, sends or goes, and return what one read brought, which may be nothing.
+
+        Args:
+            hold: Whether what it returns stays in the socket until `release`, which must come before the next `read`.
+                If this process is killed before that, the pusher sends it to the next listener, for the kernel says
+                that it was not read.
+        """
         lines = list(self._lines)
         self._lines = iter(lines)
         if not lines:
-            self._receive(self._selected().wait())
+            self._receive(self._selected().wait(hold))
         self._tell()
         return [item for item in map(self._take, self._lines) if item is not None]
+
+    def release(self) -> None:
+        """Let go of what `read` has held: it is dealt with."""
+        self._selected().release()
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:

@@ -51,6 +51,7 @@ class Selecting:
         self._listening = listening
         self._gate = gate
         self._ready: Iterator[tuple[selectors.SelectorKey, int]] = iter(())  # of the last wait, not yet looked at
+        self._held: tuple[selectors.SelectorKey, int] | None = None  # whom the last wait left how many bytes
         self._selector = selectors.DefaultSelector()  # a sender is registered with what the gate gave for it
         self._selector.register(listening, selectors.EVENT_READ)
 
@@ -58,11 +59,15 @@ class Selecting:
         """A descriptor that is readable while `wait` would not wait."""
         return self._selector.fileno()  # epoll and kqueue have one
 
-    def wait(self) -> Arrival | None:
-        """Wait until a sender comes, sends or goes."""
+    def wait(self, hold: bool = False) -> Arrival | None:
+        """Wait until a sender comes, sends or goes.
+
+        Args:
+            hold: Whether what it brings stays in the socket until `release`.
+        """
         for key, _ in self._ready:
             if key.data is not None:
-                return self._read(key)
+                return self._read(key, hold)
             self._accept()
             return None
         self._ready = iter(self._selector.select())
@@ -79,11 +84,11 @@ class Selecting:
         connected.setblocking(False)
         self._selector.register(connected, selectors.EVENT_READ, admitted)
 
-    def _read(self, key: selectors.SelectorKey) -> Arrival | None:
+    def _read(self, key: selectors.SelectorKey, hold: bool) -> Arrival | None:
         connected = cast(socket.socket, key.fileobj)
         sender, lines = key.data
         try:
-            data = connected.recv(READ_BYTES)
+            data = connected.recv(READ_BYTES, socket.MSG_PEEK if hold else 0)
         except BlockingIOError:
             return None
         except OSError:
@@ -93,11 +98,26 @@ class Selecting:
             connected.close()
             self._gate.senders.remove(sender)
             return None
+        if hold:
+            self._held = key, len(data)
+            self._selector.unregister(connected)  # or it would be readable all the time
         return sender, lines.feed(data)
+
+    def release(self) -> None:
+        """Take out of the socket what the last `wait` has held there."""
+        if self._held is None:
+            return
+        (connected, _, events, data), size = self._held
+        self._held = None
+        self._selector.register(connected, events, data)
+        while size:
+            size -= len(cast(socket.socket, connected).recv(size)) or size
 
     def close(self) -> None:
         """Hang up on everybody."""
         self._selector.unregister(self._listening)
+        if self._held is not None:
+            cast(socket.socket, self._held[0].fileobj).close()
         for key in list(self._selector.get_map().values()):
             cast(socket.socket, key.fileobj).close()
         self._gate.senders.clear()
