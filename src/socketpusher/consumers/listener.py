@@ -153,8 +153,7 @@ class Listener(Generic[_T]):
         self._lines = iter(lines)
         if not lines:
             self._receive(self._selected().wait(hold))
-        self._tell()
-        return [item for item in map(self._take, self._lines) if item is not None]
+        return list(self._items())
 
     def release(self) -> None:
         """Let go of what `read` has held: it is dealt with."""
@@ -162,10 +161,7 @@ class Listener(Generic[_T]):
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
-            self._tell()
-            for line in self._lines:
-                if (item := self._take(line)) is not None:
-                    yield item
+            yield from self._items()
             if not self._closed:
                 self._receive(self._selected().wait())
 
@@ -176,10 +172,8 @@ class Listener(Generic[_T]):
 
     async def __aiter__(self) -> AsyncIterator[_T]:
         while not self._closed:
-            self._tell()
-            for line in self._lines:
-                if (item := self._take(line)) is not None:
-                    yield item
+            for item in self._items():
+                yield item
             if not self._closed:
                 self._receive(await (await self._served()).wait())
 
@@ -188,26 +182,28 @@ class Listener(Generic[_T]):
             self._sender, lines = arrival
             self._lines = iter(lines)
 
-    def _tell(self) -> None:
+    def _items(self) -> Iterator[_T]:
+        """What the lines that have come are yielded as. If it is not run to its end, another one goes on."""
         while self._problems:
             self._on_problem(self._problems.popleft())
+        raw, is_new = self._raw, self._is_new
+        for line in self._lines:
+            try:
+                wire = parse(line)
+                event = event_of(wire)
+            except DecodeError as error:
+                self._on_problem(Skipped(self._of_this(), str(error), line))
+            else:
+                if "id" not in wire or is_new(wire["id"], event):
+                    yield line + b"\n" if raw else event  # type: ignore[misc]  # as `listen` promises
 
-    def _take(self, line: bytes) -> _T | None:
-        """The line as it is yielded, or None if it is not."""
-        try:
-            wire = parse(line)
-            event = event_of(wire)
-        except DecodeError as error:
-            self._on_problem(Skipped(self._of_this(), str(error), line))
-            return None
-        id = wire.get("id")
-        if id.__class__ is str:
-            missed = self._sessions.take(id, event.type == EventType.ORCH_STARTED)
-            if missed is None:
-                return None
-            if missed:
-                self._on_problem(Gap(self._of_this(), id.rpartition("-")[0], missed.start, missed.stop - 1))
-        return line + b"\n" if self._raw else event  # type: ignore[return-value]  # as `listen` promises
+    def _is_new(self, id: object, event: Event) -> bool:
+        if not isinstance(id, str):
+            return True
+        missed = self._sessions.take(id, event.type == EventType.ORCH_STARTED)
+        if missed:
+            self._on_problem(Gap(self._of_this(), id.rpartition("-")[0], missed.start, missed.stop - 1))
+        return missed is not None
 
     def _of_this(self) -> Sender:
         assert self._sender is not None  # there is a line, so somebody has sent it
