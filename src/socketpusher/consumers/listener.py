@@ -97,7 +97,7 @@ class Listener(Generic[_T]):
     """What `listen` returns: an iterator over events or lines, and a context manager that closes it.
 
     An event that comes twice, told by its id (see `PusherConfig.event_ids`), is yielded once. A line whose sender was
-    gone before its newline came is not yielded. Memory is bounded: 256 KiB and the begin of one line a sender.
+    gone before its newline came is not yielded. Memory is bounded: 64 KiB and the begin of one line a sender.
 
     Args:
         path: Where to listen.

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from .lines import Lines
 from .problems import Sender
-from .selecting import Arrival, Gate
+from .selecting import READ_BYTES, Arrival, Gate
 
 
 class Serving:
@@ -65,7 +65,7 @@ class Serving:
             receiver.transport.abort()
 
 
-class _Receiver(asyncio.Protocol):
+class _Receiver(asyncio.BufferedProtocol):
     """One sender."""
 
     transport: asyncio.Transport
@@ -73,6 +73,7 @@ class _Receiver(asyncio.Protocol):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._admitted: tuple[Sender, Lines] | None = None  # from the connection on, if the sender may send
+        self._buffer = memoryview(bytearray(READ_BYTES))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -83,10 +84,13 @@ class _Receiver(asyncio.Protocol):
             self._serving.receivers.add(self)
         self._serving.changed.set()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._admitted is not None:
             sender, lines = self._admitted
-            self._serving.arrivals.append(((sender, lines.feed(data)), self.transport))
+            self._serving.arrivals.append(((sender, lines.feed(bytes(self._buffer[:nbytes]))), self.transport))
             self._serving.changed.set()
             self.transport.pause_reading()
 

@@ -1,0 +1,133 @@
+"""How fast `listen` hands out a million events, beside a loop of `orjson.loads` over the same lines in memory.
+
+A sender in another process writes a file of lines to the socket. The consumer does nothing with an event but count it;
+timed is the way from the first event to the last. The loop has its lines split already, and makes dicts: no check, no
+`Event`, no time. So the ratio falls with the size of the lines: what an event costs besides its JSON is the same.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from ..findings import Findings, Table, Target
+from ..lab import Figures, Lab, ratio, spread
+from ..stage import MeasurementError
+from ..workload import TYPE, UNIT, payload
+
+TITLE = "Listening"
+EVENTS = 1_000_000
+
+SCRIPT = """
+import asyncio, json, subprocess, sys, time
+import orjson
+from socketpusher import listen
+
+mode, path, file, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+SENDER = '''
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sender, open(sys.argv[2], "rb") as file:
+    sender.connect(sys.argv[1])
+    while data := file.read(65536):
+        sender.sendall(data)
+'''
+
+def loads():
+    with open(file, "rb") as lines:
+        lines = lines.read().split(b"\\n")[:-1]
+    start = time.perf_counter()
+    for line in lines:
+        orjson.loads(line)
+    return time.perf_counter() - start
+
+def events():
+    with listen(path, raw=mode == "raw") as items, subprocess.Popen([sys.executable, "-S", "-c", SENDER, path, file]):
+        next(items)
+        start = time.perf_counter()
+        for number, _ in enumerate(items, 2):
+            if number == count:
+                return time.perf_counter() - start
+
+async def events_in_asyncio():
+    number = 0
+    with listen(path) as items, subprocess.Popen([sys.executable, "-S", "-c", SENDER, path, file]):
+        async for _ in items:
+            number += 1
+            if number == 1:
+                start = time.perf_counter()
+            elif number == count:
+                return time.perf_counter() - start
+
+took = loads() if mode == "loads" else asyncio.run(events_in_asyncio()) if mode == "async" else events()
+print(json.dumps({"rate": count / took}), flush=True)
+"""
+
+CASES = {
+    "a loop of orjson.loads": "loads",
+    "for event in listen(...)": "events",
+    "the same, events with ids": "ids",
+    "listen(..., raw=True)": "raw",
+    "async for event in listen(...)": "async",
+}
+_LINES = {"200-byte lines": (100, 1), "1 kB lines": (900, 4)}
+"""How long a payload is, and which part of the million is sent."""
+
+
+def _write(lab: Lab, size: int, count: int, ids: bool) -> str:
+    path = lab.stage.path("lines.ndjson")
+    with open(path, "wb") as file:
+        for number in range(1, count + 1):
+            data: dict[str, Any] = payload(number)
+            if size > 100:
+                data["more"] = "x" * (size - 100)
+            wire = {"type": TYPE, "time": "2026-11-23T17:08:00.250000Z", "unit": UNIT, "task": number, "payload": data}
+            if ids:
+                wire["id"] = f"0123456789ab-{number}"
+            file.write(orjson.dumps(wire, option=orjson.OPT_APPEND_NEWLINE))
+    return path
+
+
+def _measure(lab: Lab, script: str, mode: str, files: dict[bool, str], count: int) -> Figures:
+    socket, ids = lab.stage.path("socket"), mode == "ids"
+    try:
+        with lab.stage.run(script, "events" if ids else mode, socket, files[ids], str(count)) as child:
+            figures: Figures = json.loads(child.line())
+            child.process.wait()
+    except MeasurementError as error:
+        return {"failed": str(error)}
+    return figures
+
+
+def _compare(lab: Lab, script: str, size: int, count: int) -> dict[str, list[Figures]]:
+    files = {ids: _write(lab, size, count, ids) for ids in (False, True)}
+
+    def case(mode: str) -> Callable[[], Figures]:
+        return lambda: _measure(lab, script, mode, files, count)
+
+    return lab.interleaved({name: case(mode) for name, mode in CASES.items()})
+
+
+def run(lab: Lab) -> Findings:
+    script = lab.stage.path("listening.py")
+    with open(script, "w") as file:
+        file.write(SCRIPT)
+    findings = Findings([])
+    floor, events = list(CASES)[:2]
+    for what, (size, part) in _LINES.items():
+        count = lab.events(EVENTS) // part
+        runs = _compare(lab, script, size, count)
+        rows = [
+            [case, spread(found, "rate", digits=0), _share(ratio(found, runs[floor], "rate"))]
+            for case, found in runs.items()
+        ]
+        note = "one core receives, another one sends"
+        findings.tables.append(Table(f"{TITLE}: {count:,} {what}", ["", "events/s", "of the loop"], rows, note))
+        reached = ratio(runs[events], runs[floor], "rate")
+        findings.targets.append(Target(f"listen / a loop of orjson.loads, {what}", reached, 0.5, at_least=True))
+        findings.figures[what] = runs
+    return findings
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2f}"
