@@ -12,7 +12,7 @@ import time
 import pytest
 
 from consuming import Consumer
-from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
 from waiting import wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
@@ -79,6 +79,59 @@ def test_what_could_not_be_encoded_is_counted_and_logged_once(
     wait_for(lambda: len(consumer.events()) == 3)
     assert consumer.events()[0].payload == ["<list: contains itself>"]
     assert consumer.events()[1].payload.startswith("<payload left out")
+
+
+# Large graphs
+
+
+def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_stand(
+    bus: Bus, consumer: Consumer
+) -> None:
+    graph = {f"unit-{number:05}": [f"unit-{number - 1:05}"] if number % 100 else [] for number in range(10_000)}
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.set_graph(Graph(graph, {"unit-00007": 3}), 4)
+    with pusher:
+        bus.emit(Event("orch.started"))
+        bus.emit(Event("unit.started", "unit-00007"))
+        consumer.wait_for_tasks(2)
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.connections) == 2 and len(consumer.events()) == 5)
+    first, started, _, again, retained = consumer.events()
+    assert {key: len(value) for key, value in first.payload.items()} == {"nodes": 10_000}
+    at_first, at_last = ({node["id"]: node for node in event.payload["nodes"]} for event in (first, again))
+    assert at_first["unit-00007"] == {"id": "unit-00007", "level": 7, "tasks": 3}
+    assert at_first["unit-00100"] == {"id": "unit-00100", "level": 0}
+    assert started.payload == {"unit_count": 10_000, "parallelism": 4, "graph": first.payload}
+    assert at_last["unit-00007"] == {"id": "unit-00007", "level": 7, "status": "in_progress", "tasks": 3}
+    assert retained.payload["graph"] == again.payload
+
+
+def test_of_a_graph_that_never_fits_its_size_arrives(bus: Bus, consumer: Consumer) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000))
+    pusher.set_graph({f"unit-{number}": [] for number in range(200)}, 4)
+    with pusher:
+        bus.emit(Event("orch.started", payload={"mine": 1}))
+        consumer.wait_for_tasks(1)
+    graph, started = consumer.events()
+    assert graph.payload.startswith("<payload left out")
+    assert started.payload == {"unit_count": 200, "parallelism": 4, "mine": 1}
+
+
+def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: Consumer) -> None:
+    nodes = [{"id": f"unit-{number}", "label": "x" * 30, "mine": {}} for number in range(30)]
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
+        bus.emit(Event("orch.started", payload={"graph": {"nodes": nodes[:20]}}))
+        bus.emit(Event("unit.failed", "unit-3"))
+        consumer.wait_for_tasks(2)
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.events()) == 3)
+        assert pusher.stats().noted == 0
+    assert consumer.events()[2].payload["graph"]["nodes"][2:4] == [
+        {"id": "unit-2"},
+        {"id": "unit-3", "status": "failed"},
+    ]
 
 
 # Starting

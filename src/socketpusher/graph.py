@@ -2,18 +2,18 @@
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 
 class NodePayload(TypedDict):
-    """A unit in the payload of a `graph` event."""
+    """A unit in the payload of a `graph` event; of a `thinned` one the label and what is "pending" or 0 are missing."""
 
     id: str
-    label: str
     level: int
-    status: str
-    tasks: int
-    completed_tasks: int
+    label: NotRequired[str]
+    status: NotRequired[str]
+    tasks: NotRequired[int]
+    completed_tasks: NotRequired[int]
     depends_on: NotRequired[list[str]]
 
 
@@ -22,11 +22,24 @@ EdgePayload = TypedDict("EdgePayload", {"from": str, "to": str})
 
 
 class GraphPayload(TypedDict):
-    """The payload of a `graph` event."""
+    """The payload of a `graph` event; a `thinned` one has nodes only."""
 
     nodes: list[NodePayload]
-    edges: list[EdgePayload]
-    levels: list[list[str]]
+    edges: NotRequired[list[EdgePayload]]
+    levels: NotRequired[list[list[str]]]
+
+
+def thinned(graph: GraphPayload) -> GraphPayload:
+    """What displays need of a graph whose line would be too long: each unit's level and where it stands."""
+    nodes = cast(list[dict[str, Any]], graph["nodes"])
+    thin = [
+        {"id": node["id"], **{key: node[key] for key, usual in _USUAL.items() if node.get(key, usual) != usual}}
+        for node in nodes
+    ]
+    return {"nodes": cast(list[NodePayload], thin)}
+
+
+_USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
 
 
 class MissingDependencyError(ValueError):

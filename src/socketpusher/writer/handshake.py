@@ -5,14 +5,15 @@ as it was sent, both with every unit as it stands. That is: as it stands before 
 it is told the events that have left the backlog, read or dropped, and not those that wait.
 """
 
-from collections.abc import MutableSequence
+import sys
+from collections.abc import Iterator, MutableSequence
 from typing import Any, cast
 
 import orjson
 
 from ..batch import Batch
 from ..events import Event, EventType
-from ..graph import GraphPayload
+from ..graph import GraphPayload, thinned
 from ..progress import RELEVANT, Progress
 from ..wire import encode
 
@@ -52,7 +53,10 @@ class Handshake:
             return lines
         standing = self._progress.payload()
         if self._graph is not None:
-            lines += encode(Event("graph", payload=standing), max_line_bytes=self._max_line_bytes)
+            line = encode(Event("graph", payload=standing), max_line_bytes=sys.maxsize)
+            if len(line) > self._max_line_bytes:
+                line = encode(Event("graph", payload=thinned(standing)), max_line_bytes=self._max_line_bytes)
+            lines += line
         if self._started and self._progress.running:
             lines += self._with_graph(self._started, standing)
         return lines
@@ -96,9 +100,20 @@ class Handshake:
         behind = {key: wire.pop(key) for key in ("error", "id") if key in wire}
         payload = wire.get("payload")
         known = {"unit_count": len(graph["nodes"]), "parallelism": self._parallelism}
-        wire["payload"] = {**known, **(payload if isinstance(payload, dict) else {}), "graph": graph}
-        filled = orjson.dumps({**wire, **behind}, option=orjson.OPT_APPEND_NEWLINE)
-        return filled if len(filled) <= self._max_line_bytes else line.rstrip(b"\n") + b"\n"
+        mine = payload if isinstance(payload, dict) else {}
+        for told in _ever_less(graph):
+            wire["payload"] = {**known, **mine, **told}
+            filled = orjson.dumps({**wire, **behind}, option=orjson.OPT_APPEND_NEWLINE)
+            if len(filled) <= self._max_line_bytes:
+                return filled
+        return line.rstrip(b"\n") + b"\n"
+
+
+def _ever_less(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
+    """What to tell of the graph, until the line is short enough."""
+    yield {"graph": graph}
+    yield {"graph": thinned(graph)}
+    yield {}
 
 
 def _graph_of(started: dict[str, Any]) -> GraphPayload | None:
