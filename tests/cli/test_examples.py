@@ -5,6 +5,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -13,15 +14,20 @@ import pytest
 
 from commands import INSTALLED, listening, run
 from socketpusher import Event, wire
+from terminals import Terminal
 from waiting import wait_for
 
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 LINES = [wire.encode(Event(kind, unit="app")) for kind in ("unit.started", "unit.failed", "unit.blocked")]
 
 
-def examples(command: str) -> list[str]:
-    """The commands under "examples:", without what is said of them."""
-    block = run(command, "--help").stdout.partition("examples:\n")[2].partition("\n\n")[0]
-    return [re.split(r" {3,}", line.strip())[0] for line in block.splitlines()]
+def examples(*commands: str) -> list[str]:
+    """What the README and the help print for these commands, without what they say of it."""
+    helps = [run(*arguments, "--help").stdout.partition("examples:\n")[2] for arguments in ((), *zip(commands))]
+    blocks = [block.partition("\n\n")[0] for block in helps] + re.findall(r"```sh\n(socketpusher .*?)```", README, re.S)
+    printed = [re.split(r" {3,}", line.strip())[0] for block in blocks for line in block.splitlines()]
+    used = re.compile(rf".*socketpusher ({'|'.join(commands)})\b")
+    return list(dict.fromkeys(example for example in printed if used.match(example)))
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def shell(example: str, output: int = subprocess.PIPE) -> "subprocess.Popen[byte
     return subprocess.Popen(["sh", "-c", example], stdout=output, stderr=subprocess.PIPE, process_group=0)
 
 
-@pytest.mark.parametrize("example", [example for name in ("send", "replay", "doctor") for example in examples(name)])
+@pytest.mark.parametrize("example", examples("send", "replay", "doctor"))
 def test_examples_that_send_do(example: str, place: str, socket_path: str) -> None:
     needs(example)
     path = socket_path if "/tmp/run.sock" in example else place
@@ -92,3 +98,22 @@ def test_examples_that_listen_do(example: str, place: str, socket_path: str, tmp
             os.killpg(process.pid, signal.SIGINT)
         process.wait(30)
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("example", examples("watch"))
+def test_examples_that_watch_do(example: str, place: str, socket_path: str) -> None:
+    path = socket_path if "/tmp/run.sock" in example else place
+    watcher = Terminal("sh", "-c", example.replace("/tmp/run.sock", socket_path), TERM="xterm-256color")
+    try:
+        watcher.wait_for(lambda: os.path.exists(path), "the socket")
+        with socket.socket(socket.AF_UNIX) as sender:
+            sender.connect(path)
+            sender.sendall(b"".join(LINES))
+            watcher.shows("app", "failed" if "grep" in example else "blocked")
+            if "--once" in example:
+                assert watcher.ends() == 0
+            else:
+                watcher.press(b"\x03")
+                assert watcher.ends() in (130, -signal.SIGINT)  # the latter of the shell
+    finally:
+        watcher.close()

@@ -20,7 +20,7 @@ examples:
   socketpusher listen | jq 'select(.type == "unit.failed")'
   socketpusher watch                         see the runs that are sent to it, live
   socketpusher send --type unit.started --unit app
-  socketpusher replay run.ndjson --speed 10  send what was recorded with socketpusher listen > run.ndjson
+  socketpusher replay run.ndjson --speed 10   send again what listen > run.ndjson has kept
   socketpusher doctor                        find out why nothing arrives
   socketpusher demo                          see the pusher at work, and what it costs, in half a minute
 """
