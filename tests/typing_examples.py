@@ -1,9 +1,25 @@
 """What mypy says of programs that use the package; it checks this file, nothing runs it."""
 
+from concurrent.futures import Future
 from typing import assert_type
 
 import socketpusher
-from socketpusher import Bus, Event, EventType, Graph, PusherConfig, PusherStats, SocketPusher, wire
+from socketpusher import (
+    Bus,
+    Event,
+    EventType,
+    Gap,
+    Graph,
+    Listener,
+    Problem,
+    PusherConfig,
+    PusherStats,
+    Sender,
+    SocketPusher,
+    listen,
+    wire,
+)
+from socketpusher.sources.futures import EmittingThreadPool
 
 
 class OtherBus:
@@ -40,3 +56,28 @@ graph: wire.GraphPayload = Graph({"a": []}).payload()
 node: wire.NodePayload = graph["nodes"][0]
 edge: wire.EdgePayload = {"from": "a", "to": "b"}
 line: wire.WireEvent = {"type": "x", "time": "2026-11-23T17:08:00Z"}
+
+
+def on_problem(problem: Problem) -> None:
+    if isinstance(problem, Gap):
+        assert_type(problem.first, int)
+    assert_type(problem.sender, Sender)
+
+
+with listen("s", on_problem=on_problem) as listener:
+    assert_type(listener, Listener[Event])
+    assert_type(next(listener), Event)
+    assert_type(listener.senders, tuple[Sender, ...])
+with listen("s", raw=True) as raw:
+    assert_type(raw.read(hold=True), list[bytes])
+listen("s", raw="yes")  # type: ignore[call-overload]
+
+
+async def in_asyncio() -> None:
+    async with SocketPusher(bus) as started:
+        assert_type(started, SocketPusher)
+    async for event in listen():
+        assert_type(event, Event)
+
+
+assert_type(EmittingThreadPool(bus).submit(len, "x"), Future[int])
