@@ -180,13 +180,11 @@ def event_of(wire: dict[str, Any]) -> Event:
     """The event that a JSON object describes. Raises `DecodeError` if it describes none."""
     get: Callable[..., Any] = wire.get
     kind, unit, task, pr, error = get("type"), get("unit", ""), get("task"), get("pr"), get("error", "")
-    # One test for what nearly every line passes, since consumers want half the speed of orjson alone.
-    if (
-        kind.__class__ is not str
-        or unit.__class__ is not str
-        or error.__class__ is not str
-        or (task is not None and task.__class__ is not int)
-        or (pr is not None and pr.__class__ is not int)
+    # One test for what nearly every line passes, since consumers want as much as they can have of orjson's own speed.
+    if not (
+        kind.__class__ is unit.__class__ is error.__class__ is str
+        and (task is None or task.__class__ is int)
+        and (pr is None or pr.__class__ is int)
     ):
         raise _wrong_key(wire)
     try:
