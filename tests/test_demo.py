@@ -1,30 +1,26 @@
 """The demo: what its scheduler does and in what order, and the command as a user runs it."""
 
-import fcntl
-import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from socketpusher import Bus, Event, Graph, wire
-from socketpusher.demo.figures import Figures, Received, Timing, table
+from socketpusher import Bus, Event, Graph, PusherConfig, PusherStats, SocketPusher, wire
+from socketpusher.demo.figures import Figures, Kill, Note, Timing, line_of, notes_in, table
 from socketpusher.demo.modules import packages, standard_library, units_of
 from socketpusher.demo.scheduler import Scheduler, examine
+from terminals import Terminal
 from waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "socketpusher", "demo"]
@@ -174,22 +170,69 @@ def test_a_task_counts_what_is_in_the_file(tmp_path: Path) -> None:
 # The table
 
 
+def rows_of(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^(.+?)  +(\S+(?: s| ms)?)", text, re.MULTILINE))
+
+
 def test_the_table_tells_what_was_measured() -> None:
-    figures = Figures([Timing(1.0, 0.5)] * 3, [Timing(1.1, 0.5)] * 3, emitted=1000)
-    received = Received(990, [number / 1000 for number in range(990, 0, -1)])
-    rows = dict(re.findall(r"^(.+?)  +(\S+(?: s| ms)?)", table(figures, received), re.MULTILINE))
-    assert (rows["events emitted"], rows["events received"], rows["events lost"]) == ("1,000", "990", "10")
+    figures = Figures([Timing(1.0, 0.5)] * 3, [Timing(1.1, 0.5)] * 3, emitted=1000, books=[PusherStats(sent=990)])
+    notes = [Note(f"s-{number}", 100.0, 100 + number / 1000) for number in range(990, 0, -1)]
+    rows = rows_of(table(figures, [notes]))
+    assert (rows["events emitted"], rows["events received"], rows["events missing"]) == ("1,000", "990", "10")
+    assert rows["pusher's books"] == "990"
     assert rows["latency, median"] == "495.0 ms"
     assert rows["latency, 99th percentile"] == "981.0 ms"
     assert rows["latency, maximum"] == "990.0 ms"
     assert rows["schedule without pusher, time"] == "1.000 s"
     assert rows["schedule with pusher, time"] == "1.100 s"
-    assert "+0.100 s   +10.0%\n" in table(figures, received)
+    assert "+0.100 s   +10.0%\n" in table(figures, [notes])
+
+
+def test_the_table_tells_what_it_cost_that_the_display_was_killed() -> None:
+    figures = Figures([Timing(1, 1)], [Timing(1, 1)], emitted=12, books=[PusherStats()] * 2, kill=Kill(10.0, 4))
+    killed = [Note("a-1", 9.0, 9.001), Note("a-2", 9.9, 9.902), Note("a-3", 9.99, 9.993)]
+    another = [Note("a-1", 9.0, 10.5), Note("a-3", 9.99, 10.5), Note("a-4", 9.998, 10.5), Note("a-5", 10.3, 10.5)]
+    text = table(figures, [killed, [*another, Note("a-6", 11.0, 11.004), *(Note(f"b-{n}", 12, 12) for n in "12345")]])
+    rows = rows_of(text)
+    assert (rows["events received"], rows["events missing"]) == ("11", "1")  # b-6 is
+    assert (rows["display killed, and restarted"], rows["display away"]) == ("1", "500.0 ms")
+    assert "at event 4 of 6\n" in text
+    assert rows["events that came twice"] == "2"
+    assert re.search("events that waited for it +2   for 502.0 ms at most", text)
+    assert rows["latency, maximum"] == "4.0 ms"
+
+
+def test_a_display_that_never_had_anything_again_is_away_for_good() -> None:
+    figures = Figures([Timing(1, 1)], [Timing(1, 1)], emitted=3, books=[PusherStats()], kill=Kill(10.0, 2))
+    text = table(figures, [[Note("a-1", 9.0, 9.001)], []])
+    assert re.search("events missing +2\n", text)
+    assert re.search("display away +for good", text)
 
 
 def test_a_difference_within_the_spread_is_called_that() -> None:
     figures = Figures([Timing(1.0, 1.0), Timing(1.2, 1.2)], [Timing(1.1, 1.1), Timing(1.15, 1.15)])
-    assert "less than schedules of one kind differ, 0.200 s" in table(figures, Received())
+    assert "+2.3%, within the spread of 0.200 s" in table(figures, [[]])
+
+
+def test_the_table_fits_a_terminal_of_80_by_24() -> None:
+    figures = Figures(
+        [Timing(10, 10), Timing(20, 20)],
+        [Timing(12, 12), Timing(24, 24)],
+        emitted=10**6,
+        books=[PusherStats()],
+        kill=Kill(0, 10**6),
+    )
+    lines = table(figures, [[Note("s-1", 1.0, 2.0)], [Note("s-1", 1.0, 200.0)]]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 22  # below an empty line, above the prompt
+
+
+def test_a_note_that_the_display_was_killed_over_is_none() -> None:
+    notes = [Note("a-1", 1.25, 2.5), Note("a-2", 1764000000.123456, 1764000000.2)]
+    written = b"".join(map(line_of, notes))
+    assert notes_in(BytesIO(written)) == notes
+    assert notes_in(BytesIO(written[:-1])) == notes[:1]
+    assert notes_in(BytesIO(b"a-1")) == []
 
 
 # The command
@@ -233,7 +276,7 @@ def session_of(process: "subprocess.Popen[bytes]") -> set[int]:
     return found
 
 
-def listener_of(process: "subprocess.Popen[bytes]") -> int:
+def display_of(process: "subprocess.Popen[bytes]") -> int:
     def of_display(pid: int) -> bool:
         try:
             return b"socketpusher.demo.display" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -243,16 +286,26 @@ def listener_of(process: "subprocess.Popen[bytes]") -> int:
     return next(pid for pid in session_of(process) if of_display(pid))
 
 
-def test_nothing_is_lost_between_real_processes(place: str) -> None:
-    with start("--package", "json", "--package", "email", "--rounds", "2") as process:
+def test_nothing_is_lost_between_real_processes_though_the_display_is_killed(place: str) -> None:
+    packages_given = ("json", "email", "asyncio")
+    arguments = [argument for name in packages_given for argument in ("--package", name)]
+    with start(*arguments, "--rounds", "2") as process:
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, b"")
-    rows = dict(re.findall(r"^(.+?)  +(\S+(?: s| ms)?)", output.decode(), re.MULTILINE))
-    files = sum(map(len, packages(["json", "email"]).values()))
-    emitted = 3 * (2 + 2 * 3 + 2 * files)  # the schedule that warms up is one with the pusher
-    assert rows["events emitted"] == rows["events received"] == rows["pusher's books: sent"] == f"{emitted:,}"
-    assert rows["events lost"] == rows["pusher's books: dropped"] == "0"
+    rows = rows_of(output.decode())
+    files = sum(map(len, packages(packages_given).values()))
+    schedule = 2 + 3 * 3 + 2 * files
+    emitted = 3 * schedule  # the schedule that warms up is one with the pusher
+    assert rows["events emitted"] == rows["events received"] == rows["pusher's books"] == f"{emitted:,}"
+    assert rows["events missing"] == "0"
+    assert b"sent, 0 dropped" in output
     assert 0 < float(rows["latency, median"].split()[0]) <= float(rows["latency, maximum"].split()[0])
+    assert rows["display killed, and restarted"] == "1"
+    assert len(re.findall(rb"^  the display, process [0-9]+, is killed; another one is started$", output, re.M)) == 1
+    event, of = re.search(r"at event (\d+) of (\d+)", output.decode()).groups()
+    assert 0 < int(event) < int(of) == schedule  # while events flow
+    assert 0 < float(rows["display away"].split()[0]) < 60_000
+    assert int(rows["events that came twice"]) >= 1  # every consumer is told first that the run has begun
     wait_for(lambda: not session_of(process))
 
 
@@ -287,7 +340,7 @@ def test_a_package_that_is_not_there_is_a_sentence(place: str) -> None:
 @pytest.mark.parametrize("moment", ["reading", "schedule 1", "schedule 2", "schedule 3"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_ends_everything(place: str, moment: str, number: signal.Signals) -> None:
-    with start("--package", "asyncio", "--package", "email", "--package", "xml", "--rounds", "50") as process:
+    with start("--package", "asyncio", "--rounds", "50") as process:
         while moment.encode() not in process.stdout.readline():
             assert process.poll() is None
         os.killpg(process.pid, number)  # as a terminal does
@@ -297,7 +350,7 @@ def test_a_signal_at_any_moment_ends_everything(place: str, moment: str, number:
     wait_for(lambda: not session_of(process))
 
 
-def test_the_listener_ends_with_a_demo_that_is_killed(place: str) -> None:
+def test_the_display_ends_with_a_demo_that_is_killed(place: str) -> None:
     with start("--package", "asyncio", "--rounds", "50") as process:
         while b"schedule 2" not in process.stdout.readline():
             assert process.poll() is None
@@ -306,14 +359,14 @@ def test_the_listener_ends_with_a_demo_that_is_killed(place: str) -> None:
     wait_for(lambda: not session_of(process))
 
 
-def test_the_demo_ends_with_a_listener_that_is_killed(place: str) -> None:
+def test_the_demo_ends_with_a_display_that_somebody_else_kills(place: str) -> None:
     with start("--package", "asyncio", "--rounds", "50") as process:
         while b"schedule 2" not in process.stdout.readline():
             assert process.poll() is None
-        os.kill(listener_of(process), signal.SIGKILL)
+        os.kill(display_of(process), signal.SIGKILL)
         errors = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 1
-    assert "the demo's listener process ended too early" in errors
+    assert "the demo's display ended too early" in errors
     assert "Traceback" not in errors
     wait_for(lambda: not session_of(process))
 
@@ -327,83 +380,142 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(place: str) -> None:
     wait_for(lambda: not session_of(process))
 
 
-def test_the_listener_takes_all_that_was_sent_before_it_ends(place: str) -> None:
-    path = os.path.join(place, "d", "s")
+@contextmanager
+def display(path: str, notes: BinaryIO) -> "Iterator[tuple[subprocess.Popen[bytes], socket.socket]]":
+    """The display's process, ready, and the demo's end of its standard input."""
+    command = [sys.executable, "-m", "socketpusher.demo.display", path, str(notes.fileno()), "--plain"]
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "socketpusher.demo.display", path, "--plain"]
-    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as process, ours.makefile("r") as answers:
+    options = {"stdin": theirs.fileno(), "stdout": subprocess.DEVNULL, "pass_fds": [notes.fileno()]}
+    with ours, theirs, subprocess.Popen(command, **options) as process:
         theirs.close()
-        assert answers.readline() == "ready\n"
+        ours.settimeout(60)
+        try:
+            assert ours.recv(100) == b"ready\n"
+            yield process, ours
+        finally:
+            process.kill()
+
+
+def test_the_display_takes_all_that_was_sent_before_it_ends(place: str) -> None:
+    path = os.path.join(place, "d", "s")
+    with tempfile.TemporaryFile() as notes, display(path, notes) as (process, demo):
         process.send_signal(signal.SIGSTOP)  # so that it finds everything at once
         with socket.socket(socket.AF_UNIX) as sender:
             sender.connect(path)
-            sender.sendall(wire.encode(Event("x")) * 1000)
-        ours.shutdown(socket.SHUT_WR)
+            line = wire.encode(Event("x"))[:-2]
+            sender.sendall(b"".join(line + b',"id":"a-%d"}\n' % number for number in range(1000)))
+        demo.shutdown(socket.SHUT_WR)
         process.send_signal(signal.SIGCONT)
-        assert json.loads(answers.readline())["events"] == 1000
+        assert process.wait(30) == 0
+        assert len(notes_in(notes)) == 1000
+
+
+def test_what_a_display_has_not_noted_when_it_is_killed_is_noted_by_the_next(place: str) -> None:
+    path = os.path.join(place, "d", "s")
+    inside, outside = os.pipe()  # in place of a file: the display is stuck in noting as long as the pipe is full
+    os.set_blocking(outside, False)
+    with tempfile.TemporaryFile() as notes, open(outside, "wb", buffering=0) as full, open(inside, "rb"):
+        full.write(bytes(1 << 20))
+        os.set_blocking(outside, True)
+        bus = Bus()
+        with display(path, full) as (process, _):
+            pusher = SocketPusher(bus, PusherConfig(socket_path=path, reconnect_backoff=0.01, event_ids=True))
+            pusher.start()
+            for number in range(1, 101):
+                bus.emit(Event("x", task=number))
+            assert pusher.flush(30)
+            wait_for(lambda: b"pipe_write" in Path(f"/proc/{process.pid}/wchan").read_bytes())
+        with display(path, notes) as (process, demo):
+            wait_for(lambda: pusher.connected)
+            pusher.close(30)
+            demo.shutdown(socket.SHUT_WR)
+            assert process.wait(30) == 0
+            numbers = [int(note.id.rpartition("-")[2]) for note in notes_in(notes)]
+    assert sorted(numbers) == list(range(1, 101))
 
 
 # In a terminal
 
 
-def in_terminal(*arguments: str, until: bytes = b"", **environment: str) -> tuple[int, bytes]:
-    """The exit code and all that a terminal was sent; Ctrl-C is pressed at the sight of `until`."""
-    terminal, inside = pty.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        env={**os.environ, "TERM": "xterm-256color", **environment},
-    )
-    os.close(inside)
-    shown = b""
-    deadline = time.monotonic() + 60
+@contextmanager
+def in_terminal(*arguments: str, **options: object) -> Iterator[Terminal]:
+    terminal = Terminal(*COMMAND, *arguments, **{"width": 120, "height": 40, "TERM": "xterm-256color", **options})
     try:
-        while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            try:
-                shown += os.read(terminal, 65536)
-            except OSError:
-                break  # all who had the terminal have ended
-            if until and until in shown:
-                os.write(terminal, b"\x03")
-                until = b""
-        return process.wait(30), shown
+        yield terminal
     finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
+        terminal.close()
 
 
-def test_a_terminal_gets_a_bar_for_each_level(place: str) -> None:
-    code, shown = in_terminal("--package", "json", "--package", "email", "--rounds", "1")
-    assert code == 0
-    assert "━".encode() in shown
-    assert b"2/2 units" in shown
-    assert shown.endswith(b"in it\r\n")
+def entered(terminal: Terminal) -> int:
+    """How many times something took the alternate screen."""
+    return terminal.written.count(b"\x1b[?1049h")
+
+
+def assert_left_usable(terminal: Terminal) -> None:
+    """The alternate screen is left, and the cursor is there."""
+    written = terminal.written
+    assert entered(terminal) > 0
+    assert entered(terminal) == written.count(b"\x1b[?1049l")
+    assert written.rindex(b"\x1b[?1049l") > written.rindex(b"\x1b[?1049h")
+    assert written.rindex(b"\x1b[?25h") > written.rindex(b"\x1b[?25l")
+    assert b"Traceback" not in written
+
+
+def test_a_terminal_shows_the_run_as_watch_does_and_then_the_table(place: str) -> None:
+    with in_terminal("--package", "email", "--package", "asyncio", "--rounds", "1") as terminal:
+        # What is shown stays on the screen in the schedule without a pusher.
+        terminal.matches(r"^(connected|gone) .*demo\.sock$", r"^schedule [12] of 3, with", r"level 0 +[━╌]")
+        assert terminal.ends() == 0
+        assert entered(terminal) == 2  # by the display that was killed, and by the next
+        assert_left_usable(terminal)
+        assert terminal.written.endswith(b"in it\r\n")
+        assert b"is killed; another one is started" in terminal.written
+
+
+def test_the_next_display_shows_what_the_demo_said_and_where_the_run_stands(place: str) -> None:
+    with in_terminal("--package", "asyncio", "--rounds", "2") as terminal:
+        terminal.wait_for(lambda: entered(terminal) == 2)
+        terminal.process.send_signal(signal.SIGSTOP)  # so that it says nothing more
+        terminal.matches(r"^schedule [45] of 5, with", r"[1-9]\d*/\d+ tasks")
+        terminal.process.send_signal(signal.SIGCONT)
+        assert terminal.ends() == 0
 
 
 def test_plain_means_lines_in_a_terminal_too(place: str) -> None:
-    for arguments, environment in ((["--plain"], {}), ([], {"TERM": "dumb"})):
-        code, shown = in_terminal("--package", "json", "--rounds", "1", *arguments, **environment)
-        assert code == 0
-        assert b"\x1b" not in shown
-        assert b"level  0" in shown
+    for arguments, variables in ((["--plain"], {}), ([], {"TERM": "dumb"})):
+        with in_terminal("--package", "json", "--rounds", "1", *arguments, **variables) as terminal:
+            assert terminal.ends() == 0
+            assert b"\x1b" not in terminal.written
+            assert b"level  0" in terminal.written
 
 
-def test_without_rich_there_are_lines(place: str, tmp_path: Path) -> None:
+def test_without_rich_there_are_lines_and_a_sentence_that_says_why(place: str, tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise ImportError('not installed')")
-    code, shown = in_terminal("--package", "json", "--rounds", "1", PYTHONPATH=str(tmp_path))
-    assert code == 0
-    assert b"\x1b" not in shown
-    assert b"level  0" in shown
+    with in_terminal("--package", "json", "--rounds", "1", PYTHONPATH=str(tmp_path)) as terminal:
+        assert terminal.ends() == 0
+        assert b"\x1b" not in terminal.written
+        assert b"level  0" in terminal.written
+        assert terminal.written.count(b"pip install 'socketpusher[terminal]'") == 1
 
 
-def test_ctrl_c_in_a_terminal_leaves_it_as_it_was(place: str) -> None:
-    code, shown = in_terminal("--package", "asyncio", "--rounds", "50", until=b"schedule 3")
-    assert code == 130
-    assert b"Traceback" not in shown
-    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")  # the cursor is back
+@pytest.mark.parametrize("moment", ["schedule 1", "schedule 2", "is killed", "goes on"])
+def test_ctrl_c_in_a_terminal_leaves_it_as_it_was(place: str, moment: str) -> None:
+    with in_terminal("--package", "asyncio", "--package", "email", "--package", "xml", "--rounds", "1") as terminal:
+        terminal.wait_for(
+            lambda: entered(terminal) == 2 if moment == "goes on" else moment.encode() in terminal.written, moment
+        )
+        terminal.press(b"\x03")
+        assert terminal.ends() == 130
+        assert terminal.written.count(b"\x1b[?1049h") <= 2
+        assert_left_usable(terminal)
+        assert b"events missing" not in terminal.written
+        wait_for(lambda: not session_of(terminal.process))
+
+
+def test_a_display_that_somebody_else_kills_leaves_the_terminal_as_it_was(place: str) -> None:
+    with in_terminal("--package", "asyncio", "--rounds", "50") as terminal:
+        terminal.shows("schedule 2")
+        os.kill(display_of(terminal.process), signal.SIGKILL)
+        assert terminal.ends() == 1
+        assert_left_usable(terminal)
+        assert b"the demo's display ended too early, with exit code -9; start the demo again" in terminal.written

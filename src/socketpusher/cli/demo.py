@@ -7,9 +7,11 @@ from .arguments import Commands, add_command, positive
 
 _DESCRIPTION = """\
 Runs a scheduler that computes without pause: it reads, parses and compiles the modules of the Python standard library,
-each after those it imports. The events of the scheduler go through a SocketPusher to a listener in another process,
-which shows them as they come. The same schedule runs without a pusher too, in turn, so the table at the end tells what
-the pusher cost, how long an event took, and how many were lost. All figures are measured in the run that you see.
+each after those it imports. The events of the scheduler go through a SocketPusher to another process, which shows them
+as socketpusher watch does. In the middle of a schedule that process is killed, and another one started. The same
+schedule runs without a pusher too, in turn, so the table at the end tells what the pusher cost, how long an event took,
+how many are missing, and what became of those that nobody was there for. All figures are measured in the run that you
+see.
 """
 
 _EXAMPLES = """\
@@ -17,7 +19,7 @@ examples:
   socketpusher demo
   socketpusher demo --package json --package email
   socketpusher demo --package numpy          an installed package; it is read, not imported
-  socketpusher demo --plain | tee demo.txt   lines instead of bars
+  socketpusher demo --plain | tee demo.txt   lines instead of a screen
 """
 
 
@@ -39,7 +41,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="how many schedules to measure with the pusher, and as many without (default: %(default)s)",
     )
-    parser.add_argument("--plain", action="store_true", help="print lines, no progress bars, also to a terminal")
+    parser.add_argument("--plain", action="store_true", help="print lines, also to a terminal")
     parser.set_defaults(run=run)
 
 

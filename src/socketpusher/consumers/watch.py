@@ -14,7 +14,7 @@ import time
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..events import Event, EventType
 from .listener import Listener, listen
@@ -75,7 +75,7 @@ def watch(path: str | None = None) -> None:
     Raises:
         OSError, ValueError: As `listen` raises them.
     """
-    draw = _is_screen() and _rich_is_there()
+    draw = can_draw()
     problems: list[str] = []
     with listen(path, on_problem=lambda problem: problems.append(str(problem))) as listener:
         if not draw:
@@ -147,7 +147,7 @@ def _detail(run: Run, event: Event) -> str:
 
 def _follow(listener: Listener[Event], view: View, problems: list[str]) -> None:
     known: set[Sender] = set()
-    with selectors.DefaultSelector() as selector, _resizes() as resized:
+    with selectors.DefaultSelector() as selector, resizes() as resized:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(resized, selectors.EVENT_READ)
         while True:
@@ -162,8 +162,19 @@ def _follow(listener: Listener[Event], view: View, problems: list[str]) -> None:
 
 
 def _take(listener: Listener[Event], taker: Taker, known: set[Sender]) -> None:
-    """Take one read in; `known` are the senders that were connected before it, and then those that are."""
-    events = listener.read()
+    """Take one read in; see `hand_over` for `known`."""
+    hand_over(listener.read(), listener, taker, known)
+
+
+def hand_over(events: list[Event], listener: Listener[Any], taker: Taker, known: set[Sender]) -> None:
+    """Tell a taker what one read brought, and who came and went meanwhile.
+
+    Args:
+        events: What was read, of one sender.
+        listener: What they were read from, in any form.
+        taker: Who is told.
+        known: The senders that were connected before the read; then those that are.
+    """
     sender = listener.sender
     connected = set(listener.senders)
     heard = connected | {sender} if events and sender is not None else connected
@@ -198,6 +209,11 @@ def _take_burst(listener: Listener[Event], runs: Runs) -> None:
                 burst_over_at = time.monotonic() + _BURST
 
 
+def can_draw() -> bool:
+    """Whether standard output can be drawn on; where nothing but rich is missing, a sentence says so."""
+    return _is_screen() and _rich_is_there()
+
+
 def _is_screen() -> bool:
     """Whether standard output is a terminal that can be drawn on."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
@@ -224,7 +240,7 @@ def _view(where: str, draw: bool) -> AbstractContextManager[View]:
 
 
 @contextmanager
-def _resizes() -> Iterator[int]:
+def resizes() -> Iterator[int]:
     """A descriptor that is readable when the terminal has changed its size."""
     inside, outside = os.pipe()
     try:

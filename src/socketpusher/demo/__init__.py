@@ -2,8 +2,10 @@
 
 modules.py        what there is to do: Python modules, and what each needs first
 scheduler.py      does it, and says so on the bus
+display.py        the process that listens, shows the events and notes what it has received
+keeper.py         starts that process, and another one when it has killed it
+accident.py       has it killed in the middle of a schedule
 figures.py        what was measured, and the table of it
-display.py        the process that listens, shows and measures the events
 demonstration.py  runs the one with and without the other, and compares
 """
 

@@ -1,24 +1,21 @@
 """Runs the demo's scheduler with and without a pusher, in turn, and says what that made of a difference."""
 
 import gc
-import json
-import os
+import random
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 
 from ..config import PusherConfig
+from ..consumers.watch import can_draw
 from ..events import Bus
 from ..graph import Graph
 from ..pusher import SocketPusher
-from .figures import Figures, Received, Timing, count_of, table
+from .accident import Accident
+from .figures import Figures, Timing, count_of, table
+from .keeper import Keeper, kept_display, signals
 from .modules import Unit, packages, standard_library, units_of
 from .scheduler import Scheduler
 
@@ -28,8 +25,8 @@ DEFAULT_ROUNDS = 4
 _DELIVERY = 5.0
 """How long what waits at the end of a schedule may take to be delivered, in seconds."""
 
-_FAREWELL = 2.0
-"""How long the listener process may take to end, in seconds."""
+_BUFFER = 10_000
+"""How many events may wait for a display: 500 a second, for as long as a busy machine may take to start another one."""
 
 
 def demonstrate(names: Sequence[str] = (), *, rounds: int = DEFAULT_ROUNDS, plain: bool = False) -> None:
@@ -42,24 +39,29 @@ def demonstrate(names: Sequence[str] = (), *, rounds: int = DEFAULT_ROUNDS, plai
 
     Raises:
         ValueError: A package can't be worked on.
-        OSError: The listener can't be started, or ended before the demo.
+        OSError: The display can't be started, or ended before the demo.
         BrokenPipeError: Nobody reads the output any more.
     """
+    plain = plain or not can_draw()
     units = _read_units(names)
     figures = Figures()
     resource_tracker.ensure_running()  # its start unblocks signals (CPython 3.11 to 3.13), so not amid that of a pusher
-    with _listener_process(plain) as listener:
+    with kept_display(plain) as keeper:
         turns = _turns(rounds)
+        unlucky = [number for number, with_pusher in enumerate(turns, 1) if with_pusher][1 + rounds // 2]
+        expected = 0.0
         for number, with_pusher in enumerate(turns, 1):
             way = "with the pusher" if with_pusher else "without a pusher, so nothing is shown"
             warm_up = ", to warm up" if number == 1 else ""
-            listener.say(f"schedule {number} of {len(turns)}, {way}{warm_up} ...\n")
-            timing = _run_watched(units, listener, figures) if with_pusher else _run_alone(units)
-            listener.say(f"  {timing.wall:.3f} s\n")
+            keeper.say(f"schedule {number} of {len(turns)}, {way}{warm_up} ...")
+            delay = random.uniform(0.2, 0.8) * expected if number == unlucky else None
+            timing = _run_watched(units, keeper, figures, delay) if with_pusher else _run_alone(units)
+            keeper.say(f"  {timing.wall:.3f} s")
+            expected = timing.wall
             if number > 1:
                 (figures.watched if with_pusher else figures.alone).append(timing)
-        received = listener.received()
-    print("\n" + table(figures, received))
+        displays = keeper.finish()
+    print("\n" + table(figures, displays))
 
 
 def _turns(rounds: int) -> list[bool]:
@@ -97,15 +99,22 @@ def _run_alone(units: Mapping[str, Unit]) -> Timing:
     return _timed(Scheduler(units, Bus()))
 
 
-def _run_watched(units: Mapping[str, Unit], listener: "_ListenerProcess", figures: Figures) -> Timing:
+def _run_watched(units: Mapping[str, Unit], keeper: Keeper, figures: Figures, delay: float | None) -> Timing:
+    """A schedule with a pusher. After `delay` seconds, if that is given, the display is killed."""
     bus = Bus()
-    pusher = SocketPusher(bus, PusherConfig(socket_path=listener.path))
+    pusher = SocketPusher(bus, PusherConfig(socket_path=keeper.path, buffer_size=_BUFFER, event_ids=True))
     pusher.set_graph(_graph(units), parallelism=1)
     scheduler = Scheduler(units, bus)
     try:
         pusher.start()
-        timing = _timed(scheduler)
-        pusher.close(_DELIVERY if listener.runs() else 0)
+        if delay is None:
+            timing = _timed(scheduler)
+        else:
+            with Accident(keeper, scheduler, delay) as accident:
+                timing = _timed(scheduler)
+            figures.kill = accident.kill
+            keeper.wait_until_ready()
+        pusher.close(_DELIVERY if keeper.runs() else 0)
     except BaseException:
         pusher.close(0)  # at once, for this is Ctrl-C
         raise
@@ -116,104 +125,8 @@ def _run_watched(units: Mapping[str, Unit], listener: "_ListenerProcess", figure
 
 
 def _timed(scheduler: Scheduler) -> Timing:
-    with _signals(signal.SIG_BLOCK):  # for an exception in a callback of the collector, Ctrl-C's too, goes nowhere
+    with signals(signal.SIG_BLOCK):  # for an exception in a callback of the collector, Ctrl-C's too, goes nowhere
         gc.collect()  # what the schedule before has left is not to be paid by this one
     wall, cpu = time.perf_counter(), time.process_time()
     scheduler.run()
     return Timing(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-class _ListenerProcess:
-    """The process that listens, shows and measures.
-
-    Args:
-        process: The process.
-        line: Our end of the socket that is its standard input.
-        path: Where it listens.
-    """
-
-    def __init__(self, process: "subprocess.Popen[bytes]", line: socket.socket, path: str) -> None:
-        self.path = path
-        self._process = process
-        self._line = line
-        answer = self._answer()
-        if answer != "ready":
-            raise OSError(answer)
-
-    def say(self, text: str) -> None:
-        """Have it show lines of text."""
-        try:
-            self._line.sendall(text.encode())
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._ended() from None
-
-    def runs(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
-    def received(self) -> Received:
-        """Have it end, and tell what it measured."""
-        try:
-            self._line.shutdown(socket.SHUT_WR)
-        except OSError:
-            raise self._ended() from None
-        received = Received(**json.loads(self._answer()))
-        self._process.wait()  # what it shows comes before what we print
-        return received
-
-    def _answer(self) -> str:
-        answer = b""
-        while not answer.endswith(b"\n"):
-            try:
-                part = self._line.recv(65536)
-            except ConnectionResetError:
-                part = b""
-            if not part:
-                raise self._ended()
-            answer += part
-        return answer.decode().rstrip()
-
-    def _ended(self) -> OSError:
-        code = self._process.wait()
-        if code == 128 + signal.SIGPIPE:
-            return BrokenPipeError()
-        return ChildProcessError(f"the demo's listener process ended too early, with exit code {code}; start it again")
-
-
-@contextmanager
-def _listener_process(plain: bool) -> Iterator[_ListenerProcess]:
-    """Start it, and leave nothing of it behind.
-
-    A Ctrl-C that came while it is started or ended would leave something, so signals wait meanwhile. The process
-    inherits that, so they never reach it; it ends when our end of its standard input is closed.
-    """
-    with _signals(signal.SIG_BLOCK), tempfile.TemporaryDirectory(prefix="sp-", ignore_cleanup_errors=True) as directory:
-        path = os.path.join(directory, "demo.sock")
-        command = [sys.executable, "-m", "socketpusher.demo.display", path, *(["--plain"] if plain else [])]
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                process = subprocess.Popen(command, stdin=theirs.fileno())
-            try:
-                with _signals(signal.SIG_UNBLOCK):
-                    yield _ListenerProcess(process, ours, path)
-            finally:
-                ours.close()
-                _wait(process)
-
-
-@contextmanager
-def _signals(how: int) -> Iterator[None]:
-    before = signal.pthread_sigmask(how, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(_FAREWELL)
-    except subprocess.TimeoutExpired:  # it is stopped, or waits for whoever should read its output
-        process.kill()
-        process.wait()

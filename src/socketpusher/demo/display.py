@@ -1,230 +1,157 @@
-"""The demo's other process: it listens, shows the events as they come, and notes how long each was on its way.
+"""The demo's other process: it listens, shows the events as they come, and notes each one that it has received.
 
-Run as `python -m socketpusher.demo.display SOCKET [--plain]`. Its standard input is a socket that the demo holds the
-other end of. It answers "ready" there, or says why not; each line that comes is shown; and when the demo has closed its
-direction, or is gone, the process takes what senders have left, answers what it measured as JSON, and ends.
+Run as `python -m socketpusher.demo.display SOCKET NOTES [--plain]`, where NOTES is the descriptor of a file. Its
+standard input is a socket that the demo holds the other end of. It answers "ready" there, or says why not; each line
+that comes is shown; and when the demo has closed its direction, or is gone, the process takes what senders have left,
+and ends.
+
+It may be killed at any moment. So an event leaves the socket only when it is noted: what it was killed over is sent to
+the next display.
 """
 
 import contextlib
-import json
 import os
 import selectors
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
+from .. import wire
 from ..consumers.listener import Listener, listen
-from ..events import Event, EventType
-from .figures import Received, count_of
+from ..consumers.problems import Sender
+from ..consumers.runs import Level, Runs
+from ..consumers.watch import View, hand_over, resizes
+from ..events import Event
+from .figures import Note, count_of, line_of
 
-REDRAW = 0.1
-"""The bars are drawn so many seconds apart at least: drawing takes milliseconds, in which no event is received."""
+
+class Stage(View, Protocol):
+    """What shows runs, and what the demo says: a `Screen`, or `Lines`."""
+
+    def say(self, note: str) -> object:
+        """Show a line of text."""
 
 
 def main() -> int:
     """Listen until the demo ends. Returns the exit code."""
-    path, *options = sys.argv[1:]
-    view_of_choice = _bars if "--plain" not in options and _can_draw() else _lines
+    path, notes, *options = sys.argv[1:]
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # names may hold what its encoding has not
     with socket.socket(fileno=os.dup(0)) as demo:
         try:
-            with listen(path) as listener, view_of_choice() as view:
+            problems: list[str] = []
+            with (
+                listen(path, raw=True, on_problem=lambda problem: problems.append(str(problem))) as listener,
+                _stage(path, "--plain" in options) as stage,
+            ):
                 demo.sendall(b"ready\n")
-                received = _follow(listener, demo, view)
+                _follow(listener, demo, int(notes), stage, problems)
             sys.stdout.flush()
         except BrokenPipeError:
             os._exit(141)  # the interpreter would complain of what is still buffered for a reader that is gone
         except OSError as error:
-            _answer(demo, f"{error.strerror}: {error.filename}\n".encode())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a demo that is gone asks for nothing
+                demo.sendall(f"{error.strerror}: {error.filename}\n".encode())
             return 1
         finally:
             _remove_directory(path)
-        _answer(demo, json.dumps(asdict(received)).encode() + b"\n")
     return 0
 
 
-def _follow(listener: Listener[Event], demo: socket.socket, view: "View") -> Received:
-    received = Received()
-    with selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        selector.register(demo, selectors.EVENT_READ)
+def _follow(listener: Listener[bytes], demo: socket.socket, notes: int, stage: Stage, problems: list[str]) -> None:
+    known: set[Sender] = set()
+    with selectors.DefaultSelector() as selector, resizes() as resized:
+        for source in (listener, demo, resized):
+            selector.register(source, selectors.EVENT_READ)
         ended = False
         while True:
-            ready = {key.fileobj for key, _ in selector.select(0 if ended else None)}
+            due = stage.refresh()
+            ready = {key.fileobj for key, _ in selector.select(0 if ended else due)}
+            if resized in ready:
+                os.read(resized, 4096)
             if demo in ready:
                 said = demo.recv(4096)
-                view.say(said.decode())
+                for line in said.decode().splitlines():
+                    stage.say(line)
                 if not said:
                     selector.unregister(demo)
                     ended = True
             if listener in ready:
-                _take(listener.read(), received, view)
+                hand_over(_received(listener, notes), listener, stage, known)  # afterwards, for showing takes time
+                for sentence in problems:
+                    stage.problem(sentence)
+                problems.clear()
             elif ended:
-                return received
+                return
 
 
-def _take(events: list[Event], received: Received, view: "View") -> None:
-    for event in events:
-        if event.type != "graph":
-            received.add(event)
-    for event in events:  # afterwards, for showing takes time
-        view.show(event)
+def _received(listener: Listener[bytes], notes: int) -> list[Event]:
+    """What one read brings. It is noted before it leaves the socket."""
+    lines = listener.read(hold=True)
+    now = time.time()
+    objects = [wire.parse(line) for line in lines]
+    events = [wire.event_of(fields) for fields in objects]
+    noted = [
+        line_of(Note(fields["id"], event.time.timestamp(), now))
+        for fields, event in zip(objects, events, strict=True)
+        if "id" in fields and event.time is not None  # the writer's own `graph` has none
+    ]
+    if noted:
+        os.write(notes, b"".join(noted))
+    listener.release()
+    return events
 
 
-@dataclass
-class Level:
-    """Where the units of one depth of the graph stand."""
-
-    number: int
-    units: int = 0
-    units_done: int = 0
-    tasks: int = 0
-    tasks_done: int = 0
-    failed: int = 0
-    current: str = ""
-
-
-class Levels:
-    """Where a run stands, level by level, after the events that it was given."""
+class Lines:
+    """One line a level, when its last unit has ended."""
 
     def __init__(self) -> None:
-        self.levels: list[Level] = []
-        self._level_of: dict[str, Level] = {}
+        self._runs = Runs()
 
-    def follow(self, event: Event) -> Level | None:
-        """Take in an event. Returns the level that it changed; None if it changed all or nothing."""
-        if event.type == "graph":
-            self._begin(event.payload["nodes"])
-            return None
-        level = self._level_of.get(event.unit)
-        if level is None:
-            return None
-        match event.type:
-            case EventType.UNIT_STARTED:
-                level.current = event.unit
-            case EventType.TASK_COMPLETED | EventType.TASK_FAILED:
-                level.tasks_done += 1
-                level.failed += event.type == EventType.TASK_FAILED
-            case done if done in _DONE:
-                level.units_done += 1
-        return level
+    def came(self, source: Hashable, title: str) -> None:
+        """A source is connected."""
+        self._runs.came(source, title)
 
-    def _begin(self, nodes: list[dict[str, Any]]) -> None:
-        self.levels = [Level(number) for number in range(1 + max((node["level"] for node in nodes), default=-1))]
-        self._level_of = {node["id"]: self.levels[node["level"]] for node in nodes}
-        for node in nodes:
-            level = self._level_of[node["id"]]
-            level.units += 1
-            level.tasks += node["tasks"]
+    def went(self, source: Hashable, now: float) -> None:
+        """A source is gone; `now` is in seconds since the epoch."""
+        self._runs.went(source, now)
 
+    def feed(self, source: Hashable, event: Event) -> None:
+        """Take an event in."""
+        run, changed = self._runs.feed(source, event)
+        if changed and event.unit:
+            level = run.units[event.unit].level
+            if _ended(level):
+                failed = f", {count_of(level.statuses['failed'], 'unit')} failed" if level.statuses["failed"] else ""
+                files = count_of(level.tasks, "file")
+                self.say(f"  level {level.number:2}: {count_of(level.units, 'unit')}, {files}{failed}")
+        elif event.type == "graph" and (done := sum(map(_ended, run.levels.values()))):
+            self.say(f"  told where the run stands: {count_of(done, 'level')} done")
 
-_DONE = (EventType.UNIT_COMPLETED, EventType.UNIT_FAILED)
+    def say(self, note: str) -> None:
+        """Print a line of text."""
+        print(note, flush=True)
 
+    def problem(self, sentence: str) -> None:
+        """A problem is a line, too."""
+        self.say(f"  {sentence}")
 
-class View(Protocol):
-    """What shows a run."""
-
-    def say(self, text: str) -> None:
-        """Show lines of text."""
-
-    def show(self, event: Event) -> None:
-        """Show what an event changed."""
+    def refresh(self) -> None:
+        """Every line is shown already."""
 
 
-class _Lines:
-    """One line a level."""
-
-    def __init__(self) -> None:
-        self._run = Levels()
-
-    def say(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    def show(self, event: Event) -> None:
-        level = self._run.follow(event)
-        if level is not None and level.units_done == level.units and event.type in _DONE:
-            done = f"{count_of(level.units, 'unit')}, {count_of(level.tasks, 'file')}{_failed(level)}"
-            self.say(f"  level {level.number:2}: {done}\n")
+def _ended(level: Level) -> bool:
+    return level.statuses["complete"] + level.statuses["failed"] == level.units
 
 
-@contextmanager
-def _lines() -> Iterator[View]:
-    yield _Lines()
+def _stage(where: str, plain: bool) -> AbstractContextManager[Stage]:
+    if plain:
+        return nullcontext(Lines())
+    from ..consumers.screen import Screen
 
-
-class _Bars:
-    """A progress bar a level, drawn by rich."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._run = Levels()
-        self._bars: list[Any] = []  # rich's number for the bar of each level
-        self._drawn = 0.0  # when, of `time.monotonic`
-
-    def say(self, text: str) -> None:
-        if text:
-            self._progress.console.print(text, end="", highlight=False)
-
-    def show(self, event: Event) -> None:
-        level = self._run.follow(event)
-        if event.type == "graph":
-            self._begin()
-        elif level is not None:
-            self._progress.update(
-                self._bars[level.number],
-                completed=level.tasks_done,
-                units=f"{level.units_done}/{level.units}",
-                current=(level.current if level.units_done < level.units else "") + _failed(level),
-            )
-        if time.monotonic() - self._drawn >= REDRAW or event.type == EventType.ORCH_COMPLETED:
-            self._progress.refresh()
-            self._drawn = time.monotonic()
-
-    def _begin(self) -> None:
-        for bar in self._bars:
-            self._progress.remove_task(bar)
-        self._bars = [
-            self._progress.add_task(f"level {level.number}", total=level.tasks, units=f"0/{level.units}", current="")
-            for level in self._run.levels
-        ]
-
-
-@contextmanager
-def _bars() -> Iterator[View]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    with Progress(
-        TextColumn("{task.description:>8}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[units]:>7} units", markup=False),
-        MofNCompleteColumn(),
-        TextColumn("files  {task.fields[current]}", markup=False),
-        auto_refresh=False,  # its thread would compete with the one that receives
-    ) as progress:
-        yield _Bars(progress)
-
-
-def _can_draw() -> bool:
-    if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
-        return False
-    try:
-        import rich.progress  # noqa: F401 - optional, the extra `terminal`
-    except ImportError:
-        return False
-    return True
-
-
-def _failed(level: Level) -> str:
-    return f", {level.failed} failed" if level.failed else ""
-
-
-def _answer(demo: socket.socket, answer: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a demo that is gone asks for nothing more
-        demo.sendall(answer)
+    return Screen(where)
 
 
 def _remove_directory(path: str) -> None:

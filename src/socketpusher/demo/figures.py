@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from typing import BinaryIO, NamedTuple
 
-from ..events import Event
 from ..pusher import PusherStats
 
 
@@ -15,6 +14,14 @@ class Timing:
 
     wall: float
     cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The end of a display: when, in seconds since the epoch, and after how many events of that schedule."""
+
+    moment: float
+    event: int
 
 
 @dataclass
@@ -27,6 +34,7 @@ class Figures:
         emitted: Events in all schedules with a pusher, as the scheduler counts them.
         failed: Tasks that failed in one schedule.
         books: Of each pusher, after its end.
+        kill: Of the display.
     """
 
     alone: list[Timing] = field(default_factory=list)
@@ -34,49 +42,106 @@ class Figures:
     emitted: int = 0
     failed: int = 0
     books: list[PusherStats] = field(default_factory=list)
+    kill: Kill | None = None
 
 
-@dataclass
-class Received:
-    """What was measured in the listener's process.
+class Note(NamedTuple):
+    """An event that a display has received.
 
     Args:
-        events: How many events came, the writer's own `graph` not counted.
-        latencies: For each the time from its emission to its receipt, in seconds.
+        id: The event's id.
+        emitted: When it was emitted, in seconds since the epoch.
+        received: When a display had it, likewise.
     """
 
-    events: int = 0
-    latencies: list[float] = field(default_factory=list)
-
-    def add(self, event: Event) -> None:
-        """Count an event that was received just now."""
-        now = datetime.now(UTC)
-        self.events += 1
-        if event.time is not None:
-            self.latencies.append((now - event.time).total_seconds())
+    id: str
+    emitted: float
+    received: float
 
 
-def table(figures: Figures, received: Received) -> str:
-    """The figures in lines of text."""
-    latencies = sorted(received.latencies)
+def line_of(note: Note) -> bytes:
+    """The note as a line of a file."""
+    return f"{note.id} {note.emitted!r} {note.received!r}\n".encode()
+
+
+def notes_in(file: BinaryIO) -> list[Note]:
+    """The notes in a file. What a display was killed over is no line yet, and left out."""
+    file.seek(0)
+    whole, _, _ = file.read().rpartition(b"\n")
+    fields = (line.decode().split() for line in whole.splitlines())
+    return [Note(id, float(emitted), float(received)) for id, emitted, received in fields]
+
+
+def table(figures: Figures, displays: Sequence[Sequence[Note]]) -> str:
+    """The figures in lines of text.
+
+    Args:
+        figures: What the scheduler's process measured.
+        displays: What each display noted, one after the other.
+    """
+    received = [note for notes in displays for note in notes]
+    distinct = {note.id for note in received}
+    waited, others = _latencies(displays)
+    sent = sum(stats.sent for stats in figures.books)
+    dropped = sum(stats.dropped for stats in figures.books)
     rows = [
         ("events emitted", f"{figures.emitted:,}", f"in {count_of(len(figures.books), 'schedule')} with the pusher"),
-        ("events received", f"{received.events:,}", "by the listener"),
-        ("events lost", f"{figures.emitted - received.events:,}", ""),
-        ("pusher's books: sent", f"{sum(stats.sent for stats in figures.books):,}", ""),
-        ("pusher's books: dropped", f"{sum(stats.dropped for stats in figures.books):,}", ""),
-        ("tasks failed", f"{figures.failed:,}", "in each schedule: files that do not compile"),
+        ("events received", f"{len(distinct):,}", "by the display, told by their ids"),
+        ("events missing", f"{figures.emitted - len(distinct):,}", ""),
+        ("pusher's books", f"{sent:,}", f"sent, {dropped:,} dropped"),
+        ("tasks failed", f"{figures.failed:,}", "in each: files that do not compile"),
         ("", "", ""),
-        ("latency, median", _milliseconds(_percentile(latencies, 50)), "from emit to receipt"),
-        ("latency, 99th percentile", _milliseconds(_percentile(latencies, 99)), ""),
-        ("latency, maximum", _milliseconds(_percentile(latencies, 100)), ""),
+        *_losses(figures, displays, len(received) - len(distinct), waited),
+        (
+            "latency, median",
+            _milliseconds(_percentile(others, 50)),
+            "from emit to receipt" + (", of the others" if figures.kill else ""),
+        ),
+        ("latency, 99th percentile", _milliseconds(_percentile(others, 99)), ""),
+        ("latency, maximum", _milliseconds(_percentile(others, 100)), ""),
         ("", "", ""),
         *_comparison("time", [timing.wall for timing in figures.alone], [timing.wall for timing in figures.watched]),
-        ("", "", ""),
         *_comparison("CPU*", [timing.cpu for timing in figures.alone], [timing.cpu for timing in figures.watched]),
     ]
-    lines = [f"{name:<32}{value:>12}   {remark}".rstrip() for name, value, remark in rows]
-    return "\n".join([*lines, "", "* of the scheduler's process, with the pusher's threads in it"])
+    lines = [f"{name:<30}{value:>10}   {remark}".rstrip() for name, value, remark in rows]
+    return "\n".join([*lines, "* of the scheduler's process, with the pusher's threads in it"])
+
+
+def _losses(
+    figures: Figures, displays: Sequence[Sequence[Note]], twice: int, waited: Sequence[float]
+) -> list[tuple[str, str, str]]:
+    """What it cost that the display was killed."""
+    kill = figures.kill
+    if kill is None:
+        return []
+    after = [note.received for notes in displays[1:] for note in notes]
+    away = _milliseconds(min(after) - kill.moment) if after else "for good"
+    of = figures.emitted // len(figures.books)
+    return [
+        (
+            "display killed, and restarted",
+            f"{len(displays) - 1}",
+            f"at event {kill.event:,} of {of:,}",
+        ),
+        ("display away", away, "from its death to the next receipt"),
+        ("events that waited for it", f"{len(waited):,}", f"for {_milliseconds(_percentile(waited, 100))} at most"),
+        ("events that came twice", f"{twice:,}", "to the killed one and to the next"),
+        ("", "", ""),
+    ]
+
+
+def _latencies(displays: Sequence[Sequence[Note]]) -> tuple[list[float], list[float]]:
+    """How long each event was on its way, sorted: of those that had to wait for another display, and of the others."""
+    waited: list[float] = []
+    others: list[float] = []
+    known: set[str] = set()
+    for number, notes in enumerate(displays):
+        began = notes[0].received if number and notes else float("-inf")
+        for note in notes:
+            if note.id not in known:
+                known.add(note.id)
+                (waited if note.emitted < began else others).append(note.received - note.emitted)
+    return sorted(waited), sorted(others)
 
 
 def _comparison(what: str, alone: Sequence[float], watched: Sequence[float]) -> list[tuple[str, str, str]]:
@@ -85,7 +150,7 @@ def _comparison(what: str, alone: Sequence[float], watched: Sequence[float]) -> 
     spread = max(max(alone) - min(alone), max(watched) - min(watched))
     remark = f"{more / before:+.1%}"
     if len(alone) > 1 and abs(more) <= spread:
-        remark += f"; less than schedules of one kind differ, {spread:.3f} s"
+        remark += f", within the spread of {spread:.3f} s"
     return [
         (f"schedule without pusher, {what}", f"{before:.3f} s", _runs(alone)),
         (f"schedule with pusher, {what}", f"{after:.3f} s", _runs(watched)),
