@@ -37,6 +37,7 @@ class Lifeline:
         started: bytes,
         directory: str,
     ) -> None:
+        self.wakeups: Pipe[Any, Any] | None = None  # wakes the writer; from the middle of `start` on
         self._given = (ledger, config, graph, parallelism, started, directory, os.getpid())
         self._opened = ExitStack()  # what `end` has to undo
 
@@ -53,13 +54,14 @@ class Lifeline:
             opened.callback(self._close_queue)
             # The writer's ends must be the only ones, or the death of the one process would not end the pipe.
             given_away.callback(self.queue._reader.close)  # type: ignore[attr-defined]
-            wakeups, self.wakeups = CONTEXT.Pipe(duplex=False)
+            wakeups, waker = CONTEXT.Pipe(duplex=False)
             given_away.callback(wakeups.close)
-            opened.callback(self.wakeups.close)
+            opened.callback(waker.close)
             self.reports, reports = CONTEXT.Pipe(duplex=False)
             given_away.callback(reports.close)
             opened.callback(self.reports.close)
-            os.set_blocking(self.wakeups.fileno(), False)
+            os.set_blocking(waker.fileno(), False)
+            self.wakeups = waker  # before the process, so that no writer misses what it should look at
             self.process = WriterProcess(Assignment(self.queue, wakeups, reports, *self._given))
             opened.callback(self._end_process)
             self.process.start()
@@ -115,8 +117,10 @@ def _new_queue() -> "Queue[Message]":
     return queue
 
 
-def nudge(pipe: "Pipe[Any, Any]") -> None:
-    """Wake whoever sleeps at the other end of a pipe that does not block."""
+def nudge(pipe: "Pipe[Any, Any] | None") -> None:
+    """Wake whoever sleeps at the other end of a pipe that does not block, if there is one."""
+    if pipe is None:
+        return
     try:
         os.write(pipe.fileno(), b"w")
     except OSError:

@@ -147,8 +147,8 @@ class Supervisor:
 
     def after_fork(self) -> None:
         """In a child of the host: there is no thread here, and the writer is not ours to end."""
-        if self._lifeline is not None:
-            process._children.discard(self._lifeline.process)  # type: ignore[attr-defined]
+        if (writer := getattr(self._lifeline, "process", None)) is not None:  # it has none at first
+            process._children.discard(writer)  # type: ignore[attr-defined]
         self.changed = threading.Condition()
         self._door.stay_outside()
         self.forked = self.outbox.begin_anew(self._door)

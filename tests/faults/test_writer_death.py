@@ -10,6 +10,7 @@ import pytest
 import scripts
 from consuming import Consumer
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
+from socketpusher.lifeline import Lifeline
 from waiting import is_running, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
@@ -40,6 +41,29 @@ def test_nothing_is_lost_when_the_writer_is_killed_under_load(bus: Bus, consumer
     for pieces in consumer.connections:
         ids = [int(line.rpartition(b"-")[2][:-2]) for line in b"".join(pieces).split(b"\n")[:-1]]
         assert ids == list(range(ids[0], ids[0] + len(ids))) if ids else True
+
+
+def test_a_flush_while_another_writer_starts_waits_for_it(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, flushed = Lifeline.start, []
+
+    def flush_and_start(lifeline: Lifeline) -> None:
+        # Who flushes now, and a child that another thread forks now, see a writer that has no process yet.
+        flushed.append(pusher.flush(0))
+        pusher._supervisor.wake_writer()
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+        start(lifeline)
+
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        monkeypatch.setattr(Lifeline, "start", flush_and_start)
+        kill_writer(pusher)
+        bus.emit(Event("x", task=1))
+        assert pusher.flush(30)
+    assert flushed == [True]
+    assert consumer.wait_for_tasks(1) == [1]
 
 
 def test_what_an_absent_consumer_waits_for_survives_the_writer(bus: Bus, socket_path: str) -> None:
