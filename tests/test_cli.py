@@ -6,11 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from commands import listening, run, send
+from commands import INSTALLED, listening, run, send
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, __version__, wire
 from waiting import wait_for
 
@@ -108,6 +109,16 @@ with socket.socket(socket.AF_UNIX) as sender:
     sender.connect(sys.argv[1])
     sender.sendall(sys.stdin.buffer.read())
 """
+
+
+def test_ctrl_c_in_its_first_moments_ends_it_quietly() -> None:
+    for moment in range(24):
+        with subprocess.Popen([INSTALLED, "--help"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            time.sleep(moment * 0.005)  # any moment is a good one
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        # Before our first lines run, the interpreter and the script that pip wrote may have their say.
+        assert re.search(rb"socketpusher/(?!__init__|cli/__init__)", errors) is None
 
 
 # Mistakes

@@ -1,12 +1,15 @@
 """Carries the events of an orchestrator out of its process, as newline-delimited JSON over a Unix socket."""
 
-from . import wire
-from .config import PusherConfig, default_socket_path
-from .consumers.listener import Listener, listen
-from .consumers.problems import Gap, Problem, Refused, Sender, Skipped
-from .events import Bus, Event, EventType
-from .graph import CycleError, Graph, MissingDependencyError
-from .pusher import PusherStats, SocketPusher
+# Each name is imported when it is first used: the writer process needs few of them, and a command none.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import wire
+    from .config import PusherConfig, default_socket_path
+    from .consumers.listener import Listener, listen
+    from .consumers.problems import Gap, Problem, Refused, Sender, Skipped
+    from .events import Bus, Event, EventType
+    from .graph import CycleError, Graph, MissingDependencyError
+    from .pusher import PusherStats, SocketPusher
 
 __version__ = "0.1.0"
 
@@ -30,3 +33,29 @@ __all__ = [
     "listen",
     "wire",
 ]
+
+_MODULES = {
+    "config": ("PusherConfig", "default_socket_path"),
+    "consumers.listener": ("Listener", "listen"),
+    "consumers.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),
+    "events": ("Bus", "Event", "EventType"),
+    "graph": ("CycleError", "Graph", "MissingDependencyError"),
+    "pusher": ("PusherStats", "SocketPusher"),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "wire":
+        return import_module(".wire", __name__)
+    for module, names in _MODULES.items():
+        if name in names:
+            value: object = getattr(import_module(f".{module}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
