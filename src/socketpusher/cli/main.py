@@ -38,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The command line was not understood, or asked for help or the version; or SIGTERM or SIGHUP came.
     """
-    arguments = _parser().parse_args(argv)
+    try:
+        return _run(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # else, under nohup for example, it is to be ignored
             signal.signal(number, _leave)
@@ -46,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except BrokenPipeError:
         _discard_output()
         return 128 + signal.SIGPIPE
