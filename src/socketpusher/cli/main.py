@@ -22,7 +22,7 @@ examples:
   socketpusher send --type unit.started --unit app
   socketpusher replay run.ndjson --speed 10   send again what listen > run.ndjson has kept
   socketpusher doctor                        find out why nothing arrives
-  socketpusher demo                          see the pusher at work, and what it costs, in half a minute
+  socketpusher demo                          see the pusher at work, and what it costs, in a minute
 """
 
 
