@@ -18,3 +18,12 @@ def credentials(connected: socket.socket) -> tuple[int | None, int | None]:
         _, uid = struct.unpack("Ii", connected.getsockopt(0, 1, 76)[:8])
         return connected.getsockopt(0, 2), uid
     return None, None
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in ticks since the boot; None if it is gone or the platform does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])  # proc(5): field 22
+    except OSError:
+        return None

@@ -1,0 +1,104 @@
+"""Which NATS servers, and how they are to know who this is."""
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+INSTALL = "nats-py is not installed, which this needs: pip install 'socketpusher[nats]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the servers.
+
+    Args:
+        url: The servers, such as "nats://localhost", several separated by commas; a user and a password may be in it.
+            With "tls://" the connection is encrypted or not made.
+        creds: A file of NATS credentials, or None.
+        token: A token, or None.
+        tls_ca: A file of certificates to trust instead of the system's, or None.
+        tls_cert: A file with this client's certificate, or None.
+        tls_key: A file with the key of that certificate, or None if that file holds it.
+
+    Raises:
+        ValueError: The URL is none.
+        ImportError: nats-py is not installed.
+    """
+
+    url: str
+    creds: str | None = None
+    token: str | None = field(default=None, repr=False)
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            import nats  # noqa: F401 - an extra
+        except ImportError:
+            raise ImportError(INSTALL) from None
+        for server in self.servers:
+            _check(server)
+        if self.tls_key and not self.tls_cert:
+            raise ValueError("a key is of no use without the certificate that it belongs to: give tls_cert too")
+
+    @property
+    def servers(self) -> list[str]:
+        """Each server's URL."""
+        return [server.strip() for server in self.url.split(",")]
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether a connection that is not encrypted will not do."""
+        return any(server.startswith("tls://") for server in self.servers) or bool(self.tls_ca or self.tls_cert)
+
+    def options(self) -> dict[str, Any]:
+        """What nats-py's `connect` takes.
+
+        Raises:
+            OSError, ValueError: A file can't be used.
+        """
+        options: dict[str, Any] = {"servers": self.servers}
+        if self.creds is not None:
+            with open(self.creds, "rb") as file:
+                if b"BEGIN NATS USER JWT" not in file.read():
+                    raise ValueError(f"the file holds no NATS credentials, as `nsc` writes them: {self.creds}")
+            options["user_credentials"] = self.creds
+        if self.token is not None:
+            options["token"] = self.token
+        if self.wants_tls:
+            options["tls"] = self._context()
+        return options
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+        except ssl.SSLError as error:
+            files = ", ".join(filter(None, (self.tls_ca, self.tls_cert, self.tls_key)))
+            raise ValueError(
+                f"can't use the TLS files, which must be PEM, and a key that of its certificate: {error}: {files}"
+            ) from None
+        return context
+
+    def __str__(self) -> str:
+        """The servers, without what is secret in their URLs."""
+        return ", ".join(_without_secrets(server) for server in self.servers)
+
+
+def _check(server: str) -> None:
+    example = "give one such as nats://localhost or tls://nats.example.org:4222"
+    try:
+        parts = urlsplit(server if "://" in server else f"nats://{server}")
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{_without_secrets(server)!r} is no address of a NATS server: {example}")
+
+
+def _without_secrets(server: str) -> str:
+    scheme, separator, rest = server.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
