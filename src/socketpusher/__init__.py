@@ -5,6 +5,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import wire
     from .config import PusherConfig, default_socket_path
+    from .consumers.jetstream import subscribe
     from .consumers.listener import Listener, listen
     from .consumers.problems import Gap, Problem, Refused, Sender, Skipped
     from .events import Bus, Event, EventType
@@ -31,11 +32,13 @@ __all__ = [
     "SocketPusher",
     "default_socket_path",
     "listen",
+    "subscribe",
     "wire",
 ]
 
 _MODULES = {
     "config": ("PusherConfig", "default_socket_path"),
+    "consumers.jetstream": ("subscribe",),
     "consumers.listener": ("Listener", "listen"),
     "consumers.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),
     "events": ("Bus", "Event", "EventType"),

@@ -10,17 +10,25 @@ subscription.py  events out of the stream, each once, in order
 nats-py is an extra, so nothing here is imported before it is needed, but for `subscribe`.
 """
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from ...events import Event
     from .subscription import Subscription
 
+logger = logging.getLogger("socketpusher")
+
 STREAM = "EVENTS"
 """What the stream is called unless told otherwise."""
 
 PREFIX = "events"
 """What all subjects begin with unless told otherwise."""
+
+
+def _log(sentence: str) -> None:
+    logger.warning("%s", sentence)
 
 
 @overload
@@ -37,6 +45,7 @@ def subscribe(
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    on_problem: Callable[[str], object] = _log,
 ) -> "Subscription[Event]": ...
 @overload
 def subscribe(
@@ -52,6 +61,7 @@ def subscribe(
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    on_problem: Callable[[str], object] = _log,
 ) -> "Subscription[bytes]": ...
 
 
@@ -68,6 +78,7 @@ def subscribe(
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    on_problem: Callable[[str], object] = _log,
 ) -> "Subscription[Any]":
     """Receive the events that relays have put into a stream: first those that it has kept, then those that follow.
 
@@ -85,6 +96,8 @@ def subscribe(
         tls_ca: A file of certificates to trust instead of the system's.
         tls_cert: A file with this client's certificate.
         tls_key: A file with the key of that certificate.
+        on_problem: Called with a sentence when the connection is lost, or made again, or a message is no event. By
+            default it logs a warning.
 
     Returns:
         An iterator, for `for` and for `async for`, that waits for the next event until it is closed.
@@ -94,7 +107,7 @@ def subscribe(
         ImportError: nats-py is not installed.
 
         When it is iterated over: OSError, saying what to do, if that can't work. Where it may work later, as when no
-        server can be reached, it is tried until it does, which the log tells.
+        server can be reached, it is tried until it does.
 
     Example:
         >>> for event in subscribe("nats://localhost", host="build-7"):  # doctest: +SKIP
@@ -104,4 +117,4 @@ def subscribe(
     from .subscription import Subscription
 
     access = Access(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
-    return Subscription(access, stream, prefix, host, session, raw)
+    return Subscription(access, stream, prefix, host, session, raw, on_problem)

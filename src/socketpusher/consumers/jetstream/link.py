@@ -18,7 +18,7 @@ from nats.aio.client import Client
 
 from .access import Access
 
-ANSWER = 5.0
+ANSWER = 3.0
 """How long an answer may take, in seconds; behind it nobody knows whether the request was heard."""
 
 PAUSE = 0.5
@@ -68,12 +68,14 @@ class Link:
 
     Args:
         access: Which they are.
-        say: Is told in a sentence when it is connected, or is not any more, or can't be.
+        say: Is told in a sentence when it is connected.
+        warn: Is told in a sentence when it is not any more, or can't be, or is again.
     """
 
-    def __init__(self, access: Access, say: Callable[[str], object]) -> None:
+    def __init__(self, access: Access, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
         self._access = access
         self._say = say
+        self._warn = warn
         self._client: _Client | None = None  # from the first attempt on
         self._connected = False
         self._changed = asyncio.Event()  # it is connected, or nats-py has given up
@@ -150,13 +152,13 @@ class Link:
     def trouble(self, sentence: str) -> None:
         """Say what is wrong, unless that was said before and `well` not since."""
         if sentence != self._trouble:
-            self._say(sentence)
+            self._warn(sentence)
         self._trouble = sentence
 
     def well(self, sentence: str) -> None:
         """Say that it works, if it was said that it does not."""
         if self._trouble:
-            self._say(sentence)
+            self._warn(sentence)
         self._trouble = ""
 
     async def close(self) -> None:
@@ -219,7 +221,8 @@ class Link:
         self._connected = True
         self._changed.set()
         url = self.client.connected_url
-        self._say(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._access}")
+        tell = self._warn if self._trouble else self._say
+        tell(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._access}")
         self._trouble = ""
 
     async def _on_disconnected(self) -> None:
@@ -247,9 +250,9 @@ class Link:
             self._broken.set_result(reason)
 
 
-async def first_of(*futures: "asyncio.Future[Any]") -> None:
-    """Wait until one of them is done."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+async def first_of(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:
+    """Wait until one of them is done, or so many seconds."""
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
 def explained(error: Exception) -> tuple[str, bool]:

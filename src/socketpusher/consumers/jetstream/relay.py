@@ -33,7 +33,7 @@ from ..listener import Listener
 from ..problems import Sender
 from .access import Access
 from .link import Link, RejectedError, UnansweredError, first_of
-from .stream import Plan, Stream, last_id, prepare
+from .stream import MISSING, Plan, Stream, is_missing, last_id, prepare
 from .subjects import Number, id_of_graph, id_of_line, id_of_number, last_number, number, subject
 
 BATCH = 1000
@@ -48,7 +48,7 @@ PAUSE, LONGEST_PAUSE = 0.2, 5.0
 SESSIONS = 1024
 """Of how many sessions it is remembered up to where they are stored; for others the stream is asked again."""
 
-DUPLICATES, FULL, NOT_IN_ACCOUNT = 10201, 10077, 10039
+DUPLICATES, FULL = 10201, 10077
 """Error codes of JetStream."""
 
 
@@ -96,7 +96,7 @@ class Relay:
         self._plan = plan
         self._host = host
         self._say = say
-        self._link = Link(access, say)
+        self._link = Link(access, say, say)
         self._stream: Stream | None = None  # as last checked; None after trouble
         self._prepared = False  # whether it ever was there
         self._lasts: dict[str, int] = {}  # up to which number each session is stored
@@ -224,11 +224,8 @@ class Relay:
             except UnansweredError as error:
                 self._link.trouble(f"can't check the stream {self._plan.name}: {error}; trying until it works")
             except RejectedError as error:
-                if not self._prepared and (error.err_code == NOT_IN_ACCOUNT or not error.err_code):
-                    raise OSError(
-                        "there is no JetStream at that server, or not for this user: start nats-server with -js, or "
-                        "have JetStream enabled for the account"
-                    ) from None
+                if not self._prepared and is_missing(error):
+                    raise OSError(MISSING) from None
                 self._link.trouble(f"can't use the stream {self._plan.name}: {error}; trying until it works")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -26,8 +26,13 @@ HEADER_BYTES = 1024
 SMALLEST = HEADER_BYTES + MIN_MAX_LINE_BYTES
 """A message may have no smaller limit, in bytes."""
 
-NOT_FOUND, NO_STREAM, OVERLAP = 10037, 10059, 10065
+NOT_FOUND, NO_STREAM, NOT_IN_ACCOUNT, OVERLAP = 10037, 10059, 10039, 10065
 """Error codes of JetStream."""
+
+MISSING = (
+    "there is no JetStream at that server, or not for this user: start nats-server with -js, or have JetStream enabled "
+    "for the account"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,11 @@ def checked_name(name: str) -> str:
     if not name or len(name) > 200 or not name.isprintable() or any(c in name for c in " .*>/\\"):
         raise ValueError(f"a stream's name has no space, dot, *, >, / or \\ in it, and is not empty: {name!r}")
     return name
+
+
+def is_missing(error: RejectedError) -> bool:
+    """Whether the answer to a first request says that there is no JetStream."""
+    return error.err_code == NOT_IN_ACCOUNT or not error.err_code
 
 
 async def info(link: Link, name: str) -> dict[str, Any] | None:
