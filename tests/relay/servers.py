@@ -87,14 +87,16 @@ class Server:
 
         return self.call(read, **options)
 
-    def count(self, stream: str = "EVENTS") -> int:
+    def count(self, stream: str = "EVENTS", **options: Any) -> int:
+        """How many messages a stream has; -1 if it is not there."""
+
         async def read(js: Any) -> int:
             try:
                 return (await js.stream_info(stream)).state.messages
             except (nats.errors.Error, nats.js.errors.Error):
                 return -1
 
-        return self.call(read)
+        return self.call(read, **options)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from ..consumers.listener import Listener, listen
 from ..consumers.problems import Problem
@@ -15,6 +16,10 @@ from ..events import Event
 from ..wire import decode
 from .arguments import Commands, add_command, add_path, positive, size
 from .pretty import Pretty, paint_for_terminal, printable
+from .remote import add_source, subscribed
+
+if TYPE_CHECKING:
+    from ..consumers.jetstream.subscription import Subscription
 
 _DESCRIPTION = """\
 Listens on a Unix socket and prints every event that is sent to it: byte for byte as it came, or with --format pretty as
@@ -36,6 +41,7 @@ examples:
   socketpusher listen --format pretty --type '*.failed' --type '*.blocked'
   socketpusher listen --unit 'app*' > run.ndjson
   socketpusher listen --to run.ndjson --max-bytes 10M --keep 3
+  socketpusher listen --from nats://localhost --host build-7 --type '*.failed'
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
 A program sends its events there with:
@@ -68,6 +74,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--keep", type=positive, default=5, metavar="N", help="how many old files to keep (default: %(default)s)"
     )
+    add_source(parser)
     parser.set_defaults(run=run)
 
 
@@ -78,35 +85,42 @@ def run(arguments: argparse.Namespace) -> int:
         record = None
         if arguments.to is not None:
             record = opened.enter_context(Record(arguments.to, arguments.max_bytes, arguments.keep))
-        listener = opened.enter_context(listen(arguments.path, raw=True, on_problem=_report))
-        print(f"listening on {listener.path}", file=sys.stderr, flush=True)
-        if record is None:
-            _print(listener, chosen)
+        source: Listener[bytes] | Subscription[bytes]
+        if (subscription := subscribed(arguments, _report, raw=True)) is not None:
+            source = opened.enter_context(subscription)
+            _report(f"following {subscription.title}")
         else:
-            _record(listener, chosen, record)
+            source = listener = opened.enter_context(listen(arguments.path, raw=True, on_problem=_report))
+            _report(f"listening on {listener.path}")
+        if record is None:
+            _print(source, chosen)
+        else:
+            _record(source, chosen, record)
     return 0
 
 
-def _report(problem: Problem) -> None:
+def _report(problem: Problem | str) -> None:
     print(printable(str(problem)), file=sys.stderr, flush=True)
 
 
-def _print(listener: Listener[bytes], chosen: Callable[[list[bytes]], list[bytes]]) -> None:
+def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]]) -> None:
     output = sys.stdout.buffer
     while True:
-        output.writelines(chosen(listener.read()))
+        output.writelines(chosen(source.read()))
         output.flush()
 
 
-def _record(listener: Listener[bytes], chosen: Callable[[list[bytes]], list[bytes]], record: Record) -> None:
+def _record(
+    source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]], record: Record
+) -> None:
     arrivals = select.poll()
-    arrivals.register(listener, select.POLLIN)
+    arrivals.register(source, select.POLLIN)
     while True:
         arrivals.poll()
         # What has been read is nowhere else, so a signal waits until it is written.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
-            record.write(chosen(listener.read()))
+            record.write(chosen(source.read()))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -101,9 +101,13 @@ async def _relay(listener: "Listener[bytes]", access: "Access", plan: "Plan", ho
 
     relay = Relay(listener, access, plan, host, _say)
     try:
-        return 128 + await relay.run()
-    finally:
-        _say(relay.summary())
+        code = 128 + await relay.run()
+    except BaseException:
+        if relay.stored:
+            _say(relay.summary())
+        raise
+    _say(relay.summary())
+    return code
 
 
 def _say(what: object) -> None:

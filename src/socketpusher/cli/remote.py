@@ -1,9 +1,15 @@
 """What the commands that go to NATS have in common."""
 
 import argparse
+import logging
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from ..consumers.jetstream import PREFIX, STREAM
+from ..consumers.jetstream import PREFIX, STREAM, subscribe
+
+if TYPE_CHECKING:
+    from ..consumers.jetstream.subscription import Subscription
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -20,8 +26,46 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-key", metavar="FILE", help="the key of that, unless it is in the same file")
 
 
-def access_of(arguments: argparse.Namespace) -> dict[str, str | None]:
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options that take the events from a stream instead of a socket."""
+    parser.add_argument(
+        "--from",
+        dest="url",
+        metavar="URL",
+        help="take them from NATS JetStream, where socketpusher relay puts them, such as nats://localhost; the history "
+        "first, then what follows",
+    )
+    parser.add_argument("--host", metavar="NAME", help="with --from: only of this host, as its relay calls it")
+    parser.add_argument("--session", metavar="NAME", help="with --from: only of this pusher")
+    add_access(parser)
+    parser.set_defaults(error=parser.error)
+
+
+def subscribed(
+    arguments: argparse.Namespace, on_problem: Callable[[str], object], raw: bool = False
+) -> "Subscription[Any] | None":
+    """The subscription that these options ask for, if they do: of lines if it is to be raw, else of events."""
+    if arguments.url is None:
+        if arguments.host is not None or arguments.session is not None:
+            arguments.error("--host and --session go with --from")
+        return None
+    if arguments.path is not None:
+        arguments.error("give a PATH to listen on, or --from, not both")
+    options: dict[str, Any] = access_of(arguments)
+    for name in ("host", "session", "stream", "prefix"):
+        options[name] = getattr(arguments, name)
+    try:
+        if raw:
+            return subscribe(arguments.url, raw=True, on_problem=on_problem, **options)
+        return subscribe(arguments.url, on_problem=on_problem, **options)
+    except ImportError as error:
+        raise OSError(str(error)) from None
+
+
+def access_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those of these options that `Access` and `subscribe` take likewise."""
+    # asyncio warns of every TLS connection that ends, for nats-py reads it as a stream.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return {name: getattr(arguments, name) for name in ("creds", "token", "tls_ca", "tls_cert", "tls_key")}
 
 

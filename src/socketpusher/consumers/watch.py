@@ -11,10 +11,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Event, EventType
 from .listener import Listener, listen
@@ -22,8 +22,17 @@ from .page import printable, text_of, whole
 from .problems import Sender
 from .runs import Run, Runs
 
+if TYPE_CHECKING:
+    from .jetstream.subjects import Source
+    from .jetstream.subscription import Subscription
+
 _QUIET = 0.3  # a sender has told where its run stands when it has been quiet for so many seconds,
 _BURST = 1.0  # or has been connected for so many
+
+_SOURCES = 64
+"""Of more sources in a stream whose run is not over, those that were silent for longest count as gone."""
+
+_OVER = frozenset((str(EventType.ORCH_COMPLETED), str(EventType.ORCH_FAILED)))
 
 _TOLD = frozenset(
     (
@@ -75,13 +84,49 @@ def watch(path: str | None = None) -> None:
     Raises:
         OSError, ValueError: As `listen` raises them.
     """
-    draw = can_draw()
     problems: list[str] = []
-    with listen(path, on_problem=lambda problem: problems.append(str(problem))) as listener:
-        if not draw:
-            print(f"listening on {listener.path}", file=sys.stderr, flush=True)
-        with _view(listener.path, draw) as view:
-            _follow(listener, view, problems)
+    known: set[Sender] = set()
+    with (
+        listen(path, on_problem=lambda problem: problems.append(str(problem))) as listener,
+        _view(f"listening on {listener.path}", listener.path, Lines()) as view,
+    ):
+        _follow(listener, lambda: _take(listener, view, known), view, problems)
+
+
+def watch_stream(subscription: "Subscription[Event]", problems: list[str]) -> None:
+    """Show the runs in a stream, until a signal ends it.
+
+    Args:
+        subscription: What comes.
+        problems: Where it puts what is to be told.
+
+    Raises:
+        OSError: As the subscription raises it.
+    """
+    known: dict[Source, None] = {}
+    with _view(f"following {subscription.title}", subscription.title, Lines(tells_sources=False)) as view:
+        _follow(subscription, lambda: _take_arrived(subscription, view, known), view, problems)
+
+
+def show_stream_once(subscription: "Subscription[Event]", problems: list[str]) -> None:
+    """Print where the runs in a stream stand when all that it has kept is read.
+
+    Args:
+        subscription: What comes.
+        problems: Where it puts what is to be told.
+
+    Raises:
+        OSError: As the subscription raises it.
+    """
+    runs = Runs()
+    known: dict[Source, None] = {}
+    print(f"following {subscription.title}", file=sys.stderr, flush=True)
+    while not subscription.caught_up:
+        _take_arrived(subscription, runs, known)
+        for sentence in problems:
+            _to_standard_error(sentence)
+        problems.clear()
+    _print_whole(runs)
 
 
 def show_once(path: str | None = None) -> None:
@@ -100,27 +145,38 @@ def show_once(path: str | None = None) -> None:
     with listen(path, on_problem=_to_standard_error) as listener:
         print(f"listening on {listener.path}", file=sys.stderr, flush=True)
         _take_burst(listener, runs)
+    _print_whole(runs)
+
+
+def _print_whole(runs: Runs) -> None:
     lines = whole(runs, time.time(), shutil.get_terminal_size().columns)
     quiet = [f"{title}  0 events" for title in runs.sources.values()] if not lines else []
     print("\n".join([*map(text_of, lines), *quiet]))
 
 
 class Lines:
-    """A line for every change that matters: the time in UTC, the run, the type of the event, the unit and its error."""
+    """A line for every change that matters: the time in UTC, the run, the type of the event, the unit and its error.
 
-    def __init__(self) -> None:
+    Args:
+        tells_sources: Whether sources that come and go are a line each.
+    """
+
+    def __init__(self, tells_sources: bool = True) -> None:
         self._runs = Runs()
+        self._tells_sources = tells_sources
 
     def came(self, source: Hashable, title: str) -> None:
         """A source is connected."""
         self._runs.came(source, title)
-        _print(_now(), title, "sender.connected")
+        if self._tells_sources:
+            _print(_now(), title, "sender.connected")
 
     def went(self, source: Hashable, now: float) -> None:
         """A source is gone; `now` is in seconds since the epoch."""
         title = self._runs.sources.get(source, "")
         self._runs.went(source, now)
-        _print(_now(), title, "sender.gone")
+        if self._tells_sources:
+            _print(_now(), title, "sender.gone")
 
     def feed(self, source: Hashable, event: Event) -> None:
         """Take an event in."""
@@ -145,17 +201,24 @@ def _detail(run: Run, event: Event) -> str:
     return ", ".join(told) + "".join(f": {what}" for what in (run.error, run.no_graph) if what)
 
 
-def _follow(listener: Listener[Event], view: View, problems: list[str]) -> None:
-    known: set[Sender] = set()
+class _Readable(Protocol):
+    """What events come from."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there are any."""
+
+
+def _follow(source: _Readable, take: Callable[[], None], view: View, problems: list[str]) -> None:
+    """Have the view take what comes, until a signal ends it."""
     with selectors.DefaultSelector() as selector, resizes() as resized:
-        selector.register(listener, selectors.EVENT_READ)
+        selector.register(source, selectors.EVENT_READ)
         selector.register(resized, selectors.EVENT_READ)
         while True:
             ready = {key.fileobj for key, _ in selector.select(view.refresh())}
             if resized in ready:
                 os.read(resized, 4096)
-            if listener in ready:
-                _take(listener, view, known)
+            if source in ready:
+                take()
                 for sentence in problems:
                     view.problem(sentence)
                 problems.clear()
@@ -186,6 +249,25 @@ def hand_over(events: list[Event], listener: Listener[Any], taker: Taker, known:
         taker.went(old, time.time())
     known.clear()
     known |= connected
+
+
+def _take_arrived(subscription: "Subscription[Event]", taker: Taker, known: "dict[Source, None]") -> None:
+    """Take what came of one source in; `known` are those whose run is not over, the one silent for longest first."""
+    for event in subscription.read():
+        source = subscription.source
+        assert source is not None  # for there is an event
+        if source not in known:
+            taker.came(source, str(source))
+        known.pop(source, None)
+        known[source] = None
+        taker.feed(source, event)
+        if event.type in _OVER:
+            del known[source]
+            taker.went(source, event.time.timestamp() if event.time else time.time())
+    while len(known) > _SOURCES:
+        silent = next(iter(known))
+        del known[silent]
+        taker.went(silent, time.time())
 
 
 def _take_burst(listener: Listener[Event], runs: Runs) -> None:
@@ -231,9 +313,11 @@ def _rich_is_there() -> bool:
     return True
 
 
-def _view(where: str, draw: bool) -> AbstractContextManager[View]:
-    if not draw:
-        return nullcontext(Lines())
+def _view(sentence: str, where: str, lines: Lines) -> AbstractContextManager[View]:
+    """A screen, or these lines behind a sentence on standard error."""
+    if not can_draw():
+        print(sentence, file=sys.stderr, flush=True)
+        return nullcontext(lines)
     from .screen import Screen
 
     return Screen(where)

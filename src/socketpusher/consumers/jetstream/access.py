@@ -61,9 +61,13 @@ class Access:
         """
         options: dict[str, Any] = {"servers": self.servers}
         if self.creds is not None:
-            with open(self.creds, "rb") as file:
-                if b"BEGIN NATS USER JWT" not in file.read():
-                    raise ValueError(f"the file holds no NATS credentials, as `nsc` writes them: {self.creds}")
+            try:
+                with open(self.creds, "rb") as file:
+                    found = file.read()
+            except OSError as error:
+                raise OSError(error.errno, f"can't read the credentials: {error.strerror}", self.creds) from None
+            if b"BEGIN NATS USER JWT" not in found or b"BEGIN USER NKEY SEED" not in found:
+                raise ValueError(f"the file holds no NATS credentials, as `nsc` writes them: {self.creds}")
             options["user_credentials"] = self.creds
         if self.token is not None:
             options["token"] = self.token
@@ -76,11 +80,10 @@ class Access:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
                 context.load_cert_chain(self.tls_cert, self.tls_key)
-        except ssl.SSLError as error:
+        except OSError as error:  # ssl.SSLError is one
             files = ", ".join(filter(None, (self.tls_ca, self.tls_cert, self.tls_key)))
-            raise ValueError(
-                f"can't use the TLS files, which must be PEM, and a key that of its certificate: {error}: {files}"
-            ) from None
+            rule = "each must be there, in PEM, and the key that of the certificate"
+            raise ValueError(f"can't use the TLS files, of which {rule}: {error}: {files}") from None
         return context
 
     def __str__(self) -> str:

@@ -70,10 +70,14 @@ class Link:
         access: Which they are.
         say: Is told in a sentence when it is connected.
         warn: Is told in a sentence when it is not any more, or can't be, or is again.
+
+    Raises:
+        OSError, ValueError: A file that it needs can't be used.
     """
 
     def __init__(self, access: Access, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
         self._access = access
+        self._options = access.options()
         self._say = say
         self._warn = warn
         self._client: _Client | None = None  # from the first attempt on
@@ -100,7 +104,6 @@ class Link:
 
         Raises:
             OSError: There never will be one.
-            ValueError: A file that it needs holds something else.
         """
         while not self._connected:
             self._changed.clear()
@@ -192,6 +195,7 @@ class Link:
                 raise OSError(f"can't connect to NATS at {self._access}: {hopeless.result()}")
             connecting.result()
         except ModuleNotFoundError as error:
+            self._client = None
             raise OSError(f"a file of credentials needs {error.name}: pip install 'nats-py[nkeys]'") from None
         finally:
             if not connecting.done():
@@ -203,7 +207,7 @@ class Link:
     async def _connected_client(self, client: Client, on_error: Callable[[Exception], Any]) -> None:
         # Nothing is kept for a connection that is lost (pending_size): whoever published it publishes it again.
         await client.connect(
-            **self._access.options(),
+            **self._options,
             error_cb=on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,

@@ -84,11 +84,14 @@ def number(id: object) -> Number | None:
     if not isinstance(id, str):
         return None
     session, _, digits = id.rpartition("-")
-    if not session or not digits or len(digits) > 18 or len(session) > SESSION_CHARACTERS:
-        return None
-    if not (digits.isascii() and digits.isdecimal()) or digits[0] == "0":
-        return None
-    return Number(session, int(digits))
+    n = _counted(digits)
+    return Number(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
+
+
+def _counted(digits: str) -> int:
+    """A number from 1 on, as ids have it, or 0 if it is none."""
+    plain = len(digits) <= 18 and digits.isascii() and digits.isdecimal() and digits[0] != "0"
+    return int(digits) if plain else 0
 
 
 def id_of_number(number: Number) -> str:
@@ -110,6 +113,6 @@ def id_of_line(host: str, line: bytes) -> str:
 
 def last_number(id: str) -> int:
     """Up to which number a session is stored, told by the id of its last message; 0 if that does not tell."""
-    of_a_graph = id.endswith(_OF_A_GRAPH)
-    found = number(id.removesuffix(_OF_A_GRAPH))
-    return 0 if found is None else found.n - of_a_graph
+    behind = id.endswith(_OF_A_GRAPH)
+    n = _counted(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
+    return n - 1 if behind and n else n
