@@ -169,10 +169,10 @@ class Relay:
 
 @contextmanager
 def relaying(path: str, to: str, *options: str) -> Iterator[Relay]:
-    """A relay, once it is connected."""
+    """A relay, once it takes events."""
     relay = Relay(path, to, *options)
     try:
-        relay.says("connected to NATS")
+        relay.says("publishing to the stream")
         yield relay
     finally:
         relay.kill()

@@ -24,7 +24,9 @@ def fails(path: str, to: str, *options: str) -> str:
     ended = run("relay", path, "--to", to, "--host", "h", *options)
     assert ended.returncode == 1
     assert not os.path.exists(path)
-    lines = [line for line in ended.stderr.splitlines() if not line.startswith(("listening", "connected"))]
+    lines = [
+        line for line in ended.stderr.splitlines() if not line.startswith(("listening", "connected", "publishing"))
+    ]
     assert len(lines) == 1, ended.stderr
     return lines[0]
 
@@ -54,6 +56,14 @@ def test_the_payload_is_the_line_byte_for_byte_and_the_subject_tells_where_from(
     ids = [message.headers["Nats-Msg-Id"] for message in messages]
     assert ids[:3] == ["run-1", "run-2", "se%20ss%2E%2A-1"]
     assert len(set(ids)) == 5
+
+
+def test_what_comes_behind_later_ones_of_its_session_is_left_out_and_counted(socket_path: str, server: Server) -> None:
+    with relaying(socket_path, server.url) as relay:
+        send(socket_path, b"".join(b'{"type":"a",%b,"id":"run-%d"}\n' % (TIME, n) for n in (1, 5, 2, 6, 5)))
+        wait_for(lambda: server.count() == 3)
+        relay.end()
+        assert "stored 3 in EVENTS, 1 left out that came behind later ones" in relay.said
 
 
 def test_a_line_that_is_too_long_for_the_server_comes_with_a_note(socket_path: str, server: Server) -> None:
@@ -200,7 +210,7 @@ def test_tls(socket_path: str, tmp_path: Path, certificate: tuple[str, str]) -> 
             context.load_cert_chain(cert, key)
             wait_for(lambda: server.count(tls=context) == 1)
             relay.end()
-            assert relay.said.count("\n") == 3  # listening, connected, stored
+            assert relay.said.count("\n") == 4  # listening, connected, publishing, stored
         assert "can't use the TLS files" in fails(socket_path, url, "--tls-ca", key)
     finally:
         server.kill()

@@ -74,13 +74,14 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
-    try:
-        from ..consumers.jetstream.access import Access
-        from ..consumers.jetstream.stream import Plan
+    from ..consumers.jetstream.access import Access
 
+    try:
         access = Access(arguments.to, **access_of(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
+    from ..consumers.jetstream.stream import Plan  # behind that sentence
+
     plan = Plan(
         arguments.stream,
         arguments.prefix,

@@ -232,9 +232,14 @@ class Run:
 
 
 class Runs:
-    """All runs that are known, and the last events of all of them."""
+    """All runs that are known, and the last events of all of them.
 
-    def __init__(self) -> None:
+    Args:
+        lasting: Whether a source has the same title whenever it comes, so that a run is continued under that only.
+    """
+
+    def __init__(self, lasting: bool = False) -> None:
+        self.lasting = lasting
         self.runs: list[Run] = []  # in the order in which they began to be known
         self.tail: deque[Happened] = deque(maxlen=TAIL)
         self.events = 0
@@ -271,7 +276,8 @@ class Runs:
     def _run_for(self, source: Hashable, event: Event) -> Run:
         title = self.sources.setdefault(source, str(source))
         for run in reversed(self.runs):
-            if run.gone is not None and (run.title == title or run.names_the_same_units(event)):
+            same = run.title == title or (not self.lasting and run.names_the_same_units(event))
+            if run.gone is not None and same:
                 run.title, run.gone = title, None
                 return run
         self.runs.append(Run(title))

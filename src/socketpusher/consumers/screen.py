@@ -29,10 +29,11 @@ class Screen:
 
     Args:
         where: What the events come through, to be shown.
+        runs: What is known of the runs.
     """
 
-    def __init__(self, where: str) -> None:
-        self.runs = Runs()
+    def __init__(self, where: str, runs: Runs) -> None:
+        self.runs = runs
         self._where = where
         self._note = ""
         self._problems = 0

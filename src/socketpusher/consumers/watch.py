@@ -88,7 +88,7 @@ def watch(path: str | None = None) -> None:
     known: set[Sender] = set()
     with (
         listen(path, on_problem=lambda problem: problems.append(str(problem))) as listener,
-        _view(f"listening on {listener.path}", listener.path, Lines()) as view,
+        _view(f"listening on {listener.path}", listener.path, Runs()) as view,
     ):
         _follow(listener, lambda: _take(listener, view, known), view, problems)
 
@@ -104,7 +104,7 @@ def watch_stream(subscription: "Subscription[Event]", problems: list[str]) -> No
         OSError: As the subscription raises it.
     """
     known: dict[Source, None] = {}
-    with _view(f"following {subscription.title}", subscription.title, Lines(tells_sources=False)) as view:
+    with _view(f"following {subscription.title}", subscription.title, Runs(lasting=True)) as view:
         _follow(subscription, lambda: _take_arrived(subscription, view, known), view, problems)
 
 
@@ -118,7 +118,7 @@ def show_stream_once(subscription: "Subscription[Event]", problems: list[str]) -
     Raises:
         OSError: As the subscription raises it.
     """
-    runs = Runs()
+    runs = Runs(lasting=True)
     known: dict[Source, None] = {}
     print(f"following {subscription.title}", file=sys.stderr, flush=True)
     while not subscription.caught_up:
@@ -158,11 +158,12 @@ class Lines:
     """A line for every change that matters: the time in UTC, the run, the type of the event, the unit and its error.
 
     Args:
+        runs: What is known of the runs.
         tells_sources: Whether sources that come and go are a line each.
     """
 
-    def __init__(self, tells_sources: bool = True) -> None:
-        self._runs = Runs()
+    def __init__(self, runs: Runs, tells_sources: bool = True) -> None:
+        self._runs = runs
         self._tells_sources = tells_sources
 
     def came(self, source: Hashable, title: str) -> None:
@@ -313,14 +314,14 @@ def _rich_is_there() -> bool:
     return True
 
 
-def _view(sentence: str, where: str, lines: Lines) -> AbstractContextManager[View]:
-    """A screen, or these lines behind a sentence on standard error."""
+def _view(sentence: str, where: str, runs: Runs) -> AbstractContextManager[View]:
+    """A screen, or lines behind a sentence on standard error."""
     if not can_draw():
         print(sentence, file=sys.stderr, flush=True)
-        return nullcontext(lines)
+        return nullcontext(Lines(runs, tells_sources=not runs.lasting))
     from .screen import Screen
 
-    return Screen(where)
+    return Screen(where, runs)
 
 
 @contextmanager

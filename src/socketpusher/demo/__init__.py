@@ -7,8 +7,11 @@ keeper.py         starts that process, and another one when it has killed it
 accident.py       has it killed in the middle of a schedule
 figures.py        what was measured, and the table of it
 demonstration.py  runs the one with and without the other, and compares
+host.py           the scheduler with a pusher, as a process
+fleet.py          several of those with a relay each, a nats-server, and one watcher
 """
 
 from .demonstration import DEFAULT_ROUNDS, demonstrate
+from .fleet import fleet
 
-__all__ = ["DEFAULT_ROUNDS", "demonstrate"]
+__all__ = ["DEFAULT_ROUNDS", "demonstrate", "fleet"]

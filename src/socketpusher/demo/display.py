@@ -151,7 +151,7 @@ def _stage(where: str, plain: bool) -> AbstractContextManager[Stage]:
         return nullcontext(Lines())
     from ..consumers.screen import Screen
 
-    return Screen(where)
+    return Screen(where, Runs())
 
 
 def _remove_directory(path: str) -> None:

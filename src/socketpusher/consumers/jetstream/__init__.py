@@ -114,7 +114,8 @@ def subscribe(
         ...     print(event.type, event.unit)
     """
     from .access import Access
-    from .subscription import Subscription
 
     access = Access(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
+    from .subscription import Subscription  # behind the sentence that Access has for a missing nats-py
+
     return Subscription(access, stream, prefix, host, session, raw, on_problem)

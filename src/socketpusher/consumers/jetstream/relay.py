@@ -13,6 +13,9 @@ What was stored before is known in two ways. JetStream drops a message whose id 
 duplicate window. And the last message of a session in the stream says up to which number the session is stored: events
 with ids up to that one are not published at all, which needs no window, however long an outage was.
 
+An event that comes behind later ones of its session is left out, and counted: a pusher that had to give a connection up
+sends again on the next one what was not read, so what is only on the old one it has dropped, and counts so.
+
 A pusher begins each connection with the event `graph`, how the run stands before the next event. It has no id, and
 comes anew with each connection. It is published right before the next event that the stream does not have yet; if the
 stream has that one, it has told already what the graph would tell.
@@ -71,6 +74,7 @@ class _Planned(NamedTuple):
 
     messages: list[_Message]
     found: int  # how many events the stream has already
+    late: int  # how many are left out, for later ones of their session are stored
     shortened: int
     graph: _Line | None  # what waits for an event from now on
 
@@ -91,6 +95,7 @@ class Relay:
     ) -> None:
         self.stored = 0  # messages that the stream has acknowledged
         self.found = 0  # events that it had already
+        self.late = 0  # events that came behind later ones of their session
         self.shortened = 0  # events whose payload was too long for it
         self._listener = listener
         self._plan = plan
@@ -100,6 +105,7 @@ class Relay:
         self._stream: Stream | None = None  # as last checked; None after trouble
         self._prepared = False  # whether it ever was there
         self._lasts: dict[str, int] = {}  # up to which number each session is stored
+        self._begun: dict[str, int] = {}  # up to which number each was when this relay first heard of it
         self._sessions: dict[Sender, str] = {}  # what each sender's lines without an id belong to
         self._graphs: dict[Sender, _Line] = {}  # each sender's graph that waits for an event
         self._batches = secrets.token_hex(8)
@@ -141,6 +147,10 @@ class Relay:
         text = f"stored {self.stored:,} in {self._plan.name}"
         if self.found:
             text += f", {self.found:,} were there already"
+        if self.late:
+            text += (
+                f", {self.late:,} left out that came behind later ones of their pusher, which counts them as dropped"
+            )
         if self.shortened:
             text += f", {self.shortened:,} with a note in place of a payload that was too long"
         return text
@@ -181,7 +191,7 @@ class Relay:
             try:
                 stream = await self._be_ready()
                 await self._learn(lines)
-                planned = self._planned(sender, lines, stream)
+                planned = self._planned(sender, lines, stream, singly)
                 await self._publish(planned.messages, stream.atomic and not singly)
                 break
             except UnansweredError as error:
@@ -196,6 +206,7 @@ class Relay:
             singly = True
         self._link.well(f"the stream {self._plan.name} takes events again")
         self.found += planned.found
+        self.late += planned.late
         self.shortened += planned.shortened
         if planned.graph is None:
             self._graphs.pop(sender, None)
@@ -230,6 +241,8 @@ class Relay:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
+                if not self._prepared:
+                    self._say(f"publishing to the stream {self._plan.name} as {self._host}")
                 if not self._prepared and not self._stream.atomic:
                     self._say(
                         f"the stream {self._plan.name} takes no atomic batches (allow_atomic, servers from 2.12 on), "
@@ -241,15 +254,17 @@ class Relay:
         """Ask the stream up to where it has the sessions that are not known."""
         if len(self._lasts) > SESSIONS:
             self._lasts.clear()
+            self._begun.clear()
         for session in {line.number.session for line in lines if line.number is not None} - self._lasts.keys():
             id = await last_id(self._link, self._plan.name, self._plan.prefix, self._host, session)
             self._lasts[session] = last_number(id)
+            self._begun.setdefault(session, self._lasts[session])
 
-    def _planned(self, sender: Sender, lines: Sequence[_Line], stream: Stream) -> _Planned:
+    def _planned(self, sender: Sender, lines: Sequence[_Line], stream: Stream, again: bool) -> _Planned:
         lasts = dict(self._lasts)
         graph = self._graphs.get(sender)
         messages: list[_Message] = []
-        found = shortened = 0
+        found = late = shortened = 0
 
         def add(line: _Line, session: str, id: str) -> None:
             nonlocal shortened
@@ -264,7 +279,9 @@ class Relay:
                 session, n = line.number
                 self._sessions[sender] = session
                 if n <= lasts[session]:
-                    found += 1
+                    known = again or n <= self._begun[session]
+                    found += known
+                    late += not known
                     if line.type != EventType.ORCH_STARTED:  # which a connection may begin with once more
                         graph = None
                     continue
@@ -283,7 +300,7 @@ class Relay:
         if not lines and graph is not None:
             add(graph, self._sessions.get(sender) or _session_of(sender), id_of_line(self._host, graph.data))
             graph = None
-        return _Planned(messages, found, shortened, graph)
+        return _Planned(messages, found, late, shortened, graph)
 
     async def _publish(self, messages: Sequence[_Message], atomic: bool) -> None:
         """Return when all are acknowledged."""

@@ -18,6 +18,7 @@ from contextlib import aclosing
 from itertools import groupby
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import nats.errors
 import orjson
 from nats.aio.msg import Msg
 
@@ -170,12 +171,16 @@ class Subscription(Generic[_T]):
             yield message.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
 
     def _driven(self) -> "_Thread":
+        if self._closed:
+            raise ValueError("the subscription is closed; make a new one")
         if self._thread is None:
             self._thread = _Thread(self)
         return self._thread
 
     def close(self) -> None:
         """Hang up. An `async for` ends behind the next event, or when it is cancelled."""
+        if self._closed:
+            return
         self._closed = True
         self._items = iter(())
         if self._thread is not None:
@@ -254,9 +259,11 @@ class Subscription(Generic[_T]):
                 if messages:
                     yield _Arrival(messages, pending == 0)
         finally:
-            if link.client.is_connected:
+            try:
                 await subscribed.unsubscribe()
                 await link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+            except (nats.errors.Error, UnansweredError):
+                pass  # there is no connection, and the server forgets both
 
     async def _check_stream(self, link: Link) -> None:
         """Begin anew if it is another stream than before."""
