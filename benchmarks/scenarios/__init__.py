@@ -7,4 +7,4 @@ A scenario's module has
 and its docstring says what is measured and how.
 """
 
-ALL = ("busy", "burst", "emit_cost", "stalled", "at_rest", "size", "start_stop", "listening")
+ALL = ("busy", "burst", "emit_cost", "stalled", "at_rest", "size", "start_stop", "listening", "relaying")

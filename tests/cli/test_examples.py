@@ -22,12 +22,12 @@ LINES = [wire.encode(Event(kind, unit="app")) for kind in ("unit.started", "unit
 
 
 def examples(*commands: str) -> list[str]:
-    """What the README and the help print for these commands, without what they say of it."""
+    """What the README and the help print for these commands; what needs a server is run in `tests/relay`."""
     helps = [run(*arguments, "--help").stdout.partition("examples:\n")[2] for arguments in ((), *zip(commands))]
     blocks = [block.partition("\n\n")[0] for block in helps] + re.findall(r"```sh\n(socketpusher .*?)```", README, re.S)
     printed = [re.split(r" {3,}", line.strip())[0] for block in blocks for line in block.splitlines()]
     used = re.compile(rf".*socketpusher ({'|'.join(commands)})\b")
-    return list(dict.fromkeys(example for example in printed if used.match(example)))
+    return list(dict.fromkeys(example for example in printed if used.match(example) and "nats://" not in example))
 
 
 @pytest.fixture

@@ -1,0 +1,202 @@
+"""From `emit` into a JetStream stream and out of it again, through a real nats-server: rate, latency, cost per host.
+
+Every process shares the cores of this machine: hosts, their writers, their relays, the server (file storage, one
+replica), and the watcher. *Stored* is timed from the first emit to the moment when the stream has every message, so
+with every acknowledgement. *Watched* is the way of single events, 1,000 a second, from `emit` to a loop over
+`subscribe`. With more hosts each has its share of the same number of events.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..findings import Findings, Table, Target
+from ..lab import Figures, Lab, median, ratio, spread
+from ..stage import Child, MeasurementError
+from ..workload import percentiles
+
+TITLE = "Relaying to NATS JetStream"
+EVENTS = 100_000
+PACED = 3_000
+PACE = 1e-3
+HOSTS = (1, 2, 5, 10)
+
+HOST = """
+import sys, time
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from benchmarks.workload import TYPE, UNIT, payload
+
+path, count, pace = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+bus = Bus()
+with SocketPusher(bus, PusherConfig(path, buffer_size=count + 1, event_ids=True)) as pusher:
+    print(time.time(), flush=True)
+    for number in range(count):
+        if pace:
+            time.sleep(pace)
+        while pusher.stats().pending > 20_000:  # as fast as the relay takes them, and no loss to the 8 MiB in between
+            time.sleep(0.001)
+        bus.emit(Event(TYPE, UNIT, number, payload=payload(number)))
+    assert pusher.flush(100)
+"""
+
+WATCHER = """
+import json, sys, time
+from socketpusher.consumers.jetstream import subscribe
+
+took = []
+with subscribe(sys.argv[1]) as events:
+    print("ready", flush=True)
+    for event in events:
+        took.append((time.time() - event.time.timestamp()) * 1e3)
+        if len(took) == int(sys.argv[2]):
+            break
+print(json.dumps(took), flush=True)
+"""
+
+
+@contextmanager
+def _server(lab: Lab) -> Iterator[tuple[str, int]]:
+    """Where it listens, and its process."""
+    binary = os.path.join(os.path.dirname(sys.executable), "nats-server")
+    binary = binary if os.path.exists(binary) else shutil.which("nats-server") or ""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    # Through an interpreter, as the stage runs everything; exec leaves the server in its place.
+    options = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", lab.stage.path("store")]
+    start = f"import os; os.execv({binary!r}, {options!r})"
+    with lab.stage.run("-c", start) as server:
+        _until(lambda: _answers(port), "the server's start")
+        yield f"nats://127.0.0.1:{port}", server.process.pid
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise MeasurementError(f"{what} took too long")
+        time.sleep(0.01)
+
+
+async def _stored(url: str, total: int) -> float:
+    """When the stream has so many messages."""
+    import nats
+
+    client = await nats.connect(url)
+    try:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            if (await client.jetstream().stream_info("EVENTS")).state.messages >= total:
+                return time.time()
+            await asyncio.sleep(0.01)
+        raise MeasurementError("the stream never had all events")
+    finally:
+        await client.close()
+
+
+def _cpu(pid: int) -> float:
+    """What a process has used of the cores, in seconds."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> float:
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:"))
+
+
+@contextmanager
+def _relays(lab: Lab, url: str, count: int) -> Iterator[list[tuple[str, Child]]]:
+    with ExitStack() as stack:
+        relays = []
+        for number in range(count):
+            path = lab.stage.path("socket")
+            command = ("-m", "socketpusher", "relay", path, "--to", url, "--host", f"host{number}")
+            relays.append((path, stack.enter_context(lab.stage.run(*command))))
+        _until(lambda: all(os.path.exists(path) for path, _ in relays), "the relays' start")
+        yield relays
+
+
+def _storing(lab: Lab, script: str, hosts: int, events: int) -> Figures:
+    share = events // hosts
+    try:
+        with _server(lab) as (url, server), _relays(lab, url, hosts) as relays, ExitStack() as stack:
+            children = [stack.enter_context(lab.stage.run(script, path, str(share), "0")) for path, _ in relays]
+            began = min(float(child.line()) for child in children)
+            took = asyncio.run(_stored(url, share * hosts)) - began
+            pids = [child.process.pid for _, child in relays]
+            return {
+                "rate": share * hosts / took,
+                "relay": sum(map(_cpu, pids)) / (share * hosts) * 1e6,
+                "server": _cpu(server) / (share * hosts) * 1e6,
+                "memory": max(map(_memory, pids)),
+            }
+    except MeasurementError as error:
+        print(f"  {hosts} hosts: {error}", file=sys.stderr)
+        return {"failed": str(error)}
+
+
+def _watching(lab: Lab, script: str, watcher: str, events: int) -> Figures:
+    try:
+        with _server(lab) as (url, _), _relays(lab, url, 1) as relays:
+            _until(lambda: _is_made(url), "the stream")
+            with lab.stage.run(watcher, url, str(events)) as watching:
+                watching.line()
+                with lab.stage.run(script, relays[0][0], str(events), str(PACE)) as host:
+                    host.line()
+                    took = json.loads(watching.line())
+    except MeasurementError as error:
+        print(f"  watched: {error}", file=sys.stderr)
+        return {"failed": str(error)}
+    return percentiles(took[len(took) // 10 :])  # without what was late because everybody had just started
+
+
+def _is_made(url: str) -> bool:
+    try:
+        asyncio.run(_stored(url, 0))
+    except Exception:  # nats-py has many for what is not there yet
+        return False
+    return True
+
+
+def run(lab: Lab) -> Findings:
+    script, watcher = lab.stage.path("host.py"), lab.stage.path("watcher.py")
+    for path, text in ((script, HOST), (watcher, WATCHER)):
+        with open(path, "w") as file:
+            file.write(f"import sys; sys.path.insert(0, {os.getcwd()!r})\n" + text)
+    events = lab.events(EVENTS)
+    names = {hosts: f"{hosts} host{'s' * (hosts > 1)}" for hosts in HOSTS}
+    cases = {names[hosts]: lambda hosts=hosts: _storing(lab, script, hosts, events) for hosts in HOSTS}
+    cases["watched"] = lambda: _watching(lab, script, watcher, lab.events(PACED))
+    runs = lab.interleaved(cases)
+    watched = runs.pop("watched")
+    rows = [
+        [name, *(spread(found, key, digits=0) for key in ("rate", "relay", "server", "memory"))]
+        for name, found in runs.items()
+    ]
+    columns = ["", "events/s stored", "relays' CPU us/event", "server's CPU us/event", "PSS of a relay MiB"]
+    latency = [["from emit to subscribe", *(spread(watched, key, digits=2) for key in ("p50", "p99", "max"))]]
+    return Findings(
+        [
+            Table(f"{TITLE}: {events:,} events", columns, rows),
+            Table("One event a millisecond, watched remotely", ["", "p50 ms", "p99 ms", "max ms"], latency),
+        ],
+        [
+            Target("relay: events/s stored, one host", median(runs[names[1]], "rate"), 10_000, at_least=True),
+            Target("relay: rate with 10 hosts / with 1", ratio(runs[names[10]], runs[names[1]], "rate"), 0.5, True),
+        ],
+        {**runs, "watched": watched},
+    )
