@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from commands import run, send
-from relay.servers import Relay, Server, free_port, needs_server, relaying
+from relay.servers import Relay, Server, free_port, needs_server, relaying, wait
 from socketpusher import Event, wire
 from waiting import wait_for
 
@@ -98,9 +98,45 @@ def test_a_signal_while_the_server_is_gone_leaves_what_is_not_stored_in_the_sock
         server.kill()
         relay.says("lost the connection")
         send(socket_path, wire.encode(Event("a")))
-        relay.says("trying until it works", times=0)
         assert relay.end() == 128 + signal.SIGTERM
         assert relay.said.endswith("stored 0 in EVENTS\n")
+
+
+def test_a_signal_waits_for_what_is_in_flight(socket_path: str, server: Server) -> None:
+    with relaying(socket_path, server.url) as relay:
+        server.stop()
+        send(socket_path, wire.encode(Event("a")))
+        relay.says("publishing them again")
+        relay.process.send_signal(signal.SIGTERM)
+        server.go_on()
+        assert relay.ends() == 128 + signal.SIGTERM
+    assert server.count() == 1
+    assert "stored 0 in EVENTS\n" not in relay.said  # it is stored, or found to be
+
+
+def graph() -> bytes:
+    return wire.encode(Event("graph", payload={"nodes": [], "edges": [], "levels": []}))
+
+
+def numbered(*numbers: int, kind: str = "a") -> bytes:
+    return b"".join(b'{"type":"%b",%b,"id":"run-%d"}\n' % (kind.encode(), TIME, n) for n in numbers)
+
+
+def test_a_graph_is_told_where_it_is_news_only(socket_path: str, server: Server) -> None:
+    """A consumer that came to an older graph behind newer events would see the run go back."""
+    with relaying(socket_path, server.url):
+        send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(2))
+        wait_for(lambda: server.count() == 3)
+    with relaying(socket_path, server.url):  # for which the one before did not tell the pusher what it had read
+        send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(2, 3))
+        wait_for(lambda: server.count() == 4)
+        send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(7))
+        wait_for(lambda: server.count() == 6)
+        send(socket_path, graph())  # and nothing else, so it is of nobody's session
+        wait_for(lambda: server.count() == 7)
+    ids = [message.headers["Nats-Msg-Id"] for message in server.messages()]
+    assert ids[:6] == ["run-1/graph", "run-1", "run-2", "run-3", "run-7/graph", "run-7"]
+    assert ids[6].startswith("h:")
 
 
 def test_a_server_that_is_not_there_is_told_once_and_waited_for(socket_path: str, tmp_path: Path) -> None:
@@ -109,6 +145,7 @@ def test_a_server_that_is_not_there_is_told_once_and_waited_for(socket_path: str
     try:
         relay.says("Connection refused; start a server there, or give another URL; trying until it works")
         send(socket_path, wire.encode(Event("a")))  # which is kept by the socket
+        wait(1.5)  # for more attempts
         server.start()
         wait_for(lambda: server.count() == 1)
         relay.end()
