@@ -216,7 +216,6 @@ class Link:
             reconnect_time_wait=PAUSE,  # type: ignore[arg-type]  # it is handed to asyncio.sleep
             ping_interval=PING,  # type: ignore[arg-type]  # likewise
             pending_size=0,
-            skip_subject_validation=True,  # ours are made of checked tokens
             name="socketpusher",
         )
 
