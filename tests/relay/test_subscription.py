@@ -62,6 +62,22 @@ def test_asyncio_gets_the_same(socket_path: str, server: Server) -> None:
         assert asyncio.run(read(2000)) == list(range(1, 2001))
 
 
+@pytest.mark.parametrize("turns", range(12))
+def test_a_farewell_that_is_cancelled_leaves_no_connection(socket_path: str, server: Server, turns: int) -> None:
+    async def read() -> None:
+        events = aiter(subscribe(server.url))
+        await anext(events)
+        farewell = asyncio.ensure_future(events.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        farewell.cancel()
+        await asyncio.gather(farewell, return_exceptions=True)
+
+    with publishing(socket_path, server.url):
+        send(socket_path, lines("a", 1, 2))
+        asyncio.run(read())
+
+
 def test_raw_lines_are_those_that_were_sent(socket_path: str, server: Server) -> None:
     sent = [line("a", 1), line("b", 1, "x y"), b'{"type": "odd" , "time":"2026-11-23T17:08:00Z"}\n']
     with publishing(socket_path, server.url):

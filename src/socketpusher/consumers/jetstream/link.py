@@ -171,7 +171,11 @@ class Link:
             try:
                 await asyncio.wait_for(self._client.close(), FAREWELL)
             except (TimeoutError, OSError, nats.errors.Error):
-                pass  # the server is stopped or gone; the sockets go with the process
+                pass  # the server is stopped or gone
+            finally:
+                # Also when this is cancelled, as it is at the end of asyncio.run behind an `async for` that was left.
+                if self._client._transport is not None:
+                    self._client._transport.close()
 
     async def _connect(self) -> None:
         hopeless: asyncio.Future[str] = asyncio.get_running_loop().create_future()
