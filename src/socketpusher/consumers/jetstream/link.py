@@ -175,7 +175,7 @@ class Link:
             finally:
                 # Also when this is cancelled, as it is at the end of asyncio.run behind an `async for` that was left.
                 if self._client._transport is not None:
-                    self._client._transport.close()
+                    self._client._transport.close()  # type: ignore[no-untyped-call]
 
     async def _connect(self) -> None:
         hopeless: asyncio.Future[str] = asyncio.get_running_loop().create_future()
