@@ -22,7 +22,7 @@ Measure socketpusher beside what people would use instead.
 
 Every measurement runs a fresh host process that emits, and a fresh consumer process that only reads; peers take
 turns within a round (A B C A B C), and tables show the median with the lowest and the highest round. All scenarios
-take about eight minutes on two cores. Run it on a machine that does nothing else.
+take about nine minutes on two cores. Run it on a machine that does nothing else.
 """
 EXAMPLES = """\
 examples:

@@ -17,6 +17,7 @@ from socketpusher import (
     Sender,
     SocketPusher,
     listen,
+    subscribe,
     wire,
 )
 from socketpusher.sources.futures import EmittingThreadPool
@@ -81,3 +82,7 @@ async def in_asyncio() -> None:
 
 
 assert_type(EmittingThreadPool(bus).submit(len, "x"), Future[int])
+for event in subscribe("nats://localhost", host="h"):
+    assert_type(event, Event)
+for line_of_event in subscribe("nats://localhost", raw=True):
+    assert_type(line_of_event, bytes)
