@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from consuming import Consumer
 from socketpusher import Bus
-from waiting import wait_for
+from support.consumer import Consumer
+from support.waiting import wait_for
 
-# Other programs on this machine have semaphores too; ours, and those of the hosts in `scripts`, are told by this.
+# Other programs on this machine have semaphores too; ours, and those of the hosts in
+# `producer_script`, are told by this.
 SEMAPHORES = f"mp-test{os.getpid()}"
 os.environ["SEMAPHORES"] = SEMAPHORES
 multiprocessing.current_process()._config["semprefix"] = f"/{SEMAPHORES}"  # type: ignore[attr-defined]

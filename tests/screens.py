@@ -17,7 +17,7 @@ from rich.style import Style
 from rich.text import Text
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
-from terminals import Terminal
+from support.terminal import Terminal
 
 WORDS = """
 setup config schema parser lexer models cache storage index query planner network protocol client server auth session

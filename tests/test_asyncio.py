@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
 from socketpusher.pusher import _AbandonableStart
-from waiting import wait_for
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 
 async def while_the_loop_turns(work: Awaitable[object], unblock: Callable[[], object]) -> object:

@@ -21,8 +21,8 @@ from socketpusher.demo.accident import Accident
 from socketpusher.demo.figures import Figures, Kill, Note, Timing, line_of, notes_in, table
 from socketpusher.demo.modules import packages, standard_library, units_of
 from socketpusher.demo.scheduler import Scheduler, examine
-from terminals import Terminal
-from waiting import wait_for
+from support.terminal import Terminal
+from support.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "socketpusher", "demo"]
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-import scripts
-from consuming import Consumer
-from waiting import is_running, wait_for
+from support import producer_script
+from support.consumer import Consumer
+from support.waiting import is_running, wait_for
 
 SEND_THREE = """
 with pusher:
@@ -19,7 +19,7 @@ print(pid)
 
 @pytest.mark.parametrize("how", ["file", "command", "input", "module"])
 def test_a_host_without_a_main_guard_sends_its_events(consumer: Consumer, how: str) -> None:
-    code, _output, errors = scripts.run(SEND_THREE, consumer.path, how)
+    code, _output, errors = producer_script.run(SEND_THREE, consumer.path, how)
     assert (code, errors) == (0, "")
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
@@ -34,7 +34,7 @@ with pusher:
     assert "orjson" in maps
     print("numpy" in maps)
 """
-    assert scripts.run(lines, consumer.path) == (0, "False\n", "")
+    assert producer_script.run(lines, consumer.path) == (0, "False\n", "")
 
 
 def test_a_host_with_threads_that_start_processes_is_left_alone(consumer: Consumer) -> None:
@@ -72,7 +72,7 @@ if __name__ == "__main__":
 """
     # Not as a file that removes itself: here the children do need it.
     with open(os.path.join(os.path.dirname(consumer.path), "host.py"), "w") as file:
-        file.write(scripts.PROLOGUE + code)
+        file.write(producer_script.PROLOGUE + code)
     import subprocess
     import sys
 
@@ -101,7 +101,7 @@ worker = multiprocessing.get_context("fork").Process(target=work, daemon=True, n
 worker.start()
 worker.join()
 """
-    code, output, errors = scripts.run(lines, consumer.path)
+    code, output, errors = producer_script.run(lines, consumer.path)
     assert (code, errors) == (0, "")
     assert output == (
         "a pusher can't start in 'worker-7', a daemonic multiprocessing worker, for such a process may not have "
@@ -121,7 +121,7 @@ worker.start()
 worker.join()
 print(worker.exitcode)
 """
-    assert scripts.run(lines, consumer.path) == (0, "0\n", "")
+    assert producer_script.run(lines, consumer.path) == (0, "0\n", "")
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
 
@@ -143,7 +143,7 @@ for number in range(2000):
     bus.emit(Event("x", task=number))
 {ENDINGS[ending]}
 """
-    code, output, errors = scripts.run(lines, consumer.path)
+    code, output, errors = producer_script.run(lines, consumer.path)
     assert code == {"return": 0, "sys.exit": 3, "exception": 1, "sigterm with a handler": 4, "sigint": -2}[ending]
     assert "socketpusher" not in errors
     assert consumer.wait_for_tasks(2000) == list(range(2000))
@@ -159,7 +159,7 @@ pusher.start()
 for number in range(5000):
     bus.emit(Event("x", payload="x" * 1000))
 """
-    code, _, errors = scripts.run(lines, consumer.path)
+    code, _, errors = producer_script.run(lines, consumer.path)
     assert code == 0
     assert "events not sent" in errors
 
@@ -175,7 +175,7 @@ while os.path.exists(f"/proc/{pid}"):
     time.sleep(0.001)
 print(bus._handlers)
 """
-    assert scripts.run(lines, consumer.path) == (0, "()\n", "")
+    assert producer_script.run(lines, consumer.path) == (0, "()\n", "")
     assert consumer.wait_for_tasks(2000) == list(range(2000))
 
 
@@ -193,7 +193,7 @@ def linger():
     bus.emit(Event("x", task=-1))
 threading.Thread(target=linger).start()
 """
-    assert scripts.run(lines, consumer.path) == (0, "", "")
+    assert producer_script.run(lines, consumer.path) == (0, "", "")
     assert consumer.wait_for_tasks(4) == [-1, 0, 1, 2]
 
 
@@ -208,7 +208,7 @@ pusher.flush(0.2)
 print(pusher.stats().writer_pid, flush=True)
 os.kill(os.getpid(), 9)
 """
-    host = scripts.start(lines, consumer.path)
+    host = producer_script.start(lines, consumer.path)
     output, _ = host.communicate(timeout=60)
     assert is_running(output)
     consumer.go_on()

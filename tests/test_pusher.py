@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from consuming import Consumer
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
-from waiting import wait_for
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -197,7 +197,7 @@ def test_a_host_whose_writer_can_not_start_is_told(bus: Bus, consumer: Consumer,
 
 def test_a_ctrl_c_in_the_middle_of_start_leaves_nothing(bus: Bus, consumer: Consumer, monkeypatch) -> None:
     """The fixture looks for the writer, the pipes and the semaphores."""
-    from socketpusher.lifeline import Lifeline
+    from socketpusher.host.writer_handle import Lifeline
 
     original = Lifeline.start
 

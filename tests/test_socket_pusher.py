@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from consuming import Consumer
 from socketpusher import Bus, Event, EventType, Graph, PusherConfig, PusherStats, SocketPusher, default_socket_path
-from waiting import wait_for
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 
 def test_socket_pusher_new(bus: Bus) -> None:

@@ -49,7 +49,7 @@ with SocketPusher(bus, PusherConfig(path, buffer_size=count + 1, event_ids=True)
 
 WATCHER = """
 import json, sys, time
-from socketpusher.consumers.jetstream import subscribe
+from socketpusher.jetstream import subscribe
 
 took = []
 with subscribe(sys.argv[1]) as events:

@@ -5,11 +5,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import wire
     from .config import PusherConfig, default_socket_path
-    from .consumers.jetstream import subscribe
-    from .consumers.listener import Listener, listen
-    from .consumers.problems import Gap, Problem, Refused, Sender, Skipped
     from .events import Bus, Event, EventType
     from .graph import CycleError, Graph, MissingDependencyError
+    from .jetstream import subscribe
+    from .listener.listener import Listener, listen
+    from .listener.problems import Gap, Problem, Refused, Sender, Skipped
     from .pusher import PusherStats, SocketPusher
 
 __version__ = "0.1.0"
@@ -38,9 +38,9 @@ __all__ = [
 
 _MODULES = {
     "config": ("PusherConfig", "default_socket_path"),
-    "consumers.jetstream": ("subscribe",),
-    "consumers.listener": ("Listener", "listen"),
-    "consumers.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),
+    "jetstream": ("subscribe",),
+    "listener.listener": ("Listener", "listen"),
+    "listener.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),
     "events": ("Bus", "Event", "EventType"),
     "graph": ("CycleError", "Graph", "MissingDependencyError"),
     "pusher": ("PusherStats", "SocketPusher"),

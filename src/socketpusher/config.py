@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -12,10 +11,6 @@ MAX_LINE_BYTES = 1_048_576
 
 MIN_MAX_LINE_BYTES = 1024
 """Room for a line whose payload and long strings are replaced by notes."""
-
-
-SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
-"""The longest path that fits a Unix socket address, in bytes (unix(7): 108 with a NUL; BSD and macOS: 104)."""
 
 
 def default_socket_path() -> str:

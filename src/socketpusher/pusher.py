@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from .config import PusherConfig
 from .events import Event
 from .graph import Graph
-from .supervisor import Supervisor
-from .writer.connection import check_path, explained
+from .host.supervisor import Supervisor
+from .unix_socket import check_path, explained
 
 EXIT_DEADLINE = 5.0
 """How long a pusher that was never closed may take to send what waits, at the end of the interpreter or when it is

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from commands import listening, run, running
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
-from waiting import wait_for
+from support.cli import listening, run, running
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 NOBODY = 65534
 CHECKS = ["path", "length", "directory", "socket", "listener", "user", "reading", "shared memory", "pusher"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from commands import INSTALLED, listening, run
 from socketpusher import Event, wire
-from terminals import Terminal
-from waiting import wait_for
+from support.cli import INSTALLED, listening, run
+from support.terminal import Terminal
+from support.waiting import wait_for
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 LINES = [wire.encode(Event(kind, unit="app")) for kind in ("unit.started", "unit.failed", "unit.blocked")]

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import listening, run, send
 from socketpusher import Event, wire
 from socketpusher.cli.pretty import Pretty, printable
-from socketpusher.consumers.record import Record
-from waiting import wait_for
+from socketpusher.cli.rotating_file import Record
+from support.cli import listening, run, send
+from support.waiting import wait_for
 
 TYPES = ["unit.started", "unit.failed", "task.completed", "orch.failed"]
 EVENTS = [wire.encode(Event(kind, unit=unit)) for kind in TYPES for unit in ("app", "lib", "")]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import run, running
-from consuming import Consumer
 from socketpusher import Event, wire
 from socketpusher.cli.pace import Pace
-from waiting import wait_for
+from support.cli import run, running
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 START = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
 

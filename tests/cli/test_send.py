@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from commands import run, running
-from consuming import Consumer
 from socketpusher import Event, wire
 from socketpusher.cli.feeder import Feeder
-from waiting import wait_for
+from support.cli import run, running
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 
 def line(task: int, size: int = 10) -> bytes:

@@ -2,10 +2,10 @@
 
 import pytest
 
-import scripts
-from consuming import Consumer
 from socketpusher import Event, PusherConfig, SocketPusher, wire
-from waiting import wait_for
+from support import producer_script
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 # Python warns that a process with threads forks, which is what is tried here.
 FORK = """
@@ -83,7 +83,7 @@ with pusher:
     assert pusher.connected
 print(pusher.stats().emitted, pusher.stats().sent, pusher.stats().writer_restarts)
 """
-    code, output, errors = scripts.run(lines, consumer.path)
+    code, output, errors = producer_script.run(lines, consumer.path)
     assert (code, errors) == (0, "")
     emitted = int(output.split()[0])
     assert output == f"{emitted} {emitted} 0\n"
@@ -126,7 +126,7 @@ for thread in threads:
 pusher.close(30)
 print(pusher.stats().dropped, flush=True)
 """
-    code, output, errors = scripts.run(lines, consumer.path, timeout=120)
+    code, output, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, output, errors) == (0, "0\n", "")
     wait_for(lambda: consumer.torn() == [b""])
     children = [event.task for event in consumer.events() if event.type == "child"]
@@ -146,7 +146,7 @@ for _ in range(20):
     emit("parent", 1)
 pusher.close(30)
 """
-    code, _, errors = scripts.run(lines, consumer.path, timeout=120)
+    code, _, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, errors) == (0, "")
     wait_for(lambda: consumer.torn() == [b""])
     for line in consumer.lines():
@@ -166,7 +166,7 @@ if pid == 0:
     sys.exit()
 os.kill(os.getpid(), 9)
 """
-    code, output, _ = scripts.run("host = os.getpid()\n" + lines, consumer.path)
+    code, output, _ = producer_script.run("host = os.getpid()\n" + lines, consumer.path)
     assert (code, output) == (-9, "3 0 3 0\n")
 
 
@@ -182,7 +182,7 @@ emit("parent", 1)
 pusher.close()
 print(child.exitcode)
 """
-    assert scripts.run(lines, consumer.path) == (0, "0\n", "")
+    assert producer_script.run(lines, consumer.path) == (0, "0\n", "")
     wait_for(lambda: sorted(event.type for event in consumer.events()) == ["own", "parent"])
 
 

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-import scripts
-from consuming import Consumer
-from waiting import is_running, wait_for
+from support import producer_script
+from support.consumer import Consumer
+from support.waiting import is_running, wait_for
 
 DEATHS = {
     "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
@@ -28,7 +28,7 @@ while pusher._supervisor.ledger.received < 2000:
 print(pusher.stats().writer_pid, flush=True)
 {DEATHS[death]}
 """
-    code, output, _ = scripts.run(lines, consumer.path)
+    code, output, _ = producer_script.run(lines, consumer.path)
     assert code in (-9, 9, -11)
     assert consumer.wait_for_tasks(2000) == list(range(2000))
     wait_for(lambda: not is_running(output))
@@ -44,7 +44,7 @@ pusher.flush(0.2)
 print(pusher.stats().writer_pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    _, output, _ = scripts.run(lines, consumer.path)
+    _, output, _ = producer_script.run(lines, consumer.path)
     wait_for(lambda: not is_running(output))  # 5 s
     consumer.go_on()
 
@@ -58,7 +58,7 @@ while pusher._supervisor.ledger.received < 1:
 print(pusher.stats().writer_pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    _, output, _ = scripts.run(lines, socket_path)
+    _, output, _ = producer_script.run(lines, socket_path)
     wait_for(lambda: not is_running(output))
 
 
@@ -80,7 +80,7 @@ if child == 0:
 print(pusher.stats().writer_pid, child, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    _, output, _ = scripts.run(lines, consumer.path)
+    _, output, _ = producer_script.run(lines, consumer.path)
     writer, child = output.split()
     try:
         wait_for(lambda: not is_running(writer))
@@ -103,7 +103,7 @@ while not pusher._supervisor.outbox._drained:
 print(pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    host = scripts.start(lines, consumer.path)
+    host = producer_script.start(lines, consumer.path)
     assert host.stdout is not None
     output = host.stdout.readline()  # its end comes when the writer, which is stopped, lets go of the tracker
     host.wait()
@@ -130,7 +130,9 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
     ours, theirs = pty.openpty()
-    host = scripts.start(lines, consumer.path, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)
+    host = producer_script.start(
+        lines, consumer.path, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal
+    )
     os.close(theirs)
     shown = ""
     try:
@@ -184,5 +186,5 @@ stop = True
 thread.join()
 print(pusher.stats().writer_restarts)
 """
-    assert scripts.run(lines, consumer.path, start_new_session=True) == (0, "0\n", "")
+    assert producer_script.run(lines, consumer.path, start_new_session=True) == (0, "0\n", "")
     assert consumer.wait_for_tasks(100) == list(range(100))

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-import scripts
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
-from waiting import wait_for
+from support import producer_script
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -337,7 +337,11 @@ print(threading.active_count(), len(os.listdir("/proc/self/fd")))
     fill = "dd if=/dev/zero of=/dev/shm/full bs=4k count=1 2>/dev/null;" if state != "ro" else ""
     with open(consumer.path + ".py", "w") as file:
         file.write(
-            scripts.PROLOGUE + TRACKED + "before = len(os.listdir('/proc/self/fd'))\n" + lines + "print(before)\n"
+            producer_script.PROLOGUE
+            + TRACKED
+            + "before = len(os.listdir('/proc/self/fd'))\n"
+            + lines
+            + "print(before)\n"
         )
     command = f"mount -t tmpfs -o {state} none /dev/shm && {fill} exec {sys.executable} {file.name}"
     ended = subprocess.run(
@@ -375,7 +379,7 @@ with pusher:
         assert number % 10 or pusher.flush(30)
 assert time.monotonic() - start < 30
 """
-    assert scripts.run(lines, consumer.path) == (0, "", "")
+    assert producer_script.run(lines, consumer.path) == (0, "", "")
     assert consumer.wait_for_tasks(100) == list(range(100))
 
 
@@ -396,7 +400,7 @@ with pusher:
 """
     import signal
 
-    host = scripts.start(lines, consumer.path, stdin=subprocess.PIPE)
+    host = producer_script.start(lines, consumer.path, stdin=subprocess.PIPE)
     assert host.stdout is not None
     writer = int(host.stdout.readline())
     for pid in (host.pid, writer):

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-import scripts
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
-from waiting import wait_for
+from support import producer_script
+from support.waiting import wait_for
 
 NOBODY = 65534
 
@@ -74,7 +74,7 @@ with pusher:
     bus.emit(Event("x", task=1))
 """
     # The interpreter and the package must be readable for that user, which is not so everywhere.
-    code, _, errors = scripts.run(lines, consumer.path)
+    code, _, errors = producer_script.run(lines, consumer.path)
     if "PermissionError" in errors or "ModuleNotFoundError" in errors:
         pytest.skip("another user can't run this interpreter")
     assert code == 0

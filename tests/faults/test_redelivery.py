@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consuming import Consumer
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
-from socketpusher.batch import Batch
-from socketpusher.progress import Progress
+from socketpusher.channel.batch import Batch
+from socketpusher.run_state import Progress
 from socketpusher.wire import decode, encode
-from socketpusher.writer.handshake import Handshake
-from waiting import wait_for
+from socketpusher.writer.preface import Handshake
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 QUICK = {"reconnect_backoff": 0.005, "max_reconnect_backoff": 0.02}
 
@@ -119,7 +119,7 @@ def test_ids_count_what_the_host_dropped_too(bus: Bus, consumer: Consumer, monke
     import os
     import signal
 
-    monkeypatch.setattr("socketpusher.outbox.HOST_BYTES", 100_000)
+    monkeypatch.setattr("socketpusher.host.outbox.HOST_BYTES", 100_000)
     config = PusherConfig(socket_path=consumer.path, event_ids=True, buffer_size=1 << 40)
     with SocketPusher(bus, config) as pusher:
         pid = pusher.stats().writer_pid

@@ -5,9 +5,9 @@ import gc
 import signal
 import threading
 
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
-from waiting import wait_for
+from support.consumer import Consumer
+from support.waiting import wait_for
 
 UNLIMITED = 1 << 40
 

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-import scripts
-from consuming import Consumer
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
-from socketpusher.lifeline import Lifeline
-from waiting import is_running, wait_for
+from socketpusher.host.writer_handle import Lifeline
+from support import producer_script
+from support.consumer import Consumer
+from support.waiting import is_running, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -165,7 +165,7 @@ def test_a_full_outbox_has_room_again_when_the_next_writer_has_taken_over(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it was in the pipe of the writer that died, so no batch that follows tells how far the next one is."""
-    monkeypatch.setattr("socketpusher.outbox.HOST_BYTES", 50_000)
+    monkeypatch.setattr("socketpusher.host.outbox.HOST_BYTES", 50_000)
     config = PusherConfig(socket_path=consumer.path, buffer_size=1 << 40, **QUICK)
     with SocketPusher(bus, config) as pusher:
         outbox = pusher._supervisor.outbox
@@ -288,5 +288,5 @@ while any(os.environ["SEMAPHORES"] in name for name in os.listdir("/dev/shm")):
 print("nothing named", flush=True)
 os.killpg(0, signal.SIGKILL)
 """
-    code, output, _ = scripts.run(lines, consumer.path, start_new_session=True)
+    code, output, _ = producer_script.run(lines, consumer.path, start_new_session=True)
     assert (code, output) == (-9, "nothing named\n")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
-from waiting import wait_for
+from support.waiting import wait_for
 
 DEPENDENCIES = {
     "setup": [],

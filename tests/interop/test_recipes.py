@@ -14,7 +14,7 @@ import pytest
 from interop.recipes import Recipe, Running, openbsd_nc, program
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.wire import encode
-from waiting import wait_for
+from support.waiting import wait_for
 
 SOCAT = Recipe("socat", needs=("socat",))
 NC_AND_JQ = Recipe("nc and jq", needs=("nc", "jq"))

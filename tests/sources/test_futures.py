@@ -20,7 +20,7 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
 from socketpusher.sources.futures import EmittingProcessPool, EmittingThreadPool
-from waiting import wait_for
+from support.waiting import wait_for
 
 Pool = Callable[..., EmittingThreadPool | EmittingProcessPool]
 

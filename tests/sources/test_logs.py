@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import scripts
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from socketpusher.sources.logs import BusHandler
+from support import producer_script
+from support.consumer import Consumer
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ logging.warning("in the program")
 
 
 def test_records_at_the_end_of_the_interpreter_arrive_or_hurt_nobody(consumer: Consumer, socket_path: str) -> None:
-    assert scripts.run(LAST_WORDS, socket_path) == (0, "", "")
+    assert producer_script.run(LAST_WORDS, socket_path) == (0, "", "")
     messages = [json.loads(line)["payload"]["message"] for line in consumer.lines()]
     assert messages == ["in the program", "at exit"]
     assert [wire.decode(line).type for line in consumer.lines()] == ["log.warning"] * 2

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import scripts
-from consuming import Consumer
 from socketpusher import Event
+from support import producer_script
+from support.consumer import Consumer
 
 TASKS = """
 import luigi
@@ -54,7 +54,7 @@ def build(roots, workers=1):
 
 
 def run(lines: str, consumer: Consumer, place: Path) -> list[Event]:
-    code, _, errors = scripts.run(TASKS + lines, consumer.path, env={"PLACE": str(place)})
+    code, _, errors = producer_script.run(TASKS + lines, consumer.path, env={"PLACE": str(place)})
     assert code == 0, errors
     return consumer.events()
 

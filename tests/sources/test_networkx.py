@@ -2,8 +2,8 @@
 
 import networkx
 
-from consuming import Consumer
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from support.consumer import Consumer
 
 
 def test_a_consumer_is_told_the_graph_and_where_its_units_stand(consumer: Consumer, bus: Bus) -> None:

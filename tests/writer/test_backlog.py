@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketpusher.batch import Batch
+from socketpusher.channel.batch import Batch
 from socketpusher.writer.backlog import Backlog
 
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from socketpusher.writer.connection import Connection, check_path, explained
+from socketpusher.unix_socket import check_path, explained
+from socketpusher.writer.connection import Connection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was read")
 

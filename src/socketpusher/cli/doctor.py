@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run every check. Returns the exit code."""
-    from ..doctor import examine
+    from .diagnosis import examine
     from .pretty import printable
 
     failed = False

@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ..consumers.listener import Listener, listen
-from ..consumers.problems import Problem
-from ..consumers.record import Record
 from ..events import Event
+from ..listener.listener import Listener, listen
+from ..listener.problems import Problem
 from ..wire import decode
 from .arguments import Commands, add_command, add_path, positive, size
 from .pretty import Pretty, paint_for_terminal, printable
 from .remote import add_source, subscribed
+from .rotating_file import Record
 
 if TYPE_CHECKING:
-    from ..consumers.jetstream.subscription import Subscription
+    from ..jetstream.subscription import Subscription
 
 _DESCRIPTION = """\
 Listens on a Unix socket and prints every event that is sent to it: byte for byte as it came, or with --format pretty as

@@ -6,14 +6,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from ..consumers.listener import Listener, listen
+from ..listener.listener import Listener, listen
 from .arguments import Commands, add_command, add_path, positive, size
 from .pretty import printable
 from .remote import access_of, add_access, duration
 
 if TYPE_CHECKING:
-    from ..consumers.jetstream.access import Access
-    from ..consumers.jetstream.stream import Plan
+    from ..jetstream.options import Access
+    from ..jetstream.stream import Plan
 
 _DESCRIPTION = """\
 Listens on a Unix socket and publishes every event that is sent to it to NATS JetStream, where others follow it with
@@ -74,13 +74,13 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
-    from ..consumers.jetstream.access import Access
+    from ..jetstream.options import Access
 
     try:
         access = Access(arguments.to, **access_of(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..consumers.jetstream.stream import Plan  # behind that sentence
+    from ..jetstream.stream import Plan  # behind that sentence
 
     plan = Plan(
         arguments.stream,
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _relay(listener: "Listener[bytes]", access: "Access", plan: "Plan", host: str) -> int:
-    from ..consumers.jetstream.relay import Relay
+    from ..jetstream.relay import Relay
 
     relay = Relay(listener, access, plan, host, _say)
     try:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..consumers.jetstream import PREFIX, STREAM, subscribe
+from ..jetstream import PREFIX, STREAM, subscribe
 
 if TYPE_CHECKING:
-    from ..consumers.jetstream.subscription import Subscription
+    from ..jetstream.subscription import Subscription
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ..consumers.watch import show_once, show_stream_once, watch, watch_stream
+from ..terminal.watch import show_once, show_stream_once, watch, watch_stream
 from .arguments import Commands, add_command, add_path
 from .remote import add_source, subscribed
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 
 from ..config import PusherConfig
-from ..consumers.watch import can_draw
 from ..events import Bus
 from ..graph import Graph
 from ..pusher import SocketPusher
+from ..terminal.watch import can_draw
 from .accident import Accident
 from .figures import Figures, Timing, count_of, table
 from .keeper import Keeper, kept_display, signals

@@ -20,11 +20,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from .. import wire
-from ..consumers.listener import Listener, listen
-from ..consumers.problems import Sender
-from ..consumers.runs import Level, Runs
-from ..consumers.watch import View, hand_over, resizes
 from ..events import Event
+from ..listener.listener import Listener, listen
+from ..listener.problems import Sender
+from ..terminal.tracker import Level, Runs
+from ..terminal.watch import View, hand_over, resizes
 from .figures import Note, count_of, line_of
 
 
@@ -149,7 +149,7 @@ def _ended(level: Level) -> bool:
 def _stage(where: str, plain: bool) -> AbstractContextManager[Stage]:
     if plain:
         return nullcontext(Lines())
-    from ..consumers.screen import Screen
+    from ..terminal.screen import Screen
 
     return Screen(where, Runs())
 

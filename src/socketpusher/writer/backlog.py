@@ -9,13 +9,13 @@ The loop asks `offer()` for the bytes to write next, says with `wrote()` how man
 what the kernel knows of the reader, and with `disconnected()` that the connection is gone. Then everything that the
 consumer had not read waits again, from the start of its first line: a line is only ever received whole.
 
-Positions are bytes since the start of the connection. Lines have the numbers of `socketpusher.batch`.
+Positions are bytes since the start of the connection. Lines have the numbers of `socketpusher.channel.batch`.
 """
 
 from collections import deque
 from collections.abc import Iterator
 
-from ..batch import Batch
+from ..channel.batch import Batch
 
 
 class _Piece:

@@ -13,39 +13,7 @@ import socket
 import sys
 import termios
 
-from ..config import SUN_PATH_MAX
-from ..peer import credentials
-
-_ADVICE = {
-    errno.ENOENT: "start the consumer first, or call start(wait=False) if it may come later",
-    errno.ECONNREFUSED: "the socket is there but nobody listens on it: start the consumer, or start(wait=False)",
-    errno.EACCES: "give this user write permission for the socket and search permission for its directories",
-    errno.ENOTSOCK: "something else has that name; choose another path",
-    errno.EAGAIN: "the consumer does not accept connections: is it stopped or overloaded?",
-    errno.EPROTOTYPE: "the consumer must listen on a stream socket (SOCK_STREAM)",
-    errno.ENOTDIR: "a part of the path is not a directory; choose another path",
-    errno.EMFILE: "this process has no file descriptor left",
-}
-
-
-def check_path(path: str) -> None:
-    """Raise `OSError` if the path is longer than a Unix socket takes."""
-    size = len(os.fsencode(path))
-    if size > SUN_PATH_MAX:
-        raise OSError(
-            errno.ENAMETOOLONG,
-            f"can't connect to a Unix socket with a path of {size} bytes, the system takes {SUN_PATH_MAX}: "
-            f"choose a shorter path, or one relative to the working directory",
-            path,
-        )
-
-
-def explained(error: OSError, path: str) -> OSError:
-    """The same error, saying what was tried, on what, why it failed and what to do."""
-    code = error.errno or errno.EIO
-    reason = error.strerror or str(error)
-    advice = _ADVICE.get(code)
-    return OSError(code, f"can't connect to the consumer: {reason}" + (f"; {advice}" if advice else ""), path)
+from ..unix_socket import credentials
 
 
 class Connection:

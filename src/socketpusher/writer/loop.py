@@ -14,11 +14,11 @@ import traceback
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
+from ..channel.messages import ORPHAN_DEADLINE, Assignment, Report
+from ..channel.queue import Inlet
 from .backlog import Backlog
 from .connection import Connection
-from .contract import ORPHAN_DEADLINE, Assignment, Report
-from .handshake import Handshake
-from .inlet import Inlet
+from .preface import Handshake
 
 GRACE = 0.010
 """How long the socket may refuse what it is offered before more than `buffer_size` waiting events are too many, s."""

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from .contract import Assignment
+from ..channel.messages import Assignment
 
 CONTEXT = multiprocessing.get_context("spawn")
 

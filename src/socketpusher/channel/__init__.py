@@ -1,0 +1,1 @@
+"""What goes between host and writer: the queue, the batches in it, the shared numbers and the messages."""

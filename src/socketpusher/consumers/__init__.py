@@ -1,1 +1,0 @@
-"""The other end of the socket: what reads the lines."""

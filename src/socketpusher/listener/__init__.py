@@ -1,0 +1,1 @@
+"""For consumers: `listen`, its two drivers, and what they share."""

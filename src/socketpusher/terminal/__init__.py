@@ -1,0 +1,1 @@
+"""For people: `socketpusher watch`, and what it draws."""

@@ -1,0 +1,126 @@
+"""What every connection begins with, so that its consumer knows where the run stands. Pure: lines in, lines out.
+
+A connection begins with the event `graph`, if the host has set one, and, in the middle of a run, with `orch.started`
+as it was sent, both with every unit as it stands. That is: as it stands before the first event that will follow, so
+it is told the events that have left the backlog, read or dropped, and not those that wait.
+"""
+
+import sys
+from collections.abc import Iterator, MutableSequence
+from typing import Any, cast
+
+import orjson
+
+from ..channel.batch import Batch
+from ..events import Event, EventType
+from ..graph import GraphPayload, thinned
+from ..run_state import RELEVANT, Progress
+from ..wire import encode
+
+_STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
+_RELEVANT = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
+
+
+class Handshake:
+    """Knows the graph of the run, if there is one, and what has become of its units.
+
+    Args:
+        graph: The payload of the `graph` event, or None if the host has set none.
+        parallelism: How many units may run at a time.
+        max_line_bytes: The limit on a line, in bytes with its newline.
+        cells: Where the states of the units are kept, see `Progress`; what an earlier writer has left there holds.
+        started: The line of the last `orch.started` that an earlier writer was given, or b"".
+    """
+
+    def __init__(
+        self,
+        graph: GraphPayload | None,
+        parallelism: int,
+        max_line_bytes: int,
+        cells: MutableSequence[int] | memoryview | None = None,
+        started: bytes = b"",
+    ) -> None:
+        self._graph = graph
+        self._parallelism = parallelism
+        self._max_line_bytes = max_line_bytes
+        self._progress = None if graph is None else Progress(graph, cells)
+        self._started = started  # the line, without its graph if the host left that to us
+
+    def preface(self) -> bytes:
+        """The lines that a connection begins with; nothing if no graph is known."""
+        lines = b""
+        if self._progress is None:
+            return lines
+        standing = self._progress.payload()
+        if self._graph is not None:
+            line = encode(Event("graph", payload=standing), max_line_bytes=sys.maxsize)
+            if len(line) > self._max_line_bytes:
+                line = encode(Event("graph", payload=thinned(standing)), max_line_bytes=self._max_line_bytes)
+            lines += line
+        if self._started and self._progress.running:
+            lines += self._with_graph(self._started, standing)
+        return lines
+
+    def completed(self, batch: Batch) -> Batch:
+        """The batch, every `orch.started` in it filled in with the graph."""
+        # No line holds a newline, so this finds the lines that begin so and nothing else.
+        if self._graph is None or (not batch.data.startswith(_STARTED) and b"\n" + _STARTED not in batch.data):
+            return batch
+        graph = self._graph
+        lines = batch.data.split(b"\n")[:-1]
+        filled = (self._filled_in(line, graph) if line.startswith(_STARTED) else line + b"\n" for line in lines)
+        return Batch(batch.first, batch.end, b"".join(filled))
+
+    def left(self, batch: Batch) -> None:
+        """These lines have left the backlog."""
+        if self._progress is None and _STARTED not in batch.data:
+            return
+        for number, line in enumerate(batch.data.split(b"\n")[:-1], batch.first):
+            if line.startswith(_RELEVANT):
+                event = orjson.loads(line)
+                if event["type"] == EventType.ORCH_STARTED:
+                    self._on_started(line, event)
+                if self._progress is not None:
+                    self._progress.apply(number, event)
+
+    def _on_started(self, line: bytes, event: dict[str, Any]) -> None:
+        self._started = line + b"\n"
+        if self._graph is None and (graph := _graph_of(event)) is not None:
+            self._progress = Progress(graph)
+
+    def _filled_in(self, line: bytes, graph: GraphPayload) -> bytes:
+        payload = orjson.loads(line).get("payload") or {}
+        if not isinstance(payload, dict) or "graph" in payload:
+            return line + b"\n"
+        return self._with_graph(line, graph)
+
+    def _with_graph(self, line: bytes, graph: GraphPayload) -> bytes:
+        """The line of an `orch.started`, with this graph if that fits, and with the numbers that belong to it."""
+        wire = orjson.loads(line)
+        behind = {key: wire.pop(key) for key in ("error", "id") if key in wire}
+        payload = wire.get("payload")
+        known = {"unit_count": len(graph["nodes"]), "parallelism": self._parallelism}
+        mine = payload if isinstance(payload, dict) else {}
+        for told in _ever_less(graph):
+            wire["payload"] = {**known, **mine, **told}
+            filled = orjson.dumps({**wire, **behind}, option=orjson.OPT_APPEND_NEWLINE)
+            if len(filled) <= self._max_line_bytes:
+                return filled
+        return line.rstrip(b"\n") + b"\n"
+
+
+def _ever_less(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
+    """What to tell of the graph, until the line is short enough."""
+    yield {"graph": graph}
+    yield {"graph": thinned(graph)}
+    yield {}
+
+
+def _graph_of(started: dict[str, Any]) -> GraphPayload | None:
+    """The graph that a host has put into its `orch.started`, if it is one."""
+    payload = started.get("payload")
+    graph = payload.get("graph") if isinstance(payload, dict) else None
+    nodes = graph.get("nodes") if isinstance(graph, dict) else None
+    if isinstance(nodes, list) and nodes and all(isinstance(node, dict) and "id" in node for node in nodes):
+        return cast(GraphPayload, graph)
+    return None

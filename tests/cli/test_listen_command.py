@@ -1,0 +1,180 @@
+"""The command `socketpusher listen`, as a user runs it."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, __version__, wire
+from support.cli import INSTALLED, listening, run, send
+from support.waiting import wait_for
+
+
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output of a command is buffered, whatever this environment says."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
+def test_every_event_is_printed_unmodified_and_what_is_none_is_reported(socket_path: str) -> None:
+    lines = [
+        wire.encode(Event("x", payload="ü")),
+        b' { "time" : "2026-11-23T17:08:00+01:00" , "type":"\\u00fc","z":1}\r\n',
+    ]
+    with listening(socket_path) as process:
+        send(socket_path, b"not an event\r\n" + lines[0] + b"\n\xff\x1b[2J\n" + lines[1])
+        assert [process.stdout.readline() for _ in lines] == lines
+        reports = [process.stderr.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stdout.read() == process.stderr.read() == b""
+    assert all(b"skipped what process" in report for report in reports)
+    assert b"not an event" in reports[0]
+    assert b"\x1b" not in reports[2]
+
+
+def test_a_line_is_printed_at_once_and_senders_may_come_and_go(socket_path: str, bus: Bus) -> None:
+    with listening(socket_path) as process:
+        for task in (1, 2, 3):
+            with SocketPusher(bus := Bus(), PusherConfig(socket_path=socket_path)):
+                bus.emit(Event("task.started", task=task))
+                assert wire.decode(process.stdout.readline()).task == task
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_quietly_and_removes_the_socket(socket_path: str, number: signal.Signals) -> None:
+    with listening(socket_path) as process:
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert process.stderr.read() == b""
+    assert not os.path.exists(socket_path)
+
+
+def test_ctrl_c_in_a_terminal_ends_it_quietly(socket_path: str) -> None:
+    terminal, inside = pty.openpty()
+    try:
+        with listening(socket_path, stdin=inside, stdout=inside, preexec_fn=_take_terminal) as process:
+            os.write(terminal, b"\x03")
+            assert process.wait(30) == 130
+            assert process.stderr.read() == b""
+    finally:
+        os.close(inside)
+        os.close(terminal)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        line = wire.encode(Event("x"))
+        send(socket_path, line)
+        assert process.stdout.readline() == line
+        process.stdout.close()
+        send(socket_path, line)
+        assert process.wait(30) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
+
+
+def test_a_flood_arrives_whole(socket_path: str) -> None:
+    data = b"".join(wire.encode(Event("x", task=number, payload="x" * 150)) for number in range(50_000))
+    with listening(socket_path) as process:
+        sender = subprocess.Popen(
+            [sys.executable, "-c", SEND_INPUT, socket_path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        with sender:
+            sender.stdin.write(data)
+            sender.stdin.close()
+            assert process.stdout.read(len(data)) == data
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+SEND_INPUT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sender:
+    sender.connect(sys.argv[1])
+    sender.sendall(sys.stdin.buffer.read())
+"""
+
+
+def test_ctrl_c_in_its_first_moments_ends_it_quietly() -> None:
+    for moment in range(24):
+        with subprocess.Popen([INSTALLED, "--help"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            time.sleep(moment * 0.005)  # any moment is a good one
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        # Before our first lines run, the interpreter and the script that pip wrote may have their say.
+        assert re.search(rb"socketpusher/(?!__init__|cli/__init__)", errors) is None
+
+
+# Mistakes
+
+
+def test_a_path_in_use_is_a_sentence_not_a_traceback(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        second = run("listen", socket_path)
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert second.returncode == 1
+    assert second.stderr == (
+        "socketpusher listen: can't listen: somebody listens there already; "
+        f"end the process that listens there, or choose another path: {socket_path}\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["", "{place}/file", "{place}/file/s", "{place}/" + "x" * 200])
+def test_a_path_that_can_not_be_is_a_sentence_not_a_traceback(path: str, tmp_path: Path) -> None:
+    # Files of the test's own only: a listener that is broken might remove what it finds.
+    (tmp_path / "file").touch()
+    result = run("listen", path.format(place=tmp_path))
+    assert result.returncode == 1
+    assert re.fullmatch(r"socketpusher listen: can't listen.*\n", result.stderr)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["listen", "a", "b"], ["demo", "--rounds", "0"], ["--what"]])
+def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: socketpusher")
+    assert "Traceback" not in result.stderr
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in ("listen", "send", "replay", "doctor", "demo"))])
+def test_help_teaches_by_examples(arguments: list[str]) -> None:
+    result = run(*arguments, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "examples:\n  socketpusher " in result.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"socketpusher {__version__}\n"
+
+
+def test_the_installed_command_is_the_same() -> None:
+    command = os.path.join(os.path.dirname(sys.executable), "socketpusher")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    assert result.stdout == f"socketpusher {__version__}\n"
+
+
+def test_the_socket_is_gone_when_the_command_has_ended(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: not os.path.exists(socket_path))
+        process.wait(30)

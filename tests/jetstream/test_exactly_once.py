@@ -1,0 +1,207 @@
+"""Whatever fails between a pusher and the stream, each event is in it once, those of a session in their order."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from support.nats import Server, cluster, needs_server, relaying, wait
+from support.waiting import wait_for
+
+pytestmark = needs_server
+
+
+class Load:
+    """A pusher with ids, and how many events it has emitted."""
+
+    def __init__(self, path: str) -> None:
+        self._bus = Bus()
+        config = PusherConfig(path, event_ids=True, buffer_size=1_000_000, reconnect_backoff=0.01)
+        self.pusher = SocketPusher(self._bus, config)
+        self.pusher.set_graph({"app": []}, parallelism=1)
+        self.pusher.start(wait=False)
+        self.emitted = 0
+
+    def emit(self, count: int) -> None:
+        for _ in range(count):
+            self.emitted += 1
+            self._bus.emit(Event("task.completed", "app", self.emitted, payload="x" * 100))
+
+
+@contextmanager
+def load(path: str) -> Iterator[Load]:
+    load = Load(path)
+    try:
+        yield load
+    finally:
+        load.pusher.close(0)
+
+
+def tasks(messages: list[Any]) -> list[int | None]:
+    return [event.task for event in (wire.decode(message.data) for message in messages) if event.type != "graph"]
+
+
+def all_there(server: Server, load: Load) -> None:
+    """Every event is in the stream once, in order; nothing was dropped."""
+    wait_for(lambda: load.pusher.flush(0.1), 60)
+    wait_for(lambda: last(server) == load.emitted, 60, "the last event in the stream")
+    messages = server.messages()
+    assert tasks(messages) == list(range(1, load.emitted + 1))
+    assert load.pusher.stats().dropped == 0
+    graphs_are_right_before_what_they_tell_of(messages)
+
+
+def graphs_are_right_before_what_they_tell_of(messages: list[Any]) -> None:
+    ids = [message.headers["Nats-Msg-Id"] for message in messages]
+    assert ids[0].endswith("-1/graph")
+    assert all(id == f"{behind}/graph" for id, behind in pairwise(ids) if "/graph" in id)
+    assert len({message.subject.split(".")[2] for message in messages}) == 1
+
+
+def last(server: Server) -> int | None:
+    async def read(js: Any) -> int | None:
+        message = await js.get_last_msg("EVENTS", "events.>")
+        return wire.decode(message.data).task
+
+    try:
+        return server.call(read, connect_timeout=10)
+    except Exception:  # no leader yet, or no event
+        return None
+
+
+def test_a_server_that_is_killed_and_started_again(socket_path: str, server: Server) -> None:
+    with relaying(socket_path, server.url) as relay, load(socket_path) as work:
+        for round in range(3):
+            work.emit(4000)
+            wait_for(lambda: (last(server) or 0) > 4000 * round)  # noqa: B023 - is called at once
+            work.emit(4000)
+            server.kill()
+            work.emit(1000)
+            server.start()
+            relay.says("connected to NATS", times=round + 2)
+        all_there(server, work)
+        assert relay.said.count("lost the connection") == 3
+
+
+def test_a_server_that_stops_for_a_while(socket_path: str, server: Server) -> None:
+    with relaying(socket_path, server.url) as relay, load(socket_path) as work:
+        work.emit(3000)
+        wait_for(lambda: last(server))
+        server.stop()
+        work.emit(3000)
+        relay.says("publishing them again")  # an answer was missed
+        server.go_on()
+        all_there(server, work)
+
+
+def test_relays_that_are_killed_under_load(socket_path: str, server: Server) -> None:
+    with load(socket_path) as work:
+        for round in range(8):
+            with relaying(socket_path, server.url) as relay:
+                work.emit(3000)
+                wait_for(lambda: (last(server) or 0) > 2000 * round)  # noqa: B023 - is called at once
+                work.emit(500)
+                wait(0.003 * round)
+                relay.kill()
+        with relaying(socket_path, server.url):
+            all_there(server, work)
+
+
+def test_a_relay_that_hands_over_to_another(socket_path: str, server: Server) -> None:
+    with load(socket_path) as work:
+        for round in range(4):
+            with relaying(socket_path, server.url) as relay:
+                work.emit(5000)
+                wait_for(lambda: (last(server) or 0) > 5000 * round)  # noqa: B023 - is called at once
+                assert relay.end() == 128 + signal.SIGTERM
+                assert "stored" in relay.said
+                assert not os.path.exists(socket_path)
+        with relaying(socket_path, server.url):
+            all_there(server, work)
+
+
+def test_a_relay_that_is_killed_between_the_acknowledgement_and_the_release(socket_path: str, server: Server) -> None:
+    """The duplicate window is over when the next one comes, so only the stream itself can tell."""
+    with relaying(socket_path, server.url, "--duplicate-window", "1s") as relay, load(socket_path) as work:
+        work.emit(10)
+        wait_for(lambda: last(server) == 10)
+        server.stop()
+        work.emit(5000)
+        wait(0.5)  # a batch is on its way
+        relay.process.send_signal(signal.SIGSTOP)
+        server.go_on()
+        wait_for(lambda: (last(server) or 0) > 10)
+        relay.kill()
+        os.unlink(socket_path)
+        wait(2.5)
+        with relaying(socket_path, server.url, "--duplicate-window", "1s") as relay:
+            all_there(server, work)
+            relay.end()
+            assert "were there already" in relay.said
+
+
+def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Server) -> None:
+    async def make(js: Any) -> None:
+        limits = {"max_msgs": 3000, "discard": "new", "allow_atomic": True}
+        await js.add_stream(name="EVENTS", subjects=["events.>"], **limits)
+
+    async def purge(js: Any) -> None:
+        await js.purge_stream("EVENTS")
+
+    server.call(make)
+    with relaying(socket_path, server.url) as relay, load(socket_path) as work:
+        work.emit(5000)
+        relay.says("the stream EVENTS is full: maximum messages exceeded; purge it or raise its limits")
+        before = server.messages()
+        server.call(purge)
+        relay.says("the stream EVENTS takes events again")
+        wait_for(lambda: last(server) == 5000)
+        assert tasks(before) + tasks(server.messages()) == list(range(1, 5001))
+        assert relay.said.count("is full") == 1
+
+
+def test_a_cluster_that_loses_the_leader_of_the_stream(socket_path: str, tmp_path: Path) -> None:
+    async def leader(js: Any) -> str:
+        return (await js.stream_info("EVENTS")).cluster.leader
+
+    with cluster(tmp_path) as servers:
+        urls = ",".join(server.url for server in servers)
+        with relaying(socket_path, urls, "--replicas", "3"), load(socket_path) as work:
+            work.emit(3000)
+            wait_for(lambda: last(servers[0]) == work.emitted, 60)
+            name = servers[0].call(leader)
+            work.emit(3000)
+            servers[int(name[1])].kill()
+            work.emit(1000)
+            all_there(servers[int(name[1]) - 1], work)
+
+
+def test_without_ids_nothing_is_lost_or_twice_within_the_duplicate_window(socket_path: str, server: Server) -> None:
+    bus = Bus()
+    config = PusherConfig(socket_path, buffer_size=100_000, reconnect_backoff=0.01)
+    with _connectable(bus, config):
+        sent = 0
+        for _ in range(3):
+            with relaying(socket_path, server.url) as relay:
+                for _ in range(3000):
+                    sent += 1
+                    bus.emit(Event("task.completed", "app", sent))
+                wait_for(lambda: (last(server) or 0) > sent - 2500)  # noqa: B023 - is called at once
+                relay.kill()
+        with relaying(socket_path, server.url):
+            wait_for(lambda: last(server) == sent)
+            assert tasks(server.messages()) == list(range(1, sent + 1))
+
+
+@contextmanager
+def _connectable(bus: Bus, config: PusherConfig) -> Iterator[SocketPusher]:
+    pusher = SocketPusher(bus, config)
+    pusher.start(wait=False)
+    try:
+        yield pusher
+    finally:
+        pusher.close(0)

@@ -1,0 +1,116 @@
+"""A consumer for tests: a thread with a real socket, which can be told to stall, to go away and to come back."""
+
+import os
+import socket
+import threading
+
+from socketpusher import Event, wire
+from support.waiting import wait_for
+
+
+class Consumer:
+    """Listens at `path` and keeps every line it reads, connection by connection."""
+
+    def __init__(self, path: str, *, reading: bool = True) -> None:
+        self.path = path
+        self.connections: list[list[bytes]] = []  # the bytes of each, as pieces
+        self._may_read = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+        if reading:
+            self._may_read.set()
+        self.listen()
+
+    def listen(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
+        self._acceptor.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                if self._listener is not listener:
+                    return
+                self._may_read.wait(0.01)  # a test has taken our descriptors away
+                continue
+            pieces: list[bytes] = []
+            self.connections.append(pieces)
+            self._sockets.append(connection)
+            reader = threading.Thread(target=self._read, args=(connection, pieces), daemon=True)
+            self._threads.append(reader)
+            reader.start()
+
+    def _read(self, connection: socket.socket, pieces: list[bytes]) -> None:
+        while True:
+            self._may_read.wait()
+            try:
+                piece = connection.recv(65536)
+            except OSError:
+                return
+            if not piece:
+                return
+            pieces.append(piece)
+
+    def stall(self) -> None:
+        """Stop reading; what the kernel has taken stays unread. One read that has begun may still end."""
+        self._may_read.clear()
+
+    def go_on(self) -> None:
+        self._may_read.set()
+
+    def stop_listening(self) -> None:
+        """Close the listener, not the connections."""
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
+            listener.close()
+            os.unlink(self.path)
+
+    def go_away(self) -> None:
+        """As a process that is killed: the listener and every connection are closed, unread or not."""
+        self.stop_listening()
+        for connection in self._sockets:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other end is gone already
+            connection.close()
+        self._sockets.clear()
+        self._may_read.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def die_unread(self) -> None:
+        """Go away with everything unread that the kernel holds, which a thread that reads must not touch."""
+        self.stop_listening()
+        for connection in self._sockets:
+            connection.close()
+
+    def come_back(self) -> None:
+        self.listen()
+
+    def lines(self) -> list[bytes]:
+        """Every whole line, over all connections."""
+        return [line for pieces in list(self.connections) for line in b"".join(pieces).split(b"\n")[:-1]]
+
+    def torn(self) -> list[bytes]:
+        """What came behind the last newline of each connection."""
+        return [b"".join(pieces).rpartition(b"\n")[2] for pieces in list(self.connections)]
+
+    def events(self) -> list[Event]:
+        return [wire.decode(line) for line in self.lines()]
+
+    def tasks(self) -> list[int | None]:
+        """The task numbers of the events, in order, which is what most tests send."""
+        return [event.task for event in self.events() if event.type != "graph"]
+
+    def wait_for_tasks(self, count: int, timeout: float = 30.0) -> list[int | None]:
+        wait_for(lambda: sum(len(pieces) for pieces in list(self.connections)) and len(self.tasks()) >= count, timeout)
+        return self.tasks()

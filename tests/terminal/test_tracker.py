@@ -1,0 +1,263 @@
+"""What is known of the runs, after any events: it never raises, and it is what `Progress` says."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketpusher import Event, EventType, Graph
+from socketpusher.run_state import STATUSES, Progress
+from socketpusher.terminal.tracker import GONE, NO_LEVEL, TAIL, Run, Runs
+
+BEGIN = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
+UNITS = ("a", "b", "c", "unnamed")
+GRAPH = Graph({"a": [], "b": ["a"], "c": ["a"]}, {"a": 2, "b": 3})
+
+
+def at(seconds: float, type: str, unit: str = "", task: int | None = None, **options: object) -> Event:
+    return Event(type, unit, task, time=BEGIN + timedelta(seconds=seconds), **options)
+
+
+def following(*events: Event, source: object = "one", runs: Runs | None = None) -> Runs:
+    runs = runs or Runs()
+    for event in events:
+        runs.feed(source, event)
+    return runs
+
+
+def statuses(run: Run) -> dict[str, str]:
+    return {name: unit.status for name, unit in run.units.items()}
+
+
+def graph_of_one(**of_the_node: object) -> Event:
+    return at(0, "graph", payload={"nodes": [{"id": "a", **of_the_node}]})
+
+
+# Anything may come
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+nodes = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.sampled_from(UNITS) | anything,
+        "level": st.integers(-1, 3) | anything,
+        "status": st.sampled_from(STATUSES) | anything,
+        "tasks": st.integers(-1, 5) | anything,
+        "completed_tasks": st.integers(-1, 5) | anything,
+    },
+)
+graphs = st.fixed_dictionaries({"nodes": st.lists(nodes | anything, max_size=5) | anything}) | anything
+payloads = (
+    anything
+    | graphs
+    | st.fixed_dictionaries({"graph": graphs})
+    | st.fixed_dictionaries({"total_tasks": st.integers(-1, 5) | anything, "completed_tasks": st.integers(-1, 5)})
+)
+events = st.builds(
+    Event,
+    st.sampled_from([*map(str, EventType), "graph", "other"]),
+    st.sampled_from(["", *UNITS]),
+    st.none() | st.integers(-1, 5),
+    payload=payloads,
+    error=st.sampled_from(["", "why", "\n\x1b[2J"]),
+    time=st.none() | st.builds(lambda seconds: BEGIN + timedelta(seconds=seconds), st.integers(-5, 5)),
+)
+comings = st.tuples(st.just("came") | st.just("went"), st.sampled_from("xyz"))
+
+
+def check(run: Run) -> None:
+    """The counts are those of the units."""
+    units = list(run.units.values())
+    assert run.tasks == sum(unit.tasks for unit in units)
+    assert run.completed_tasks == sum(unit.completed_tasks for unit in units)
+    for status in STATUSES:
+        assert set(run.by_status[status].values()) == {unit for unit in units if unit.status == status}
+    for level in run.levels.values():
+        here = [unit for unit in units if unit.level is level]
+        assert level.units == len(here)
+        assert level.tasks == sum(unit.tasks for unit in here)
+        assert level.completed_tasks == sum(unit.completed_tasks for unit in here)
+        assert level.statuses == {status: sum(unit.status == status for unit in here) for status in STATUSES}
+    assert sum(level.units for level in run.levels.values()) == len(units)
+
+
+@given(st.lists(comings | st.tuples(events, st.sampled_from("xyz")), max_size=30))
+def test_whatever_comes_is_taken_in_and_the_counts_are_those_of_the_units(happenings: list) -> None:
+    runs = Runs()
+    for what, source in happenings:
+        if what == "came":
+            runs.came(source, f"title {source}")
+        elif what == "went":
+            runs.went(source, 1.0)
+        else:
+            runs.feed(source, what)
+    for run in runs.runs:
+        check(run)
+    assert runs.events == sum(isinstance(what, Event) for what, _ in happenings)
+
+
+of_units = st.builds(
+    Event,
+    st.sampled_from([str(known) for known in EventType if known.startswith(("unit.", "task."))]),
+    st.sampled_from(["a", "b", "c"]),
+    st.none() | st.integers(1, 5),
+    payload=st.none() | st.fixed_dictionaries({"total_tasks": st.integers(0, 5)}),
+    time=st.just(BEGIN),
+)
+
+
+@given(st.lists(of_units | st.just(Event("orch.started", time=BEGIN)), max_size=40))
+def test_units_stand_as_progress_says(history: list[Event]) -> None:
+    progress = Progress(GRAPH.payload())
+    (run,) = following(at(0, "graph", payload=GRAPH.payload()), *history).runs
+    for number, event in enumerate(history):
+        progress.apply(number, {"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload})
+    for node in progress.payload()["nodes"]:
+        unit = run.units[node["id"]]
+        assert (unit.status, unit.completed_tasks) == (node["status"], node["completed_tasks"])
+        assert unit.tasks == max(node["tasks"], node["completed_tasks"])
+    check(run)
+
+
+def test_of_a_graph_that_is_none_what_can_be_used_is() -> None:
+    node = {"id": "a", "level": "x", "status": ["failed"], "tasks": "3", "completed_tasks": -1}
+    others = [{"id": []}, {"id": {}}, {"id": 3}, {"id": ""}, {}, None, "b"]
+    (run,) = following(at(0, "graph", payload={"nodes": [*others, node]})).runs
+    assert statuses(run) == {"a": "pending"}
+    assert list(run.levels) == [0]
+    check(run)
+
+
+# A run
+
+
+def test_a_run_is_followed_from_its_begin_to_its_end() -> None:
+    runs = following(
+        at(0, "graph", payload=GRAPH.payload()),
+        at(1, "orch.started", payload={"graph": GRAPH.payload()}),
+        at(2, "unit.started", "a", payload={"total_tasks": 2}),
+        at(3, "task.completed", "a", 1),
+        at(4, "unit.failed", "a", error="SyntaxError: line 3\n  the rest"),
+        at(5, "unit.blocked", "b", error="waits for a"),
+        at(6, "orch.failed", error="a failed"),
+    )
+    (run,) = runs.runs
+    assert statuses(run) == {"a": "failed", "b": "blocked", "c": "pending"}
+    assert run.units["a"].error == "SyntaxError: line 3"
+    assert run.units["b"].error == "waits for a"
+    assert (run.completed_tasks, run.tasks) == (1, 5)
+    assert (run.started, run.ended) == (BEGIN.timestamp() + 1, BEGIN.timestamp() + 6)
+    assert (run.outcome, run.error) == ("failed", "a failed")
+    assert run.units["a"].started == BEGIN.timestamp() + 2
+    assert run.units["a"].ended == BEGIN.timestamp() + 4
+    assert list(run.levels) == [0, 1]
+
+
+def test_the_tasks_of_a_unit_may_turn_out_to_be_more_and_are_counted_once() -> None:
+    started = [at(n, "unit.started", "x", payload={"total_tasks": n}) for n in (1, 3)]
+    (run,) = following(*started, at(5, "task.completed", "x", 2)).runs
+    assert (run.completed_tasks, run.tasks) == (2, 3)
+    check(run)
+
+
+def test_the_begin_and_the_end_of_a_run_are_the_runs_though_they_name_a_unit() -> None:
+    (run,) = following(at(0, "orch.started", "x"), at(1, "orch.completed", "y")).runs
+    assert (run.started, run.outcome, run.units) == (BEGIN.timestamp(), "completed", {})
+
+
+def test_units_that_no_graph_names_appear_as_they_come() -> None:
+    (run,) = following(at(0, "unit.started", "x"), at(1, "task.completed", "y", 2)).runs
+    assert statuses(run) == {"x": "in_progress", "y": "pending"}
+    assert list(run.levels) == [NO_LEVEL]
+    assert run.completed_tasks == 2
+
+
+def test_units_that_no_graph_names_are_gone_when_the_next_run_begins() -> None:
+    (run,) = following(at(0, "orch.started"), at(1, "unit.started", "x"), at(2, "orch.started")).runs
+    assert run.units == {}
+
+
+def test_the_next_run_begins_as_its_graph_says_and_without_the_errors_of_the_last() -> None:
+    started = [at(n, "orch.started", payload={"graph": graph_of_one(status="failed").payload}) for n in (1, 5)]
+    (run,) = following(started[0], at(2, "unit.failed", "a", error="why"), at(3, "task.failed", "a"), started[1]).runs
+    assert statuses(run) == {"a": "failed"}
+    assert (run.units["a"].error, run.failed_tasks) == ("", 0)
+    assert (run.outcome, run.started) == ("", BEGIN.timestamp() + 5)
+
+
+def test_a_unit_that_starts_again_has_no_error_any_more() -> None:
+    (run,) = following(at(0, "unit.failed", "x", error="why"), at(1, "unit.started", "x")).runs
+    assert run.units["x"].error == ""
+
+
+def test_an_event_that_changes_nothing_is_known_to() -> None:
+    runs = following(graph_of_one())
+    changed = [runs.feed("one", at(1, type, "a"))[1] for type in ("unit.started", "unit.started", "task.started")]
+    assert changed == [True, False, False]
+
+
+def test_a_unit_whose_start_was_not_seen_has_no_start() -> None:
+    (run,) = following(graph_of_one(status="in_progress", tasks=4, completed_tasks=3)).runs
+    assert run.units["a"].started is None
+    assert (run.completed_tasks, run.tasks) == (3, 4)
+
+
+# Sources come and go
+
+
+def test_a_source_that_comes_with_the_same_graph_continues_the_run_whose_source_is_gone() -> None:
+    runs = following(at(0, "graph", payload=GRAPH.payload()), at(1, "orch.started"), at(2, "unit.started", "a"))
+    runs.went("one", 5.0)
+    assert runs.runs[0].gone == 5.0
+    standing = GRAPH.payload()
+    standing["nodes"][0]["status"] = "in_progress"
+    runs.came("two", "pid 2")
+    following(
+        at(6, "graph", payload=standing),
+        at(1, "orch.started", payload={"graph": standing}),  # as it was sent before
+        source="two",
+        runs=runs,
+    )
+    (run,) = runs.runs
+    assert (run.title, run.gone) == ("pid 2", None)
+    assert run.units["a"].started == BEGIN.timestamp() + 2
+
+
+def test_a_source_that_comes_with_the_same_title_continues_the_run_whose_source_is_gone() -> None:
+    runs = Runs()
+    runs.came("one", "pid 7")
+    following(at(0, "unit.started", "x"), runs=runs)
+    runs.went("one", 5.0)
+    runs.came("two", "pid 7")
+    following(at(6, "unit.started", "y"), source="two", runs=runs)
+    assert statuses(runs.runs[0]) == {"x": "in_progress", "y": "in_progress"}
+
+
+def test_two_sources_with_the_same_graph_at_a_time_are_two_runs() -> None:
+    graph = at(0, "graph", payload=GRAPH.payload())
+    runs = following(graph)
+    following(graph, at(1, "unit.started", "a"), source="two", runs=runs)
+    assert [run.count("in_progress") for run in runs.runs] == [0, 1]
+
+
+def test_a_source_without_an_event_is_no_run() -> None:
+    runs = Runs()
+    runs.came("probe", "pid 1")
+    assert list(runs.sources.values()) == ["pid 1"]
+    runs.went("probe", 3.0)
+    assert (runs.runs, runs.gone) == ([], 3.0)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    runs = following(at(0, "unit.started", "live", error="x" * 1_000_000), source="live")
+    for number in range(GONE + 5):
+        following(at(1, "unit.started", f"u{number}"), source=number, runs=runs)
+        runs.went(number, float(number))
+    assert [run.title for run in runs.runs] == ["live", *map(str, range(5, GONE + 5))]
+    following(*(at(2, "x") for _ in range(TAIL + 1)), source="live", runs=runs)
+    assert len(runs.tail) == TAIL
+    assert len(following(at(0, "x", error="x" * 1_000_000)).tail[0].error) < 1000
