@@ -11,49 +11,49 @@ import pytest
 from socketpusher.errors import raised_by_signal_handler
 
 
-class Stop(Exception):
+class HandlerError(Exception):
     """What the handlers here raise."""
 
 
 def plain_handler(signum: int, frame: FrameType | None) -> None:
-    raise Stop
+    raise HandlerError
 
 
 def that_deletes_its_arguments(signum: int, frame: FrameType | None) -> None:
     del signum, frame
-    raise Stop
+    raise HandlerError
 
 
 def that_replaces_itself(signum: int, frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_DFL)
-    raise Stop
+    raise HandlerError
 
 
 def that_takes_any(*args: Any, **more: Any) -> None:
     signal.signal(args[0], signal.SIG_DFL)
-    raise Stop
+    raise HandlerError
 
 
 def that_keeps_its_arguments(signum: int, frame: FrameType | None) -> None:
     def stop() -> None:
-        raise Stop(signum, frame)
+        raise HandlerError(signum, frame)
 
     signal.signal(signum, signal.SIG_DFL)
     stop()
 
 
 def with_an_argument(word: str, signum: int, frame: FrameType | None) -> None:
-    raise Stop(word)
+    raise HandlerError(word)
 
 
 class Handlers:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        raise Stop
+        raise HandlerError
 
     def method(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        raise Stop
+        raise HandlerError
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_what_a_handler_raises_is_told(install: Callable[[Any], object], handler
         signal.raise_signal(signal.SIGUSR1)
 
     install(handler)
-    with pytest.raises(Stop) as caught:
+    with pytest.raises(HandlerError) as caught:
         interrupted()
     assert raised_by_signal_handler(caught.value)
 
@@ -97,7 +97,7 @@ def test_what_a_handler_raises_is_told_wherever_it_interrupts() -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0.0002)
                 while True:
                     sorted(str(number) for number in range(20))
-            except Stop as error:
+            except HandlerError as error:
                 told += raised_by_signal_handler(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

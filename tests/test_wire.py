@@ -2,14 +2,18 @@
 
 import dataclasses
 import enum
+import http
 import json
 import math
-from collections import deque
+import signal
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
+from types import FrameType
 from typing import Any
+from unittest.mock import MagicMock, Mock
 from uuid import UUID
 
 import numpy
@@ -75,6 +79,49 @@ class HostileMapping(Mapping):
         return 2
 
 
+class Faceless:
+    """Raises when it is asked for its class, as some proxies do."""
+
+    @property
+    def __class__(self) -> type:
+        raise RuntimeError("no")
+
+    def __str__(self) -> str:
+        return "faceless"
+
+
+class Nameless(type):
+    """A class whose name can't be asked for."""
+
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError("no")
+
+
+class Unnamed(metaclass=Nameless):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def of_subclass(kind: type, *args: Any) -> Any:
+    """An instance of a subclass whose methods lie."""
+    lies = dict.fromkeys(("__str__", "__repr__", "__format__", "isoformat", "__iter__", "items"), lambda self: "a lie")
+    return type("Sub", (kind,), lies)(*args)
+
+
+class Name(enum.StrEnum):
+    APP = "app"
+
+
+class Number(float, enum.Enum):
+    HALF = 0.5
+
+
+class NoOffset(tzinfo):
+    def utcoffset(self, dt: datetime | None) -> None:
+        return None
+
+
 def cycle() -> list[Any]:
     value: list[Any] = [1]
     value.append({"again": value})
@@ -96,7 +143,10 @@ hostile = st.recursive(
     | st.floats()
     | st.sets(st.integers(), max_size=3)
     | st.sampled_from([Path("/a/b"), Decimal("1.10"), ValueError("bad"), Color.RED, Point(1, {2}), object, len])
-    | st.builds(lambda make: make(), st.sampled_from([Hostile, cycle, deep, object, HostileMapping])),
+    | st.builds(
+        lambda make: make(),
+        st.sampled_from([Hostile, cycle, deep, object, HostileMapping, Faceless, Mock, MagicMock]),
+    ),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
@@ -190,8 +240,8 @@ def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
     assert before <= wire.decode(wire.encode(Event("x"))).time <= datetime.now(UTC)  # type: ignore[operator]
     assert wire.decode(wire.encode(Event("x", time=TIME.replace(tzinfo=None)))).time == TIME
     beyond = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
-    for time in (beyond, 17.5):
-        wire.encode(Event("x", time=time), on_note=notes.append)  # type: ignore[arg-type]
+    for wrong in (beyond, 17.5):
+        wire.encode(Event("x", time=wrong), on_note=notes.append)  # type: ignore[arg-type]
     assert len(notes) == 2
 
 
@@ -225,6 +275,32 @@ def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
         (2**64 - 1, 2**64 - 1),
         (math.nan, None),
         (math.inf, None),
+        (of_subclass(str, "x"), "x"),
+        (of_subclass(int, 5), 5),
+        (of_subclass(int, 2**70), str(2**70)),
+        (of_subclass(float, 1.5), 1.5),
+        (of_subclass(dict, {"a": 1}), {"a": 1}),
+        (of_subclass(list, [1]), [1]),
+        (of_subclass(tuple, (1,)), [1]),
+        (of_subclass(set, {1}), [1]),
+        (of_subclass(bytes, b"x"), "x"),
+        (of_subclass(date, 2026, 1, 2), "2026-01-02"),
+        (of_subclass(time, 1, 2), "01:02:00"),
+        (of_subclass(datetime, 2026, 1, 2, 3, 4, 5, 6, UTC), "2026-01-02T03:04:05.000006Z"),
+        (of_subclass(datetime, 2026, 1, 2), "2026-01-02T00:00:00Z"),
+        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00Z"),
+        (datetime(2026, 1, 2), "2026-01-02T00:00:00Z"),
+        (datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=1))), "2026-01-02T00:00:00+01:00"),
+        (type("Id", (UUID,), {})(int=1), "00000000-0000-0000-0000-000000000001"),
+        (namedtuple("Pair", "a b")(1, 2), [1, 2]),
+        (OrderedDict(a=1), {"a": 1}),
+        ({of_subclass(str, "k"): 1, Name.APP: 2, http.HTTPStatus.OK: 3}, {"k": 1, "app": 2, "200": 3}),
+        (Name.APP, "app"),
+        (Number.HALF, 0.5),
+        (http.HTTPStatus.OK, 200),
+        (numpy.ma.array([1, 2]), [1, 2]),
+        (numpy.arange(3).view(type("Array", (numpy.ndarray,), {})), [0, 1, 2]),
+        (numpy.longdouble(1.5), "1.5"),
         (Hostile(), "<Hostile: raised RuntimeError>"),
         (HostileMapping(), "<HostileMapping: raised KeyError>"),
         (cycle(), [1, {"again": "<list: contains itself>"}]),
@@ -234,6 +310,106 @@ def test_what_orjson_does_not_take_is_converted(value: Any, expected: Any) -> No
     # Beside something else that is not JSON, so that the conversion is the library's own throughout.
     for payload in ({"value": value}, {"value": value, "other": {1}}):
         assert wire.decode(wire.encode(Event("x", payload=payload))).payload["value"] == expected
+
+
+@pytest.mark.parametrize("kind", [float, int, str, dict, list, datetime, Event])
+def test_what_only_says_that_it_is_of_a_type_is_encoded(kind: type) -> None:
+    mock = Mock(spec=kind, __str__=lambda self: "a mock")
+    assert wire.decode(wire.encode(Event("x", payload={"value": mock}))).payload == {"value": "a mock"}
+    notes: list[str] = []
+    event = Event(mock, mock, mock, mock, mock, mock, mock)
+    decoded = wire.decode(wire.encode(event, on_note=notes.append))
+    assert (decoded.type, decoded.unit, decoded.error, decoded.task) == ("a mock", "a mock", "a mock", None)
+    assert notes == [
+        "<task: not a 64-bit int, left out>",
+        "<pr: not a 64-bit int, left out>",
+        "<time: not a datetime, sent as the present>",
+    ]
+
+
+def test_numbers_of_a_subclass_are_their_value_at_once() -> None:
+    event = Event("x", task=http.HTTPStatus.OK, pr=of_subclass(int, -(2**63)), time=TIME)
+    assert wire.decode(wire.encode(event)) == Event("x", task=200, pr=-(2**63), time=TIME)
+    assert wire.decode(wire.encode(Event("x", task=of_subclass(int, 2**63), pr=True, time=TIME))).pr == 1
+
+
+def test_names_of_a_subclass_are_their_text() -> None:
+    event = Event(of_subclass(str, "t"), Name.APP, error=of_subclass(str, "e"), time=TIME)
+    assert wire.decode(wire.encode(event)) == Event("t", "app", error="e", time=TIME)
+
+
+@pytest.mark.parametrize("where", ["unit", "error", "type", "task", "pr", "time", "payload"])
+def test_an_object_whose_class_can_not_be_asked_for_is_encoded(where: str) -> None:
+    event = Event("x", time=TIME)
+    setattr(event, where, Faceless())
+    decoded = wire.decode(wire.encode(event))
+    assert getattr(decoded, where) in (None, "faceless") or where == "time"
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=1)), NoOffset(), None])
+def test_a_time_of_a_subclass_is_that_time(zone: tzinfo | None) -> None:
+    own = of_subclass(datetime, 2026, 11, 23, 17, 8, 0, 250000, zone)
+    expected = TIME - (timedelta(hours=1) if isinstance(zone, timezone) and zone is not UTC else timedelta())
+    for payload in (None, {1}):
+        assert wire.decode(wire.encode(Event("x", time=own, payload=payload))).time == expected
+
+
+def test_what_is_none_is_left_out() -> None:
+    event = Event("x", unit=None, error=None, time=TIME)  # type: ignore[arg-type]
+    assert wire.encode(event) == b'{"type":"x","time":"2026-11-23T17:08:00.250000Z"}\n'
+    event.payload = {1}
+    assert wire.encode(event) == b'{"type":"x","time":"2026-11-23T17:08:00.250000Z","payload":[1]}\n'
+    event.task = http.HTTPStatus.OK
+    assert b"None" not in wire.encode(event)
+
+
+class HandlerError(Exception):
+    """What the signal handler below raises."""
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    raise HandlerError
+
+
+class Interrupts:
+    """Is interrupted by a signal when it is looked at."""
+
+    def __str__(self) -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        return ""
+
+
+class ZoneInterrupts(tzinfo):
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        signal.raise_signal(signal.SIGUSR1)
+        return timedelta()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event("x", payload={"a": [Interrupts()]}),
+        Event("x", unit=Interrupts()),  # type: ignore[arg-type]
+        Event("x", time=datetime(2026, 1, 1, tzinfo=ZoneInterrupts())),
+        Event("x", payload=ValueError(Interrupts())),
+    ],
+)
+def test_what_a_signal_handler_raises_is_let_through(event: Event) -> None:
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    notes: list[str] = []
+    try:
+        with pytest.raises(HandlerError):
+            wire.encode(event, on_note=notes.append)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert notes == []
+
+
+def test_an_object_that_will_not_say_what_it_is_is_noted() -> None:
+    notes: list[str] = []
+    assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_note=notes.append)).payload == notes[0]
+    assert notes == ["<Unnamed: raised RuntimeError>"]
+    assert wire.decode(wire.encode(Event("x", payload=[Faceless()]))).payload == ["faceless"]
 
 
 def test_a_payload_too_deep_is_noted_where_it_gets_too_deep() -> None:

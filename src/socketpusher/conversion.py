@@ -6,12 +6,16 @@ It runs only for the events that orjson refuses, so it is written for coverage, 
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Set
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Set, ValuesView
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
+
+from .errors import raised_by_signal_handler
 
 MAX_DEPTH = 100  # orjson refuses more than 254; a note at 100 reads better, and leaves room on a deep stack
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # what orjson takes for an int
@@ -37,6 +41,11 @@ def text(value: object) -> str:
     return str.encode(str(value), "utf-8", "backslashreplace").decode()
 
 
+def exact_datetime(value: datetime) -> datetime:
+    """The same time as a `datetime` that is none of a subclass."""
+    return datetime.combine(datetime.date(value), datetime.timetz(value))
+
+
 class _Converter:
     def __init__(self, on_note: Callable[[str], object]) -> None:
         self._on_note = on_note
@@ -49,52 +58,65 @@ class _Converter:
             return self._note(value, f"nested deeper than {MAX_DEPTH} levels")
         self._path.append(id(value))
         try:
-            return self._by_type(value)
+            return self._by_type(value, type(value))
         except Exception as error:  # a hostile __str__, __iter__, ...: whatever it raises, the event goes out
-            return self._note(value, f"raised {type(error).__name__}")
+            if raised_by_signal_handler(error):
+                raise
+            return self._note(value, f"raised {_name(type(error))}")
         finally:
             self._path.pop()
 
     def _note(self, value: object, reason: str) -> str:
-        note = f"<{text(type(value).__name__)}: {reason}>"
+        note = f"<{_name(type(value))}: {reason}>"
         self._on_note(note)
         return note
 
-    def _by_type(self, value: Any) -> Any:
-        match value:
-            case None | bool() | float():
-                return value
-            case Enum():
-                return self.convert(value.value)
-            case int():
-                return int(value) if _SMALLEST <= value <= _LARGEST else str(int(value))
-            case str():
-                return text(value)
-            case bytes() | bytearray() | memoryview():
-                return bytes(value).decode("utf-8", "backslashreplace")
-            case dict():
-                return {self._key(key): self.convert(item) for key, item in list(dict.items(value))}
-            case Mapping():
-                return {self._key(key): self.convert(item) for key, item in list(value.items())}
-            case list() | tuple() | Set():
-                return [self.convert(item) for item in list(value)]
-            case BaseException():
-                return f"{type(value).__name__}: {text(value)}"
-            case datetime() | date() | time():
-                return value.isoformat()
-            case timedelta():
-                return value.total_seconds()
-            case Decimal() | UUID():
-                return str(value)
-            case os.PathLike():
-                return self.convert(os.fspath(value))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            names = [f.name for f in dataclasses.fields(value) if not f.name.startswith("_")]  # as orjson does
-            return {name: self.convert(getattr(value, name)) for name in names}
-        if type(value).__module__ == "numpy":
-            return self.convert(value.tolist())
-        if isinstance(value, Iterable) and type(value).__name__ in ("deque", "dict_keys", "dict_values", "dict_items"):
+    def _by_type(self, value: Any, kind: type) -> Any:
+        # By the type, for `isinstance` also asks `__class__`, which may lie (a `Mock(spec=float)`) or raise. And by the
+        # methods of the built-in types, for those of a subclass may do anything.
+        if value is None or kind is bool:
+            return value
+        if issubclass(kind, Enum):
+            return self.convert(value.value)
+        if issubclass(kind, int):
+            number = int.__int__(value)
+            return number if _SMALLEST <= number <= _LARGEST else str(number)
+        if issubclass(kind, float):
+            return float.__float__(value)
+        if issubclass(kind, str):
+            return text(str.__str__(value))
+        if issubclass(kind, bytes | bytearray | memoryview):
+            return memoryview(value).tobytes().decode("utf-8", "backslashreplace")
+        if issubclass(kind, Mapping):
+            items = dict.items(value) if issubclass(kind, dict) else value.items()
+            return {self._key(key): self.convert(item) for key, item in list(items)}
+        for built_in in (list, tuple, set, frozenset):
+            if issubclass(kind, built_in):
+                return [self.convert(item) for item in list(built_in.__iter__(value))]
+        if issubclass(kind, Set | deque | ValuesView):
             return [self.convert(item) for item in list(value)]
+        if issubclass(kind, datetime):
+            return _iso8601(exact_datetime(value))
+        if issubclass(kind, date | time):
+            return (date if issubclass(kind, date) else time).isoformat(value)
+        return self._by_other_type(value, kind)
+
+    def _by_other_type(self, value: Any, kind: type) -> Any:
+        if issubclass(kind, BaseException):
+            return f"{_name(kind)}: {text(value)}"
+        if issubclass(kind, timedelta):
+            return timedelta.total_seconds(value)
+        if issubclass(kind, Decimal | UUID):
+            return text(value)
+        if issubclass(kind, os.PathLike):
+            return self.convert(os.fspath(value))
+        if dataclasses.is_dataclass(kind):
+            names = [f.name for f in dataclasses.fields(kind) if not f.name.startswith("_")]  # as orjson does
+            return {text(name): self.convert(getattr(value, name)) for name in names}
+        numpy = sys.modules.get("numpy")  # whoever has something of its types has imported it
+        if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
+            values = value.tolist()
+            return text(value) if type(values) is kind else self.convert(values)
         return text(value)
 
     def _key(self, key: object) -> str:
@@ -104,3 +126,19 @@ class _Converter:
         if plain_key is None or isinstance(plain_key, bool):
             return {None: "null", True: "true", False: "false"}[plain_key]
         return text(plain_key)
+
+
+def _iso8601(value: datetime) -> str:
+    """As orjson writes it: UTC ends in "Z", and so does what has no time zone."""
+    written = value.isoformat()
+    if value.utcoffset() is None:
+        return f"{written}Z"
+    return f"{written[:-6]}Z" if written.endswith("+00:00") else written
+
+
+_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
+
+
+def _name(kind: type) -> str:
+    """The name of a type, whatever its metaclass has to say about it."""
+    return text(_name_of(kind))
