@@ -1,8 +1,14 @@
 """Events, their types, and the bus."""
 
 import logging
+import os
+import signal
+import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -96,3 +102,120 @@ def test_subscribing_from_many_threads_loses_none(bus: Bus) -> None:
 def test_what_can_not_be_called_is_refused(bus: Bus) -> None:
     with pytest.raises(TypeError, match="callable handler"):
         bus.subscribe("print")  # type: ignore[arg-type]
+
+
+class HandlerError(Exception):
+    """What the signal handler below raises."""
+
+
+def test_what_a_signal_handler_raises_is_let_through(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise HandlerError
+
+    bus.subscribe(lambda event: signal.raise_signal(signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        for emit in (bus.emit, bus.emit_raw):
+            with pytest.raises(HandlerError):
+                emit(Event("x"))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not caplog.records
+
+
+def test_what_is_no_event_hurts_nobody(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[object] = []
+    bus.subscribe(lambda event: event.type)
+    bus.subscribe(seen.append)
+    bus.emit_raw("no event")  # type: ignore[arg-type]
+    assert seen == ["no event"]
+    assert "raised on 'no event'" in caplog.text
+
+
+def test_a_filter_of_the_log_that_raises_hurts_nobody(bus: Bus) -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    seen: list[Event] = []
+    bus.subscribe(lambda event: 1 / 0)
+    bus.subscribe(seen.append)
+    logging.getLogger("socketpusher").addFilter(broken)
+    try:
+        bus.emit(Event("x"))
+    finally:
+        logging.getLogger("socketpusher").removeFilter(broken)
+    assert len(seen) == 1
+
+
+def interrupted_everywhere(work: Callable[[], object], interruption: Callable[[], object]) -> int:
+    """Do the work again and again, interrupted before its 1st, 2nd, ... instruction, until it has no more of them."""
+    for place in range(10_000):
+        left = place
+
+        def trace(frame: FrameType, what: str, argument: Any) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = True
+            if what == "opcode":
+                left -= 1
+                if left == -1:
+                    sys.settrace(None)
+                    interruption()
+            return trace
+
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        if left >= 0:
+            return place
+    raise AssertionError("the work does not end")
+
+
+def test_what_interrupts_a_subscription_or_its_end_holds(bus: Bus) -> None:
+    """As a signal handler does, or a finalizer."""
+    seen: list[str] = []
+    kept: list[str] = ["kept"]
+    bus.subscribe(lambda event: seen.append("kept"))
+    ends: list[Callable[[], None]] = []
+
+    def work() -> None:
+        bus.subscribe(lambda event: seen.append("work"))()
+
+    def interruption() -> None:
+        ends.pop()()
+        bus.subscribe(lambda event: seen.append("new"))
+        kept.append("new")
+
+    ends += [bus.subscribe(lambda event: seen.append("ended")) for _ in range(500)]
+    places = interrupted_everywhere(work, interruption)
+    assert 20 < places < 500
+    for end in ends:
+        end()
+    seen.clear()
+    bus.emit(Event("x"))
+    assert seen == kept
+
+
+def test_a_child_forked_while_another_thread_subscribes_can_subscribe(bus: Bus) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            bus.subscribe(print)()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)  # ends the child if it hangs
+                seen: list[Event] = []
+                bus.subscribe(seen.append)
+                bus.emit(Event("x"))
+                os._exit(len(seen) - 1)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()

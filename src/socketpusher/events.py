@@ -1,12 +1,13 @@
 """What happened: the event, the known types of events, and the bus that hands events to handlers."""
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from .errors import raised_by_signal_handler
 
 logger = logging.getLogger("socketpusher")
 
@@ -83,16 +84,16 @@ Handler = Callable[[Event], object]
 class Bus:
     """Hands each event to all handlers, in the order of their subscription, in the caller's thread.
 
-    Emitting, subscribing and unsubscribing are safe from any thread, and from a handler. A handler that raises is
-    logged; neither the caller nor the other handlers notice.
+    Emitting, subscribing and unsubscribing are safe from any thread, and from a handler, a signal handler or a
+    finalizer. A handler that raises is logged; neither the caller nor the other handlers notice. What a signal handler
+    raises meanwhile is let through.
     """
 
     def __init__(self) -> None:
-        # Replaced as a whole under the lock, so that emit reads it without one. Each subscription is a list of its
-        # own, for the same handler may be subscribed twice.
-        self._subscriptions: tuple[list[Handler], ...] = ()
+        # No lock, which a signal handler would wait for, and a forked child inherit. Each change of the dict is one
+        # operation in C; the tuple follows, so that emit has no more to do than to walk through it.
+        self._subscriptions: dict[object, Handler] = {}  # by a key of each one's own: a handler may be there twice
         self._handlers: tuple[Handler, ...] = ()
-        self._lock = threading.RLock()
 
     def subscribe(self, handler: Handler) -> Callable[[], None]:
         """Call `handler(event)` for every event from now on.
@@ -105,19 +106,23 @@ class Bus:
         """
         if not callable(handler):
             raise TypeError(f"Bus.subscribe needs a callable handler, not {handler!r}")
-        subscription = [handler]
+        key = object()
 
         def unsubscribe() -> None:
-            with self._lock:
-                self._replace(tuple(kept for kept in self._subscriptions if kept is not subscription))
+            self._subscriptions.pop(key, None)
+            self._follow()
 
-        with self._lock:
-            self._replace((*self._subscriptions, subscription))
+        self._subscriptions[key] = handler
+        self._follow()
         return unsubscribe
 
-    def _replace(self, subscriptions: tuple[list[Handler], ...]) -> None:
-        self._subscriptions = subscriptions
-        self._handlers = tuple(handler for (handler,) in subscriptions)
+    def _follow(self) -> None:
+        """Bring the tuple to where the dict stands, also if that is changed meanwhile."""
+        while True:
+            subscriptions = self._subscriptions.copy()
+            self._handlers = tuple(subscriptions.values())
+            if subscriptions.keys() == self._subscriptions.keys():
+                return
 
     def emit(self, event: Event) -> None:
         """Set `event.time` to now, in UTC, and hand the event to every handler."""
@@ -125,17 +130,23 @@ class Bus:
         for handler in self._handlers:  # not through emit_raw: a call less is 4 % of an emit
             try:
                 handler(event)
-            except Exception:
-                _log_raised(handler, event)
+            except Exception as error:
+                _log_raised(error, handler, event)
 
     def emit_raw(self, event: Event) -> None:
         """Hand the event to every handler with the time that it has."""
         for handler in self._handlers:
             try:
                 handler(event)
-            except Exception:
-                _log_raised(handler, event)
+            except Exception as error:
+                _log_raised(error, handler, event)
 
 
-def _log_raised(handler: Handler, event: Event) -> None:
-    logger.exception("a handler of the event bus raised on %r: %r", event.type, handler)
+def _log_raised(error: Exception, handler: Handler, event: object) -> None:
+    if raised_by_signal_handler(error):
+        raise error
+    try:
+        logger.exception("a handler of the event bus raised on %r: %r", getattr(event, "type", event), handler)
+    except Exception as another:  # of the host's logging, or of an object that is asked for its name
+        if raised_by_signal_handler(another):
+            raise
