@@ -1,6 +1,9 @@
 """How a pusher is set up."""
 
+import enum
 import math
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,16 +33,52 @@ def test_a_time_that_is_no_time_is_refused(name: str, value: float) -> None:
         PusherConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["write_timeout", "buffer_size", "reconnect_backoff", "max_reconnect_backoff"])
+@pytest.mark.parametrize(
+    "name", ["write_timeout", "buffer_size", "buffer_bytes", "reconnect_backoff", "max_reconnect_backoff"]
+)
 @pytest.mark.parametrize("value", ["5", None, True, [1]])
 def test_the_wrong_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=name):
         PusherConfig(**{name: value})
 
 
-def test_a_buffer_is_counted_in_whole_events() -> None:
-    with pytest.raises(TypeError, match=r"buffer_size must be an int, not 1\.5"):
-        PusherConfig(buffer_size=1.5)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["buffer_size", "buffer_bytes"])
+def test_a_buffer_is_counted_in_whole_events_and_bytes(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} must be an int, not 1\.5"):
+        PusherConfig(**{name: 1.5})
+
+
+@pytest.mark.parametrize("value", [0, -1, -(10**400)])
+def test_zero_and_less_mean_the_default(value: int) -> None:
+    names = ("buffer_size", "buffer_bytes", "write_timeout", "reconnect_backoff", "max_reconnect_backoff")
+    assert PusherConfig("/a", **dict.fromkeys(names, value)) == PusherConfig("/a")
+    assert PusherConfig().buffer_bytes == 64 << 20
+
+
+@pytest.mark.parametrize("value", [1e7, 10**15, sys.float_info.max, 10**400])
+def test_any_finite_number_means_what_it_says(value: float) -> None:
+    config = PusherConfig(write_timeout=value, max_reconnect_backoff=value)
+    assert config.write_timeout == config.max_reconnect_backoff == min(value, sys.float_info.max)
+    assert type(config.write_timeout) is float
+    for number in (9 << 20, 10**400):
+        config = PusherConfig(max_line_bytes=number, buffer_size=number, buffer_bytes=number)
+        assert config.max_line_bytes == config.buffer_size == config.buffer_bytes == number
+
+
+def test_nothing_of_the_hosts_own_classes_is_kept() -> None:
+    """The config goes to the writer, which can't import what the host's main script defines."""
+
+    class Own(enum.StrEnum):
+        PATH = "/a"
+        DROP_OLDEST = "drop_oldest"
+
+    class Number(enum.IntEnum):
+        ID = 1234
+
+    config = PusherConfig(Own.PATH, Number.ID, Number.ID, overflow=Own.DROP_OLDEST, allow_uids=[Number.ID])  # type: ignore[arg-type]
+    assert config == PusherConfig("/a", 1234, 1234.0, overflow="drop_oldest", allow_uids=[1234])
+    assert b"Own" not in pickle.dumps(config)
+    assert b"Number" not in pickle.dumps(config)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 MAX_LINE_BYTES = 1_048_576
 """The longest line that known consumers accept, in bytes with its newline (`choo web` drops the connection at more)."""
+
+_OVERFLOWS = ("drop_newest", "drop_oldest")
 
 MIN_MAX_LINE_BYTES = 1024
 """Room for a line whose payload and long strings are replaced by notes."""
@@ -41,6 +44,8 @@ class PusherConfig:
         event_ids: Whether each event gets a last key `id`, "<session>-<n>", by which a consumer can tell a repetition
             from a loss: n is 1 for the first event and rises by one with each, those that are dropped included.
         allow_uids: Users, besides this process's own and root, whose listeners may receive events.
+        buffer_bytes: How much may wait for a consumer that does not keep up, in this process and the writer together,
+            in bytes; what `buffer_size` allows beyond that is dropped.
 
     Raises:
         TypeError: A value is of the wrong type.
@@ -57,11 +62,12 @@ class PusherConfig:
     overflow: Literal["drop_newest", "drop_oldest"] = "drop_newest"
     event_ids: bool = False
     allow_uids: Collection[int] = ()
+    buffer_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         self._set("socket_path", _checked_path(self.socket_path))
         defaults = {f.name: f.default for f in fields(self)}
-        for name in ("buffer_size", "max_line_bytes"):
+        for name in ("buffer_size", "max_line_bytes", "buffer_bytes"):
             self._set(name, _checked_number(name, getattr(self, name), int, defaults[name]))
         for name in ("write_timeout", "reconnect_backoff", "max_reconnect_backoff"):
             self._set(name, _checked_number(name, getattr(self, name), float, defaults[name]))
@@ -70,8 +76,9 @@ class PusherConfig:
                 f"max_line_bytes={self.max_line_bytes} leaves no room for an event; give {MIN_MAX_LINE_BYTES} or more"
             )
 
-        if self.overflow not in ("drop_newest", "drop_oldest"):
+        if self.overflow not in _OVERFLOWS:
             raise ValueError(f'overflow must be "drop_newest" or "drop_oldest", not {self.overflow!r}')
+        self._set("overflow", _OVERFLOWS[_OVERFLOWS.index(self.overflow)])  # a StrEnum's member is the host's own class
         if not isinstance(self.event_ids, bool):
             raise TypeError(f"event_ids must be a bool, not {self.event_ids!r}")
         self._set("allow_uids", checked_uids(self.allow_uids))
@@ -90,16 +97,18 @@ def _checked_path(path: object) -> str:
         raise ValueError(f"socket_path is empty; leave it out for the default, {default_socket_path()}")
     if "\0" in text:
         raise ValueError(f"socket_path must name a file, and a file's name holds no NUL: {text!r}")
-    return text
+    return str.__str__(text)  # none of a subclass, which the writer could not import
 
 
 def _checked_number(name: str, value: object, kind: type, default: object) -> object:
     accepted = int if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, accepted):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, not {value!r}")
-    return kind(value) if value > 0 else default
+    if value <= 0:
+        return default
+    return kind(min(value, sys.float_info.max) if kind is float else value)  # an int may be beyond every float
 
 
 def checked_uids(uids: object) -> tuple[int, ...]:
@@ -110,4 +119,4 @@ def checked_uids(uids: object) -> tuple[int, ...]:
     for uid in unique:
         if isinstance(uid, bool) or not isinstance(uid, int):
             raise TypeError(f"allow_uids must hold user ids, ints, not {uid!r}")
-    return unique
+    return tuple(map(int, unique))
