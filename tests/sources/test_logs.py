@@ -6,6 +6,7 @@ import logging.config
 import logging.handlers
 import pickle
 import queue
+import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -77,7 +78,24 @@ def test_the_traceback_of_a_record_is_its_error(logger: logging.Logger, events: 
 
 def test_a_record_may_name_its_unit(logger: logging.Logger, events: list[Event]) -> None:
     logger.info("x", extra={"unit": "app"})
-    assert events[0].unit == "app"
+    logger.info("x", extra={"unit": None})
+    assert [event.unit for event in events] == ["app", ""]
+
+
+def test_what_a_signal_handler_raises_is_let_through(logger: logging.Logger, bus: Bus) -> None:
+    class HandlerError(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise HandlerError
+
+    bus.subscribe(lambda event: signal.raise_signal(signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(HandlerError):
+            logger.info("x")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_message_is_what_it_was_when_it_was_logged(logger: logging.Logger, events: list[Event]) -> None:

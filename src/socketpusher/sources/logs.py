@@ -4,6 +4,7 @@ import logging
 import threading
 from datetime import UTC, datetime
 
+from ..errors import raised_by_signal_handler
 from ..events import Bus, Event
 
 OWN_LOGGER = "socketpusher"
@@ -45,16 +46,19 @@ class BusHandler(logging.Handler):
         self._thread.emitting = True
         try:
             self._bus.emit_raw(_event(record))
-        except Exception:
+        except Exception as error:
+            if raised_by_signal_handler(error):
+                raise
             self.handleError(record)
         finally:
             del self._thread.emitting
 
 
 def _event(record: logging.LogRecord) -> Event:
+    unit = getattr(record, "unit", None)
     return Event(
         type=f"log.{record.levelname.lower()}",
-        unit=getattr(record, "unit", ""),
+        unit="" if unit is None else unit,
         payload={
             "logger": record.name,
             "message": record.getMessage(),
