@@ -2,6 +2,8 @@
 
 import functools
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -130,3 +132,11 @@ def test_what_code_raises_is_not_a_handlers(install: Callable[[Any], object], co
         exec(code)
     assert not raised_by_signal_handler(caught.value)
     assert not raised_by_signal_handler(ValueError("never raised"))
+
+
+def test_what_needs_no_process_is_imported_without_ctypes() -> None:
+    """Some builds of Python have no `_ctypes`."""
+    modules = ["wire", "conversion", "events", "graph", "config", "run_state", "errors", "sources.logs"]
+    lines = [f"import socketpusher.{module}" for module in modules]
+    code = "\n".join(["import sys", "sys.modules['_ctypes'] = None", "import socketpusher", *lines])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

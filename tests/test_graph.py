@@ -1,6 +1,9 @@
 """Units, their dependencies, and the levels in which they can run."""
 
+import enum
+import pickle
 import time
+from typing import Any
 
 import networkx
 import pytest
@@ -116,3 +119,37 @@ def test_the_cost_of_a_graph_grows_with_its_size() -> None:
 
     small = min(seconds(3_000) for _ in range(3))
     assert seconds(30_000) < 40 * small
+
+
+class Unit(enum.StrEnum):
+    APP = "app"
+    SETUP = "setup"
+
+
+class Mixed(str, enum.Enum):  # noqa: UP042  # a StrEnum's own text can't lie
+    APP = "app"
+    SETUP = "setup"
+
+    def __str__(self) -> str:
+        return "a lie"
+
+
+class Tasks(enum.IntEnum):
+    THREE = 3
+
+
+@pytest.mark.parametrize("kind", [Unit, Mixed])
+def test_nothing_of_the_callers_own_classes_is_kept(kind: Any) -> None:
+    """The payload goes to the writer, which can't import what the host's main script defines."""
+    dependencies = {kind.APP: [kind.SETUP], kind.SETUP: []}
+    graph = Graph(dependencies, tasks={kind.APP: Tasks.THREE})
+    plain = Graph({"app": ["setup"], "setup": []}, tasks={"app": 3})
+    for payload in (graph.payload(), Graph.of(networkx.DiGraph([(kind.SETUP, kind.APP)])).payload()):
+        payload["nodes"][1]["tasks"] = 3
+        assert payload == plain.payload()
+        assert __name__.encode() not in pickle.dumps(payload)
+    assert graph.dependencies(kind.APP) == ["setup"]
+
+
+def test_a_name_that_is_no_unicode_is_kept() -> None:
+    assert Graph({"caf\udce9": []}).levels() == [["caf\udce9"]]

@@ -1,7 +1,9 @@
 """What will happen: units, what each depends on, and the levels in which they can run."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError as _FoundCycle
+from graphlib import TopologicalSorter
 from typing import Any, NotRequired, TypedDict, cast
 
 
@@ -40,6 +42,39 @@ def thinned(graph: GraphPayload) -> GraphPayload:
 
 
 _USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
+
+
+def graph_in(payload: object) -> GraphPayload | None:
+    """The graph in the payload of an `orch.started`, as it was read from JSON.
+
+    Returns:
+        The graph, or None if there is none, or one without units or with an id, level, edge or dependency of the wrong
+        type. How its units stand is not looked at.
+    """
+    graph = payload.get("graph") if isinstance(payload, dict) else None
+    if not isinstance(graph, dict):
+        return None
+    nodes, edges, levels = graph.get("nodes"), graph.get("edges", []), graph.get("levels", [])
+    well_formed = (
+        (isinstance(nodes, list) and nodes and isinstance(edges, list) and isinstance(levels, list))
+        and all(map(_is_node, nodes))
+        and all(isinstance(edge, dict) and _are_names([edge.get("from"), edge.get("to")]) for edge in edges)
+        and all(map(_are_names, levels))
+    )
+    return cast(GraphPayload, graph) if well_formed else None
+
+
+def _is_node(node: object) -> bool:
+    return (
+        isinstance(node, dict)
+        and isinstance(node.get("id"), str)
+        and isinstance(node.get("level", 0), int)
+        and _are_names(node.get("depends_on", []))
+    )
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 class MissingDependencyError(ValueError):
@@ -96,16 +131,14 @@ class Graph:
     """
 
     def __init__(self, dependencies: Mapping[str, Iterable[str]], tasks: Mapping[str, int] | None = None) -> None:
-        self._dependencies = {unit: _checked_names(unit, names) for unit, names in dependencies.items()}
+        # Names become exact strings, so that nothing of the caller's own classes gets to the writer.
+        self._dependencies = dict(_checked_names(unit, names) for unit, names in dependencies.items())
         for unit, names in self._dependencies.items():
             for name in names:
                 if name not in self._dependencies:
                     raise MissingDependencyError(unit, name)
-        self._tasks = {unit: _checked_tasks(unit, count, self._dependencies) for unit, count in (tasks or {}).items()}
-        self._level_of = _levels(self._dependencies)
-        self._levels: list[list[str]] = [[] for _ in range(max(self._level_of.values(), default=-1) + 1)]
-        for unit in sorted(self._level_of):
-            self._levels[self._level_of[unit]].append(unit)
+        self._tasks = dict(_checked_tasks(unit, count, self._dependencies) for unit, count in (tasks or {}).items())
+        self._levels = list(_levels(self._dependencies))
 
     @classmethod
     def of(cls, graph: Any) -> "Graph":
@@ -125,8 +158,8 @@ class Graph:
         networkx = sys.modules.get("networkx")  # whoever has such a graph has imported it
         if networkx is not None and isinstance(graph, networkx.DiGraph):
             return cls(
-                {str(node): [str(name) for name in graph.predecessors(node)] for node in graph},
-                {str(node): tasks for node, tasks in graph.nodes(data="tasks", default=0)},
+                {_named(node): [_named(name) for name in graph.predecessors(node)] for node in graph},
+                {_named(node): tasks for node, tasks in graph.nodes(data="tasks", default=0)},
             )
         raise TypeError(
             f"a graph is a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"
@@ -171,56 +204,44 @@ class Graph:
         return {"nodes": nodes, "edges": edges, "levels": self.levels()}
 
 
-def _checked_names(unit: object, names: Iterable[str]) -> tuple[str, ...]:
+def _named(node: object) -> str:
+    return node if isinstance(node, str) else str(node)
+
+
+def _checked_names(unit: object, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     if not isinstance(unit, str):
         raise TypeError(f"a unit's name is a str, not {unit!r}")
     if isinstance(names, str):
         raise TypeError(
             f"the dependencies of unit {unit!r} are a collection of names: write [{names!r}], not {names!r}"
         )
-    unique = tuple(dict.fromkeys(names))
-    for name in unique:
+    unique: dict[str, None] = {}
+    for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a dependency is named by a str, not {name!r} (of unit {unit!r})")
-    return unique
+        unique[str.__str__(name)] = None
+    return str.__str__(unit), tuple(unique)
 
 
-def _checked_tasks(unit: str, count: int, units: Mapping[str, object]) -> int:
+def _checked_tasks(unit: str, count: int, units: Mapping[str, object]) -> tuple[str, int]:
     if unit not in units:
         raise ValueError(f"tasks are given for {unit!r}, which is not a unit of the graph")
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"the number of tasks of unit {unit!r} is an int, not {count!r}")
     if count < 0:
         raise ValueError(f"unit {unit!r} can't have {count} tasks")
-    return count
+    return str.__str__(unit), int(count)
 
 
-def _levels(dependencies: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
-    """The depth of every unit, by Kahn's algorithm: a unit is placed when its last dependency has been."""
-    dependents: dict[str, list[str]] = {unit: [] for unit in dependencies}
-    missing = {}
-    for unit, names in dependencies.items():
-        missing[unit] = len(names)
-        for name in names:
-            dependents[name].append(unit)
-    level = {unit: 0 for unit, count in missing.items() if count == 0}
-    placed = list(level)
-    for unit in placed:  # grows while it is walked
-        for dependent in dependents[unit]:
-            missing[dependent] -= 1
-            if missing[dependent] == 0:
-                level[dependent] = 1 + max(level[name] for name in dependencies[dependent])
-                placed.append(dependent)
-    if len(placed) < len(dependencies):
-        raise CycleError(_find_cycle({u: names for u, names in dependencies.items() if u not in level}, level))
-    return level
-
-
-def _find_cycle(stuck: Mapping[str, tuple[str, ...]], placed: Mapping[str, int]) -> list[str]:
-    """A circle among units of which each still waits for another: follow such a wait until it comes back."""
-    unit = min(stuck)
-    path: dict[str, int] = {}
-    while unit not in path:
-        path[unit] = len(path)
-        unit = next(name for name in stuck[unit] if name not in placed)
-    return list(path)[path[unit] :]
+def _levels(dependencies: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:
+    """The units by depth: each round gives those whose last dependency was in the round before."""
+    sorter = TopologicalSorter(dependencies)
+    try:
+        sorter.prepare()
+    except _FoundCycle as found:
+        cycle = found.args[1][:0:-1]  # whose first and last are the same, and each of which is needed by the next
+        start = cycle.index(min(cycle))
+        raise CycleError(cycle[start:] + cycle[:start]) from None
+    while ready := sorter.get_ready():
+        yield sorted(ready)
+        sorter.done(*ready)

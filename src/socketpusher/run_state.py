@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableSequence
 from typing import Any, NamedTuple
 
 from .events import EventType
-from .graph import GraphPayload, NodePayload
+from .graph import GraphPayload, NodePayload, graph_in
 
 STATUSES = ("pending", "ready", "in_progress", "complete", "failed", "blocked")
 
@@ -77,14 +77,14 @@ class Progress:
             number: Its place in the order of all events, from 0.
             event: Its JSON object, a `WireEvent`; what is malformed or unknown is ignored.
         """
-        kind, payload = event.get("type"), event.get("payload")
+        kind, unit, payload = event.get("type"), event.get("unit", ""), event.get("payload")
+        if not isinstance(kind, str) or not isinstance(unit, str):
+            return
         if kind == EventType.ORCH_STARTED:
-            graph = payload.get("graph") if isinstance(payload, dict) else None
-            nodes = graph.get("nodes") if isinstance(graph, dict) else None
-            self._begin(nodes if isinstance(nodes, list) else self._graph["nodes"], number + 1)
+            self.begin(number, graph_in(payload))
         elif kind in (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED):
             self._cells[_ENDED] = max(self._cells[_ENDED], number + 1)
-        elif (offset := self._offset.get(event.get("unit", ""))) is not None:
+        elif (offset := self._offset.get(unit)) is not None:
             if kind == EventType.TASK_COMPLETED:
                 self._complete_task(offset, event.get("task"))
             elif kind in _STATUS_AFTER:
@@ -93,11 +93,20 @@ class Progress:
                     self._raise(offset + _TASKS, payload.get("total_tasks"))
                     self._raise(offset + _COMPLETED, payload.get("completed_tasks"))
 
+    def begin(self, number: int, graph: GraphPayload | None) -> None:
+        """Take an `orch.started` in.
+
+        Args:
+            number: Its place in the order of all events, from 0.
+            graph: What `graph_in` its payload has found.
+        """
+        self._begin((graph or self._graph)["nodes"], number + 1)
+
     def _begin(self, nodes: list[NodePayload], number: int) -> None:
         """A run begins: every unit that no later event has changed is as the nodes say."""
         self._cells[_STARTED] = max(self._cells[_STARTED], number)
         for node in nodes:
-            offset = self._offset.get(node.get("id", "")) if isinstance(node, dict) else None
+            offset = self._offset.get(node["id"])
             if offset is not None and self._cells[offset + _CHANGED] <= number:
                 status = node.get("status", "pending")
                 self._change(offset, number, STATUSES.index(status) if status in STATUSES else 0)

@@ -7,15 +7,16 @@ it is told the events that have left the backlog, read or dropped, and not those
 
 import sys
 from collections.abc import Iterator, MutableSequence
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
 from ..channel.batch import Batch
+from ..conversion import plain
 from ..events import Event, EventType
-from ..graph import GraphPayload, thinned
+from ..graph import GraphPayload, graph_in, thinned
 from ..run_state import RELEVANT, Progress
-from ..wire import encode
+from ..wire import DecodeError, encode, parse
 
 _STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 _RELEVANT = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
@@ -40,8 +41,8 @@ class Handshake:
         cells: MutableSequence[int] | memoryview | None = None,
         started: bytes = b"",
     ) -> None:
-        self._graph = graph
-        self._parallelism = parallelism
+        self._graph = graph = None if graph is None else _as_encoded(graph)
+        self._parallelism = _as_encoded(parallelism)
         self._max_line_bytes = max_line_bytes
         self._progress = None if graph is None else Progress(graph, cells)
         self._started = started  # the line, without its graph if the host left that to us
@@ -76,21 +77,23 @@ class Handshake:
         if self._progress is None and _STARTED not in batch.data:
             return
         for number, line in enumerate(batch.data.split(b"\n")[:-1], batch.first):
-            if line.startswith(_RELEVANT):
-                event = orjson.loads(line)
+            if line.startswith(_RELEVANT) and (event := _parsed(line)):
                 if event["type"] == EventType.ORCH_STARTED:
-                    self._on_started(line, event)
-                if self._progress is not None:
+                    self._on_started(number, line, graph_in(event.get("payload")))
+                elif self._progress is not None:
                     self._progress.apply(number, event)
 
-    def _on_started(self, line: bytes, event: dict[str, Any]) -> None:
+    def _on_started(self, number: int, line: bytes, graph: GraphPayload | None) -> None:
         self._started = line + b"\n"
-        if self._graph is None and (graph := _graph_of(event)) is not None:
+        if self._graph is None and graph is not None:
             self._progress = Progress(graph)
+        if self._progress is not None:
+            self._progress.begin(number, graph)
 
     def _filled_in(self, line: bytes, graph: GraphPayload) -> bytes:
-        payload = orjson.loads(line).get("payload") or {}
-        if not isinstance(payload, dict) or "graph" in payload:
+        event = _parsed(line)
+        payload = event.get("payload")
+        if not event or not (payload is None or isinstance(payload, dict)) or graph_in(payload) is not None:
             return line + b"\n"
         return self._with_graph(line, graph)
 
@@ -116,11 +119,18 @@ def _ever_less(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
     yield {}
 
 
-def _graph_of(started: dict[str, Any]) -> GraphPayload | None:
-    """The graph that a host has put into its `orch.started`, if it is one."""
-    payload = started.get("payload")
-    graph = payload.get("graph") if isinstance(payload, dict) else None
-    nodes = graph.get("nodes") if isinstance(graph, dict) else None
-    if isinstance(nodes, list) and nodes and all(isinstance(node, dict) and "id" in node for node in nodes):
-        return cast(GraphPayload, graph)
-    return None
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
+    try:
+        return parse(line)
+    except DecodeError:
+        return {}
+
+
+def _as_encoded(value: Any) -> Any:
+    """The value as `encode` would write it, for one: names without lone surrogates, as those of the events are."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return plain(value, lambda note: None)
+    return value

@@ -1,0 +1,140 @@
+"""What a connection begins with, whatever the host has put into its events and names."""
+
+import math
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketpusher import Event, Graph, wire
+from socketpusher.channel.batch import Batch
+from socketpusher.writer.preface import Handshake
+
+LIMIT = 1 << 20
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from(["a", "b", "", "\udce9"]) | anything
+nodes = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": names,
+        "level": st.integers() | anything,
+        "status": st.sampled_from(["pending", "failed"]) | anything,
+        "tasks": st.integers() | anything,
+        "completed_tasks": st.integers() | anything,
+        "depends_on": st.lists(names, max_size=2) | anything,
+    },
+)
+edges = st.fixed_dictionaries({}, optional={"from": names, "to": names})
+graphs = st.fixed_dictionaries(
+    {},
+    optional={
+        "nodes": st.lists(nodes | anything, max_size=3) | anything,
+        "edges": st.lists(edges | anything, max_size=2) | anything,
+        "levels": st.lists(st.lists(names, max_size=2) | anything, max_size=2) | anything,
+    },
+)
+payloads = st.fixed_dictionaries({}, optional={"graph": graphs | anything, "total_tasks": anything}) | anything
+events = st.builds(
+    Event,
+    st.sampled_from(["orch.started", "unit.started", "unit.failed", "task.completed", "orch.completed"]),
+    names,
+    task=st.none() | st.integers(),
+    payload=payloads,
+)
+
+
+def batch(*events: Event, first: int = 0) -> Batch:
+    return Batch(first, first + len(events), b"".join(map(wire.encode, events)))
+
+
+def payloads_of(lines: bytes) -> list[Any]:
+    return [wire.decode(line).payload for line in lines.splitlines()]
+
+
+@given(st.lists(events, max_size=5), st.booleans())
+def test_whatever_a_payload_holds_lines_are_delivered(emitted: list[Event], with_graph: bool) -> None:
+    handshake = Handshake(Graph({"a": []}).payload() if with_graph else None, 2, LIMIT)
+    lines = handshake.completed(batch(*emitted))
+    assert len(lines.data.splitlines()) == len(emitted)
+    handshake.left(lines)
+    for line in [*lines.data.splitlines(), *handshake.preface().splitlines()]:
+        wire.decode(line)
+
+
+def deep() -> list[Any]:
+    value: list[Any] = []
+    for _ in range(240):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        None,
+        {},
+        [],
+        {"nodes": None},
+        {"nodes": []},
+        {"nodes": ["a"]},
+        {"nodes": [{"id": ["a"]}]},
+        {"nodes": [{"level": 0}]},
+        {"nodes": [{"id": "a", "level": "0"}]},
+        {"nodes": [{"id": "a", "level": 2**70}]},
+        {"nodes": [{"id": "a", "level": math.nan}]},
+        {"nodes": [{"id": "a", "depends_on": "b"}]},
+        {"nodes": [{"id": "a", "depends_on": [{}]}]},
+        {"nodes": [{"id": "a"}], "edges": {}},
+        {"nodes": [{"id": "a"}], "edges": [{"from": "a"}]},
+        {"nodes": [{"id": "a"}], "levels": ["a"]},
+        {"nodes": deep()},
+    ],
+)
+def test_a_graph_that_is_malformed_is_no_graph(graph: Any) -> None:
+    started = Event("orch.started", payload={"graph": graph, "mine": 1})
+    handshake = Handshake(None, 2, LIMIT)
+    emitted = batch(started)
+    assert handshake.completed(emitted).data == emitted.data
+    handshake.left(emitted)
+    assert handshake.preface() == b""
+    known = Graph({"a": []}).payload()
+    handshake = Handshake(known, 2, LIMIT)
+    lines = handshake.completed(emitted)
+    assert payloads_of(lines.data) == [{"unit_count": 1, "parallelism": 2, "mine": 1, "graph": known}]
+    handshake.left(lines)
+    assert payloads_of(handshake.preface())[0] == known
+
+
+def test_how_units_stand_may_be_anything() -> None:
+    node = {"id": "a", "status": ["x"], "tasks": 2**63, "completed_tasks": {}, "mine": [None]}
+    handshake = Handshake(None, 2, LIMIT)
+    handshake.left(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})))
+    (payload,) = payloads_of(handshake.preface())
+    assert payload["graph"]["nodes"] == [node | {"status": "pending", "tasks": 0, "completed_tasks": 0}]
+
+
+def test_a_line_that_is_not_json_is_delivered() -> None:
+    torn = Batch(0, 2, b'{"type":"orch.started","ti\n{"type":"unit.started",\n')
+    handshake = Handshake(Graph({"a": []}).payload(), 2, LIMIT)
+    assert handshake.completed(torn).data == torn.data
+    handshake.left(torn)
+    assert len(payloads_of(handshake.preface())) == 1
+
+
+def test_names_that_are_no_unicode_are_those_of_the_events() -> None:
+    name = os.fsdecode(b"caf\xe9")
+    handshake = Handshake(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
+    lines = handshake.completed(batch(Event("orch.started"), Event("unit.failed", name)))
+    handshake.left(lines)
+    graph, started = payloads_of(handshake.preface())
+    assert [(node["id"], node["status"]) for node in graph["nodes"]] == [("caf\\udce9", "failed"), ("b", "pending")]
+    assert graph["edges"] == [{"from": "caf\\udce9", "to": "b"}]
+    assert started["graph"] == graph
+    assert started["parallelism"] == str(10**30)
