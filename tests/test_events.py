@@ -162,6 +162,7 @@ def interrupted_everywhere(work: Callable[[], object], interruption: Callable[[]
                     interruption()
             return trace
 
+        sys._getframe().f_trace_opcodes = True  # 3.12 looks here whether anything wants instructions
         sys.settrace(trace)
         try:
             work()
