@@ -22,7 +22,7 @@ Measure socketpusher beside what people would use instead.
 
 Every measurement runs a fresh host process that emits, and a fresh consumer process that only reads; peers take
 turns within a round (A B C A B C), and tables show the median with the lowest and the highest round. All scenarios
-take about nine minutes on two cores. Run it on a machine that does nothing else.
+take about twelve minutes on two cores. Run it on a machine that does nothing else.
 """
 EXAMPLES = """\
 examples:
@@ -31,6 +31,7 @@ examples:
   python -m benchmarks --quick             does the suite work? (its figures mean nothing)
   python -m benchmarks burst --rounds 7    narrower spread
   python -m benchmarks --peers socketpusher pyzmq_push -- burst
+  python -m benchmarks --old ../socketpusher-0.1.0 size    an earlier checkout beside this one
   python benchmarks/coalescing.py          the one fact that the design turns on, in half a minute
 
 peers that can't be imported are left out by name; for all of them:
@@ -50,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a fraction of the events, one round: a smoke test")
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="only these, beside socketpusher and the floor")
     parser.add_argument(
+        "--old", type=_source, metavar="DIRECTORY",
+        help="a checkout of an earlier version, or its src: measured beside this one",
+    )  # fmt: skip
+    parser.add_argument(
         "--json", metavar="FILE", default=None,
         help="where the figures of every round go (benchmarks/results.json)",
     )  # fmt: skip
@@ -64,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Stage() as stage:
-            lab = Lab(stage, 1 if chosen.quick else chosen.rounds, chosen.quick)
+            lab = Lab(stage, 1 if chosen.quick else chosen.rounds, chosen.quick, chosen.old or "")
             if chosen.peers:
                 if unknown := set(chosen.peers) - set(lab.peers):
                     parser.error(f"no peer {', '.join(sorted(unknown))} here; there are {', '.join(lab.peers)}")
@@ -77,12 +82,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _source(directory: str) -> str:
+    """Where the package is in a checkout."""
+    for source in (os.path.join(directory, "src"), directory):
+        if os.path.isfile(os.path.join(source, "socketpusher", "__init__.py")):
+            return os.path.abspath(source)
+    raise argparse.ArgumentTypeError(f"there is no socketpusher in {directory}")
+
+
 def _list() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--list | head` is no failure
     for name in ALL:
         module = import_module(f"benchmarks.scenarios.{name}")
         print(f"{name:12} {module.TITLE}\n{_indented(module.__doc__)}\n")
-    found, left_out = peers.available()
+    found, left_out = peers.available(old=True)
     for name, module in found.items():
         print(f"{name}\n{_indented(module.__doc__)}\n")
     for name, why in left_out.items():

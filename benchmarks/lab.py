@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import peers
+from .findings import Target
 from .stage import MeasurementError, Stage
 from .workload import turns_for
 
 SLOW = 3.0
-"""A measurement that takes longer is not repeated, except of the two that all are compared with, in seconds."""
+"""A measurement that takes longer is not repeated, except of those that all are compared with, in seconds."""
 
 DEFAULT_BUFFER = 1000
 WORK = 20e-6
@@ -29,13 +30,15 @@ class Lab:
         stage: Where the processes run.
         rounds: How often each measurement is repeated.
         quick: Whether only a fraction of the events is sent: a test of the suite, not of the peers.
+        old: The directory that holds an earlier version of the package, or "".
     """
 
-    def __init__(self, stage: Stage, rounds: int, quick: bool = False) -> None:
+    def __init__(self, stage: Stage, rounds: int, quick: bool = False, old: str = "") -> None:
         self.stage = stage
         self.rounds = rounds
         self.quick = quick
-        self.peers, self.left_out = peers.available()
+        self.old = old
+        self.peers, self.left_out = peers.available(bool(old))
         self.work = turns_for(WORK)
 
     def events(self, count: int) -> int:
@@ -48,7 +51,7 @@ class Lab:
             consumer = "none"
         try:
             with self.stage.consumer(consumer) as (path, reading):
-                figures = self.stage.host(peer, scenario, path, options)
+                figures = self.stage.host(peer, scenario, path, options, self.old if peer == peers.OLD else "")
                 if reading is not None and consumer != "stall":
                     figures |= json.loads(reading.line())
         except MeasurementError as error:
@@ -113,3 +116,24 @@ def ratio(over: list[Figures], under: list[Figures], key: str) -> float | None:
     """The median of the ratios of a figure within each round."""
     found = [a / b for a, b in zip(values(over, key), values(under, key), strict=False) if b]
     return statistics.median(found) if found else None
+
+
+def most(runs: Iterable[Figures], key: str) -> float | None:
+    """The worst round."""
+    return max(values(runs, key), default=None)
+
+
+def beside(
+    lab: Lab,
+    what: str,
+    runs: dict[str, list[Figures]],
+    key: str,
+    limit: float = 1.0,
+    others: Iterable[str] = peers.BRIDGES,
+) -> list[Target]:
+    """That a figure of socketpusher is at most `limit` times that of each of the other peers."""
+    return [
+        Target(f"{what} / {lab.peers[peer].NAME}", ratio(runs["socketpusher"], runs[peer], key), limit)
+        for peer in others
+        if peer in runs
+    ]

@@ -29,13 +29,20 @@ class Child:
     Args:
         command: What to run with the present interpreter.
         errors: The file that takes its standard error.
+        source: A directory to import from before all others, by it and by its children.
     """
 
-    def __init__(self, command: list[str], errors: str) -> None:
+    def __init__(self, command: list[str], errors: str, source: str = "") -> None:
         self._errors = errors
+        paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         with open(errors, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=file, start_new_session=True
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": paths},
+                stdout=subprocess.PIPE,
+                stderr=file,
+                start_new_session=True,
             )
 
     def line(self, timeout: float = LIMIT) -> str:
@@ -118,9 +125,9 @@ class Stage:
         return os.path.join(self._directory, f"{next(self._numbers)}-{name}")
 
     @contextmanager
-    def run(self, *command: str) -> Iterator[Child]:
+    def run(self, *command: str, source: str = "") -> Iterator[Child]:
         """A process, ended on the way out."""
-        child = Child(list(command), self.path("errors"))
+        child = Child(list(command), self.path("errors"), source)
         try:
             yield child
         finally:
@@ -137,9 +144,9 @@ class Stage:
             child.line()  # ready
             yield path, child
 
-    def host(self, peer: str, scenario: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
+    def host(self, peer: str, scenario: str, path: str, options: dict[str, Any], source: str = "") -> dict[str, Any]:
         """Run a host to its end. Its figures."""
-        with self.run("-m", "benchmarks.host", peer, scenario, path, json.dumps(options)) as child:
+        with self.run("-m", "benchmarks.host", peer, scenario, path, json.dumps(options), source=source) as child:
             figures: dict[str, Any] = json.loads(child.line())
             child.process.wait(LIMIT)
         return figures

@@ -17,16 +17,22 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
-ALWAYS = ("socketpusher", "floor")
+OLD = "socketpusher_old"
+ALWAYS = ("socketpusher", OLD, "floor")
 """What everything else is compared with."""
+BRIDGES = ("pyzmq_push", "faster_fifo_bridge")
+"""The peers that write in the emitting thread, to a process that passes it on."""
 
 
-def available() -> tuple[dict[str, ModuleType], dict[str, str]]:
-    """The peers by name, and of those that can't be imported the reason."""
+def available(old: bool = False) -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """The peers by name, and of those that can't be imported the reason. The old version only where one is given."""
     found: dict[str, ModuleType] = {}
     left_out: dict[str, str] = {}
     names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     for name in sorted(names, key=lambda name: (name not in ALWAYS, name)):
+        if name == OLD and not old:
+            left_out[name] = "--old names no directory"
+            continue
         try:
             module = import_module(f"{__name__}.{name}")
         except ImportError as error:

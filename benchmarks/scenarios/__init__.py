@@ -7,4 +7,16 @@ A scenario's module has
 and its docstring says what is measured and how.
 """
 
-ALL = ("busy", "burst", "emit_cost", "stalled", "at_rest", "size", "start_stop", "listening", "relaying")
+ALL = (
+    "busy",
+    "sparse",
+    "burst",
+    "crowded",
+    "emit_cost",
+    "stalled",
+    "at_rest",
+    "size",
+    "start_stop",
+    "listening",
+    "relaying",
+)

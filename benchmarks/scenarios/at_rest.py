@@ -1,11 +1,14 @@
-"""One event every 10 ms from a host that sleeps meanwhile: the latency when nothing else is in the way."""
+"""One event every 10 ms from a host that sleeps meanwhile: the latency when nothing else is in the way.
+
+Host CPU per event is that of all threads of the host, with the loop and its sleep, which are the same for each peer.
+"""
 
 import time
 from typing import Any
 
-from ..findings import Findings, Table, Target
+from ..findings import Findings, Table
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, spread
+from ..lab import DEFAULT_BUFFER, Figures, Lab, beside, spread
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Latency at rest"
@@ -47,6 +50,9 @@ def run(lab: Lab) -> Findings:
     columns = ["", "rounds", "p50 ms", "p99 ms", "max ms", "host CPU us/event"]
     return Findings(
         [Table(f"{TITLE}: {events} events", columns, rows)],
-        [Target("at rest: latency p50, ms", median(runs["socketpusher"], "latency_p50"), 1.0)],
+        [
+            *beside(lab, "at rest: latency p50", runs, "latency_p50", 1.25),
+            *beside(lab, "at rest: host CPU per event", runs, "cpu", 1.3, ["thread_queue"]),
+        ],
         runs,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..findings import Findings, Table, Target
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
+from ..lab import DEFAULT_BUFFER, Figures, Lab, beside, median, most, ratio, spread
 from ..workload import TYPE, UNIT, payload, work
 
 TITLE = "Busy scheduler"
@@ -23,6 +23,7 @@ THREADS = 3
 TURN = 100
 LIMIT = 2.0
 """After how long a schedule is cut off, in seconds, times the number of busy threads. Its time is then extrapolated."""
+LOST_NOTE = "the worst round"
 
 
 def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int) -> Figures:
@@ -54,8 +55,9 @@ def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int
     return {"emitted": done, "schedule": schedule / 1e9 * events / done}
 
 
-def measure(lab: Lab, peer: str, threads: int = 0) -> Figures:
-    figures = lab.measure(peer, "busy", "record", events=lab.events(EVENTS), turns=lab.work, threads=threads)
+def measure(lab: Lab, peer: str, threads: int = 0, **other: int) -> Figures:
+    options = {"events": lab.events(EVENTS), "turns": lab.work, "threads": threads, **other}
+    figures = lab.measure(peer, "busy", "record", **options)
     if "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
     return figures
@@ -91,37 +93,24 @@ def lost_percent(found: list[Figures]) -> str:
 
 def run(lab: Lab) -> Findings:
     alone = lab.interleaved({peer: lambda peer=peer: measure(lab, peer) for peer in lab.peers})
-    beside = lab.interleaved({peer: lambda peer=peer: measure(lab, peer, THREADS) for peer in lab.peers})
-    ours, floor = alone["socketpusher"], alone["floor"]
-    slower = ratio(beside["floor"], floor, "schedule") or float("nan")
+    crowded = lab.interleaved({peer: lambda peer=peer: measure(lab, peer, THREADS) for peer in lab.peers})
+    ours, ours_crowded = alone["socketpusher"], crowded["socketpusher"]
+    threads = f"busy, {THREADS} more threads"
     return Findings(
         [
             table(lab, f"{TITLE}: {lab.events(EVENTS):,} events", alone),
-            table(lab, f"{TITLE}, {THREADS} more CPU-bound threads: {lab.events(EVENTS):,} events", beside),
+            table(lab, f"{TITLE}, {THREADS} more CPU-bound threads: {lab.events(EVENTS):,} events", crowded),
         ],
         [
-            Target("busy: lost", max((r["lost"] for r in ours), default=None), 0, note="the worst round"),
-            Target("busy: schedule / floor", ratio(ours, floor, "schedule"), 1.05),
-            Target("busy: latency p50, ms", median(ours, "latency_p50"), 12),
-            Target("busy: latency p99, ms", median(ours, "latency_p99"), 35),
-            Target(
-                "busy, 3 more threads: lost",
-                max((r["lost"] for r in beside["socketpusher"]), default=None),
-                0,
-                note="the worst round",
-            ),
-            Target(
-                "busy, 3 more threads: latency p50 / alone",
-                ratio(beside["socketpusher"], ours, "latency_p50"),
-                round(slower, 2),
-                note="the bound: how much slower the threads make the floor",
-            ),
-            Target(
-                "busy, 3 more threads: latency p99 / alone",
-                ratio(beside["socketpusher"], ours, "latency_p99"),
-                round(slower, 2),
-                note="the same",
-            ),
+            Target("busy: lost", most(ours, "lost"), 0, note=LOST_NOTE),
+            Target("busy: schedule / floor", ratio(ours, alone["floor"], "schedule"), 1.05),
+            Target("busy: latency p50, ms", median(ours, "latency_p50"), 1.5),
+            Target("busy: latency p99, ms", median(ours, "latency_p99"), 5),
+            *beside(lab, "busy: latency p99", alone, "latency_p99"),
+            Target(f"{threads}: lost", most(ours_crowded, "lost"), 0, note=LOST_NOTE),
+            Target(f"{threads}: latency p50, ms", median(ours_crowded, "latency_p50"), 3),
+            Target(f"{threads}: latency p99, ms", median(ours_crowded, "latency_p99"), 40),
+            *beside(lab, f"{threads}: schedule", crowded, "schedule"),
         ],
-        {"alone": alone, "beside_threads": beside},
+        {"alone": alone, "beside_threads": crowded},
     )

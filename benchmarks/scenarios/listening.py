@@ -2,7 +2,8 @@
 
 A sender in another process writes a file of lines to the socket. The consumer does nothing with an event but count it;
 timed is the way from the first event to the last. The loop has its lines split already, and makes dicts: no check, no
-`Event`, no time. So the ratio falls with the size of the lines: what an event costs besides its JSON is the same.
+`Event`, no time. So the ratio falls with the size of the lines: what an event costs besides its JSON is the same. It is
+a figure without a target: half of that loop would need events without a parsed time.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ..findings import Findings, Table, Target
+from ..findings import Findings, Table
 from ..lab import Figures, Lab, ratio, spread
 from ..stage import MeasurementError
 from ..workload import TYPE, UNIT, payload
@@ -113,7 +114,7 @@ def run(lab: Lab) -> Findings:
     with open(script, "w") as file:
         file.write(SCRIPT)
     findings = Findings([])
-    floor, events = list(CASES)[:2]
+    floor = next(iter(CASES))
     for what, (size, part) in _LINES.items():
         count = lab.events(EVENTS) // part
         runs = _compare(lab, script, size, count)
@@ -123,8 +124,6 @@ def run(lab: Lab) -> Findings:
         ]
         note = "one core receives, another one sends"
         findings.tables.append(Table(f"{TITLE}: {count:,} {what}", ["", "events/s", "of the loop"], rows, note))
-        reached = ratio(runs[events], runs[floor], "rate")
-        findings.targets.append(Target(f"listen / a loop of orjson.loads, {what}", reached, 0.5, at_least=True))
         findings.figures[what] = runs
     return findings
 

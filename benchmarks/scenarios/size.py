@@ -1,4 +1,4 @@
-"""How cost grows with size: payloads of 100 bytes to 1 MB, graphs of 10 to 100,000 units. socketpusher only.
+"""How cost grows with size: payloads of 100 bytes to 1 MB, graphs of 10 to 100,000 units. socketpusher, old and new.
 
 Payloads: bytes per second that the consumer received, from the first emit to the last receipt, beside a loop that
 sends lines of the same length on a bare socket, which is the consumer's limit. The host calls `flush()` after every
@@ -15,12 +15,14 @@ import time
 from itertools import pairwise
 from typing import Any
 
+from .. import peers
 from ..findings import Findings, Table, Target
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, spread
+from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
 from ..workload import TYPE, UNIT
 
 TITLE = "Size"
 PAYLOADS = (100, 1_000, 10_000, 100_000, 1_000_000)
+LARGE = PAYLOADS[-2:]
 TOTAL = 150_000_000
 MOST_EVENTS = 100_000
 FLUSH_BYTES = 4 << 20
@@ -83,7 +85,8 @@ def graph_of(units: int) -> dict[str, list[str]]:
 def run(lab: Lab) -> Findings:
     def carried(what: str, size: int) -> Figures:
         events = lab.events(max(20, min(MOST_EVENTS, TOTAL // size)))
-        figures = lab.measure("socketpusher", "size", what=what, size=size, events=events)
+        peer, what = (peers.OLD, "events") if what == "old" else ("socketpusher", what)
+        figures = lab.measure(peer, "size", what=what, size=size, events=events)
         if "received" in figures:
             figures["rate"] = figures["bytes"] / (figures["last_receipt"] - figures["first_emit"]) * 1e3
             figures["lost"] = figures.get("emitted", figures["received"]) - figures["received"]
@@ -99,7 +102,8 @@ def run(lab: Lab) -> Findings:
         {
             f"{what} {size}": lambda what=what, size=size: carried(what, size)
             for size in PAYLOADS
-            for what in ("raw", "events")
+            for what in ("raw", "events", "old")
+            if what != "old" or peers.OLD in lab.peers
         }
     )
     graphs = lab.interleaved({str(size): lambda size=size: graphed(size) for size in GRAPHS})
@@ -109,6 +113,7 @@ def run(lab: Lab) -> Findings:
             spread(carrying[f"events {size}"], "lost", digits=0),
             spread(carrying[f"events {size}"], "rate", digits=0),
             spread(carrying[f"raw {size}"], "rate", digits=0),
+            spread(carrying.get(f"old {size}", []), "rate", digits=0),
         ]
         for size in PAYLOADS
     ]
@@ -128,7 +133,7 @@ def run(lab: Lab) -> Findings:
     best = max((rate for rate in rates if rate is not None), default=None)
     return Findings(
         [
-            Table(f"{TITLE}: payloads", ["", "lost", "MB/s", "bare socket MB/s"], payload_rows),
+            Table(f"{TITLE}: payloads", ["", "lost", "MB/s", "bare socket MB/s", "old MB/s"], payload_rows),
             Table(
                 f"{TITLE}: graphs",
                 ["", "set_graph ms", "us/unit", "start ms", "first line ms", "line bytes"],
@@ -136,6 +141,15 @@ def run(lab: Lab) -> Findings:
             ),
         ],
         [
+            *(
+                Target(
+                    f"size, {size:,} B: MB/s / the old version's",
+                    ratio(carrying[f"events {size}"], carrying.get(f"old {size}", []), "rate"),
+                    1.5,
+                    at_least=True,
+                )
+                for size in LARGE
+            ),
             Target("size: the highest MB/s", best, min(200.0, limit), at_least=True),
             Target("size: sizes at which MB/s fall by over a fifth", _falls(rates), 0),
             Target(

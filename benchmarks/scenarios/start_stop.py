@@ -1,4 +1,4 @@
-"""How long starting and ending take, and what the writer weighs. socketpusher only.
+"""How long starting and ending take, and what the writer weighs. socketpusher, old and new.
 
 `start()` to connected, in a fresh interpreter, beside the whole life of `python -c "import orjson, tenacity"`, which is
 what a process with the writer's dependencies costs at least. `close()` after a million events back to back. The memory
@@ -11,13 +11,16 @@ import json
 import time
 from typing import Any
 
+from .. import peers
 from ..findings import Findings, Table, Target
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
+from ..lab import DEFAULT_BUFFER, Figures, Lab, ratio, spread
 from ..stage import MeasurementError
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Start and stop"
 EVENTS = 1_000_000
+BARE = 'python -c "import orjson, tenacity"'
+EMPTY, OLD, NUMPY = "empty main module", "the same, socketpusher (old)", "main module with numpy"
 
 SCRIPT = """
 import json, sys, time
@@ -54,13 +57,13 @@ def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     return {"close": (time.perf_counter() - start) * 1e3, "emitted": events}
 
 
-def _script(lab: Lab, text: str) -> Figures:
+def _script(lab: Lab, text: str, source: str = "") -> Figures:
     """Run a script with a main module of its own."""
     path = lab.stage.path("script.py")
     with open(path, "w") as file:
         file.write(text)
     try:
-        with lab.stage.consumer("count") as (socket, _), lab.stage.run(path, socket) as child:
+        with lab.stage.consumer("count") as (socket, _), lab.stage.run(path, socket, source=source) as child:
             figures: Figures = json.loads(child.line())
             child.process.wait()
     except MeasurementError as error:
@@ -84,14 +87,17 @@ def _million(lab: Lab) -> Figures:
 
 def run(lab: Lab) -> Findings:
     cases = {
-        'python -c "import orjson, tenacity"': lambda: _bare(lab),
-        "empty main module": lambda: _script(lab, SCRIPT),
-        "main module with numpy": lambda: _script(lab, "import numpy\n" + SCRIPT),
+        BARE: lambda: _bare(lab),
+        EMPTY: lambda: _script(lab, SCRIPT),
+        OLD: lambda: _script(lab, SCRIPT, lab.old),
+        NUMPY: lambda: _script(lab, "import numpy\n" + SCRIPT),
     }
     if importlib.util.find_spec("numpy") is None:
-        del cases["main module with numpy"]
+        del cases[NUMPY]
+    if peers.OLD not in lab.peers:
+        del cases[OLD]
     # Cheap, and short times need more repetition than long ones.
-    turns = [lab.interleaved(cases) for _ in range(1 if lab.quick else 2)]
+    turns = [lab.interleaved(cases) for _ in range(1 if lab.quick else 3)]
     runs = {case: [run for turn in turns for run in turn[case]] for case in cases}
     runs["after a million events"] = lab.interleaved({"close": lambda: _million(lab)})["close"]
     rows = [
@@ -106,10 +112,12 @@ def run(lab: Lab) -> Findings:
         for case, found in runs.items()
     ]
     columns = ["", "rounds", "start ms", "close ms", "writer PSS MiB", "lost"]
-    bare, empty = (runs[case] for case in list(cases)[:2])
-    targets = [Target("start / a bare interpreter with the imports", ratio(empty, bare, "start"), 2.0)]
-    if "main module with numpy" in cases:
-        heavy, light = median(runs["main module with numpy"], "memory"), median(empty, "memory")
-        growth = heavy / light if heavy and light else None
-        targets.append(Target("start: writer PSS with numpy / with nothing", growth, 1.1))
+    empty, old = runs[EMPTY], runs.get(OLD, [])
+    targets = [
+        Target("start / a bare interpreter with the imports", ratio(empty, runs[BARE], "start"), 2.0),
+        Target("start / the old version's", ratio(empty, old, "start"), 1.0),
+        Target("start: writer PSS / the old version's", ratio(empty, old, "memory"), 1.0),
+    ]
+    if NUMPY in cases:
+        targets.append(Target("start: writer PSS with numpy / with nothing", ratio(runs[NUMPY], empty, "memory"), 1.1))
     return Findings([Table(TITLE, columns, rows, "start of the bare interpreter: its whole life")], targets, runs)

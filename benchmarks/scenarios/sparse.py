@@ -1,0 +1,34 @@
+"""400 events a second from a CPU-bound thread: 2.5 ms of pure Python between two events, which is never a batch.
+
+The host of the scenario busy, with more work and fewer events. A pusher that waits for company, or for the GIL, shows
+it here, and whatever it does for an event the schedule pays once for each.
+"""
+
+from ..findings import Findings, Target
+from ..lab import Lab, median, most, ratio
+from .busy import LOST_NOTE, in_host, measure, table
+
+__all__ = ["TITLE", "in_host", "run"]
+
+TITLE = "Sparse events, busy scheduler"
+EVENTS = 600
+TURNS = 125
+"""The work between two events, times that of the scenario busy."""
+
+
+def run(lab: Lab) -> Findings:
+    events = lab.events(EVENTS)
+    runs = lab.interleaved(
+        {peer: lambda peer=peer: measure(lab, peer, events=events, turns=lab.work * TURNS) for peer in lab.peers}
+    )
+    ours = runs["socketpusher"]
+    return Findings(
+        [table(lab, f"{TITLE}: {events:,} events, 400 a second", runs)],
+        [
+            Target("sparse: lost", most(ours, "lost"), 0, note=LOST_NOTE),
+            Target("sparse: latency p50, ms", median(ours, "latency_p50"), 0.5),
+            Target("sparse: latency p99, ms", median(ours, "latency_p99"), 2),
+            Target("sparse: schedule / floor", ratio(ours, runs["floor"], "schedule"), 1.01),
+        ],
+        runs,
+    )
