@@ -17,9 +17,12 @@ pusher = SocketPusher(bus, config)
 """
 
 
-def start(lines: str, socket_path: str, how: str = "file", **options) -> subprocess.Popen:
-    """Run `PROLOGUE` and the lines: as a `file`, on the `command` line, from standard `input`, or as a `module`."""
-    code = PROLOGUE + lines
+def start(lines: str, socket_path: str, how: str = "file", *, before: str = "", **options) -> subprocess.Popen:
+    """Run `PROLOGUE` and the lines: as a `file`, on the `command` line, from standard `input`, or as a `module`.
+
+    What is `before` runs before the package is imported.
+    """
+    code = before + PROLOGUE + lines
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     environment = {**os.environ, "SOCKET": socket_path, **options.pop("env", {})}

@@ -1,0 +1,56 @@
+"""What hosts that misbehave have in common: lines for `producer_script`, and a look at their writers."""
+
+import os
+from pathlib import Path
+
+from support.waiting import is_running
+
+# `os.times` is what neither freezegun nor a test replaces.
+HELPERS = """
+def now():
+    return os.times().elapsed
+def until(condition, what="", timeout=30):
+    end = now() + timeout
+    while not condition():
+        if now() > end:
+            os.write(2, f"never came true: {what}; {pusher.stats()}\\n".encode())
+            os._exit(99)
+        time.sleep(0.002)
+def emit(count, first=0, payload=None):
+    for number in range(first, first + count):
+        bus.emit(Event("x", task=number, payload=payload))
+def kill_writer():
+    pid = pusher.stats().writer_pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: pusher.stats().writer_pid not in (pid, None), "another writer")
+def books():
+    stats = pusher.stats()
+    assert stats.emitted == stats.sent + stats.dropped + stats.pending, stats
+    return stats.emitted, stats.sent, stats.dropped, stats.pending
+def writers():
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = open(f"/proc/{name}/cmdline", "rb").read()
+            parent = int(open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if f"host={os.getpid()}".encode() in command or parent == os.getpid() and b"spawn_main" in command:
+            found.append(int(name))
+    return found
+"""
+
+
+def writers_of(host: int) -> list[int]:
+    """The processes that the pushers of a host have started, running ones."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes()
+            parent = int(command.with_name("stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended
+        ours = f"host={host}".encode() in words or (parent == host != os.getpid() and b"spawn_main" in words)
+        if ours and is_running(command.parent.name):
+            found.append(int(command.parent.name))
+    return found
