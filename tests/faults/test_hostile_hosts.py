@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -391,8 +392,6 @@ print(*books(), flush=True)
 
 
 def test_ids_rise_whatever_is_refused_while_threads_emit(bus: Bus, consumer: Consumer) -> None:
-    import threading
-
     stop = threading.Event()
 
     def work() -> None:
