@@ -1,7 +1,6 @@
 """Pushers that are closed from signal handlers and other threads, at any moment."""
 
 import os
-import signal
 import socket
 import threading
 import time
