@@ -175,10 +175,10 @@ with pusher:
     emit(3, 3)
 stop = True
 thread.join()
-print(sorted(seen), resource_tracker._resource_tracker._pid, len(consumer_names := look()))
+print(sorted(seen), resource_tracker._resource_tracker._pid)
 """
     code, output, errors = producer_script.run(lines, consumer.path)
-    assert (code, output) == (0, "[] None 0\n"), errors
+    assert (code, output) == (0, "[] None\n"), errors
 
 
 def test_a_host_that_daemonizes_after_start_counts_its_events_as_dropped_and_says_so_once(consumer: Consumer) -> None:
@@ -204,8 +204,8 @@ print(*books(), pusher.connected, flush=True)
 """
     code, output, errors = producer_script.run("parent = os.getpid()\n" + lines, consumer.path)
     assert (code, output) == (0, "3 6 0 6 0 False\n6 0 6 0 False\n"), errors
-    assert len(errors.splitlines()) == 1, errors
-    assert "dropped" in errors
+    assert len([line for line in errors.splitlines() if "dropped" in line]) == 1, errors
+    assert "Traceback" not in errors
     assert consumer.tasks() == [0, 1, 2]
 
 
@@ -220,16 +220,12 @@ seen.append(threads())
 emit(10)
 assert pusher.flush(30)
 seen.append(threads())
-kill_writer()
-emit(10)
-assert pusher.flush(30)
-seen.append(threads())
 pusher.close()
 until(lambda: threads() == (1, 1), "the end of the thread")
 print(seen)
 """
     code, output, errors = producer_script.run(lines, consumer.path)
-    assert (code, output) == (0, "[(1, 1), (2, 2), (2, 2), (2, 2)]\n"), errors
+    assert (code, output) == (0, "[(1, 1), (2, 2), (2, 2)]\n"), errors
 
 
 def test_a_pool_of_forked_processes_works_beside_a_pusher(consumer: Consumer) -> None:

@@ -246,7 +246,7 @@ emit(3, 3)
 print("ready", flush=True)
 assert pusher.flush(30)
 pusher.close()
-print(*books(), pusher.stats().writer_restarts, os.path.exists(f"/proc/{{pid}}"), flush=True)
+print(*books(), pusher.stats().writer_restarts, running(pid), flush=True)
 """
     host = producer_script.start(lines, socket_path)
     try:
@@ -283,7 +283,8 @@ def tool(path, text: str) -> None:
 def test_an_interpreter_that_can_not_be_run_is_named_and_nothing_is_left(
     consumer: Consumer, tmp_path, executable: str
 ) -> None:
-    tool(tmp_path / "hangs", "exec sleep 3600")
+    os.mkfifo(tmp_path / "never")
+    tool(tmp_path / "hangs", f"exec 3<>{tmp_path}/never; read word <&3")
     tool(tmp_path / "fails", "exit 3")
     lines = f"""{HELPERS}
 before = len(os.listdir("/proc/self/fd"))

@@ -68,10 +68,11 @@ emit(3, 6)
 assert pusher.flush(30)
 armed = False
 pusher.close()
-print(*books(), writers(), threading.active_count(), failed)
+print(*books(), writers(), threading.active_count())
+print(failed)
 """
     code, output, errors = producer_script.run(lines, consumer.path)
-    assert (code, output[:14]) == (0, "9 9 0 0 [] 1 T" if "True" in output else "9 9 0 0 [] 1 F"), errors
+    assert (code, output.splitlines()[:1]) == (0, ["9 9 0 0 [] 1"]), errors
     assert "True" not in output or "made to fail" in errors
     wait_for(lambda: set(consumer.tasks()) == set(range(9)))
 
@@ -132,7 +133,7 @@ print(now() - began < 11, books()[3], flush=True)
 
 RAISING = {
     "a handler": "logging.Handler.emit = fail\nlogging.getLogger().addHandler(logging.Handler())",
-    "a filter": "logging.getLogger('socketpusher').addFilter(fail)",
+    "a filter": "handler = logging.StreamHandler()\nhandler.addFilter(fail)\nlogging.getLogger().addHandler(handler)",
     "a handler that exits": "logging.Handler.emit = leave\nlogging.getLogger().addHandler(logging.Handler())",
 }
 
@@ -171,7 +172,7 @@ print(*books())
 
 BLOCKING = {
     "a handler": "logging.Handler.emit = block\nlogging.getLogger().addHandler(logging.Handler())",
-    "a filter": "logging.getLogger('socketpusher').addFilter(block)",
+    "a filter": "handler = logging.StreamHandler()\nhandler.addFilter(block)\nlogging.getLogger().addHandler(handler)",
 }
 
 
@@ -260,7 +261,7 @@ print(*books(), pusher.stats().writer_restarts)
 def test_a_frozen_clock_changes_no_deadline(consumer: Consumer, reads: bool, tick: str) -> None:
     lines = f"""{HELPERS}
 from freezegun import freeze_time
-with freeze_time("2020-02-02"{tick}):
+with freeze_time("1999-02-02"{tick}):
     pusher.start()
     emit(3)
     assert pusher.flush(30)
@@ -286,7 +287,7 @@ with freeze_time("2020-02-02"{tick}):
     assert (host.returncode, output) == (0, f"{reads} True 0\n"), errors
     events = consumer.events()
     assert [event.task for event in events[:3]] == [0, 1, 2]
-    assert {event.time.year for event in events if event.time} == {2020}
+    assert all(1999 <= event.time.year < 2020 for event in events if event.time)
 
 
 def test_start_keeps_its_deadline_beside_a_frozen_clock(socket_path: str) -> None:
@@ -305,7 +306,7 @@ while True:
     except BlockingIOError:
         break
 began = now()
-with freeze_time("2020-02-02"):
+with freeze_time("1999-02-02"):
     try:
         pusher.start(1)
     except TimeoutError:

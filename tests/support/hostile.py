@@ -26,6 +26,11 @@ def books():
     stats = pusher.stats()
     assert stats.emitted == stats.sent + stats.dropped + stats.pending, stats
     return stats.emitted, stats.sent, stats.dropped, stats.pending
+def running(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 def writers():
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
