@@ -1,12 +1,12 @@
 """An interrupt at any bytecode: KeyboardInterrupt, or whatever a signal handler raises or does.
 
-Brute force: each call is made again and again, and the n-th time it is interrupted at its n-th point, until it has fewer
-points. CPython runs a signal handler only where it looks at the eval breaker: at the start of a function, at a jump
-backward, behind the call of something of C, and inside of a blocking call. These places, and no others, are the points
-(`support.interrupts` says how they are found). So a lock of C in a `with` is never left held, for CPython does not look
-between taking it and the body, and neither between the body and `__exit__`.
+Brute force: a call is made again and again, the n-th time it is interrupted at its n-th point, until it has no more.
+CPython runs a signal handler only where it looks at the eval breaker: at the start of a function, at a jump backward,
+behind the call of something of C, and inside of a blocking call. These places, and no others, are the points
+(`support.interrupts` says how they are found). So a lock of C in a `with` is never left held: CPython does not look
+between taking it and the body, or between the body and `__exit__`.
 
-By default every `STRIDE`-th point is tried where each costs a process; `INTERRUPT_STRIDE=1` tries all.
+Where a point costs a process, only some are tried by default; `INTERRUPT_STRIDE=1` tries all.
 """
 
 import gc
@@ -36,8 +36,6 @@ if sys.platform != "linux":
 
 STRIDE = int(os.environ.get("INTERRUPT_STRIDE", "0"))
 UNLIMITED = 1 << 40
-MOST_PROBLEMS = 5
-"""After so many problems a test ends: each may have cost half a minute of waiting."""
 
 
 @pytest.fixture
@@ -99,6 +97,26 @@ class Host:
         assert event.task is not None
         self.sure.append(event.task)
 
+    def emit_interrupted(self, point: Point, error: type[BaseException], payload: Any = None) -> bool:
+        """Whether the interrupt came out of `emit`."""
+        event = self.event(payload)
+        self.unsure.add(event.task or 0)
+        try:
+            with point:
+                self.bus.emit(event)
+        except error:
+            return True
+        return False
+
+    def abandon(self) -> None:
+        """After a failure: end, also what hangs, for the sake of the next trial."""
+        pid = self.pusher.stats().writer_pid
+        with hang_breaker(), suppress(Exception, HungError):
+            self.pusher.close(1)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def signal_writer(self, number: int) -> None:
         pid = self.pusher.stats().writer_pid
         assert pid is not None
@@ -159,38 +177,36 @@ class Host:
         return problems
 
 
-def points(stride: int, stop: Callable[[], bool]) -> Iterator[int]:
-    """The numbers of the points to try, until `stop`."""
-    step = STRIDE or stride
-    for n in itertools.count(1, step):
-        yield n
-        if stop():
-            return
-
-
 def report(problems: list[str]) -> None:
     """Fail with all problems."""
     if problems:
         pytest.fail(f"{len(problems)} problems\n" + "\n".join(problems), pytrace=False)
 
 
-def kill_writer(pusher: SocketPusher) -> None:
-    """End what has hung, for the sake of the next test."""
-    pid = pusher.stats().writer_pid
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def survived(problems: list[str], place: Callable[[], str], trial: Callable[[], list[str]]) -> bool:
-    """Run a trial and note what is wrong; a call that hangs, or raises what it must not, is a problem too."""
+def guarded(what: str, trial: Callable[[], list[str]]) -> list[str]:
+    """What a trial finds wrong; a call that hangs, or raises what it must not, is a problem too."""
     with hang_breaker():
         try:
-            found = trial()
+            return [f"{what}:\n  {problem}" for problem in trial()]
         except (Exception, HungError, Interrupt) as error:
-            found = ["".join(traceback.format_exception(error, limit=-6))]
-    problems += [f"{place()}:\n  {problem}" for problem in found]
-    return not found
+            return [f"{what}:\n" + "".join(traceback.format_exception(error, limit=-6))]
+
+
+def sweep(stride: int, action: Callable[[], object], trial: Callable[[Point], list[str]], most: int = 5) -> list[str]:
+    """Run the trial with each point of a call, until the call has no such point. What was wrong?
+
+    It ends early after `most` problems, for each may have cost half a minute of waiting.
+    """
+    problems: list[str] = []
+    with watching():
+        for n in itertools.count(1, STRIDE or stride):
+            point = Point(n, action)
+            found = guarded(f"point {n}", lambda point=point: trial(point))  # type: ignore[misc]
+            problems += [f"{point.place}\n {problem}" for problem in found]
+            if not point.reached or len(problems) >= most:
+                assert n > 1, "no point was found"
+                return problems
+    raise AssertionError("not reached")
 
 
 # emit
@@ -238,40 +254,33 @@ def emit_at_every_point(
     **config: Any,
 ) -> list[str]:
     """The problems after an interrupt at each point of `emit`."""
-    problems: list[str] = []
     host = Host(recorder, bus(), **config)
     host.pusher.start()
-    point = Point(0, raising(error))
 
-    def trial() -> list[str]:
-        nonlocal point
+    def trial(point: Point) -> list[str]:
         before(host)
-        event = host.event(payload)
-        point = Point(n, raising(error))
-        host.unsure.add(event.task or 0)
-        raised = False
-        try:
-            with point:
-                host.bus.emit(event)
-        except error:
-            raised = True
+        raised = host.emit_interrupted(point, error, payload)
         with suppress(ProcessLookupError):
             host.signal_writer(signal.SIGCONT)
-        problems = host.at_rest()
+        found = host.at_rest()
         if point.reached and not raised and issubclass(error, KeyboardInterrupt):
-            problems.append("the interrupt was swallowed")
-        return problems
+            found.append("the interrupt was swallowed")
+        return found
 
-    with watching():
-        for n in points(stride, lambda: not point.reached or len(problems) >= MOST_PROBLEMS):
-            if not survived(problems, lambda: point.place, trial):
-                survived(problems, lambda: f"close, after {point.place}", lambda: host.pusher.close(1) or [])  # type: ignore[func-returns-value]
-                kill_writer(host.pusher)
+    def trial_and_another_host(point: Point) -> list[str]:
+        nonlocal host
+        found: list[str] | None = None
+        try:
+            found = trial(point)
+        finally:
+            if found != []:
+                host.abandon()
                 host = Host(recorder, bus(), **config)
                 host.pusher.start()
-    survived(problems, lambda: "at the end", host.settled)
-    assert n > 1, "no point was found"
-    return problems
+        return found
+
+    problems = sweep(stride, raising(error), trial_and_another_host)
+    return problems + guarded("at the end", host.settled)
 
 
 @pytest.mark.parametrize("situation", EMITS)
@@ -290,22 +299,12 @@ def test_an_exception_of_a_signal_handler_comes_out_of_emit(recorder: Recorder) 
     """It is the host's own, and the host waits for it. A bus may catch it; the pusher's handler may not."""
     host = Host(recorder, PlainBus())
     host.pusher.start()
-    swallowed = []
-    with watching():
-        for n in itertools.count(1):
-            event = host.event({"a": 1})
-            host.unsure.add(event.task or 0)
-            point = Point(n, raising(Timeout))
-            try:
-                with point:
-                    host.bus.emit(event)
-            except Timeout:
-                continue
-            if not point.reached:
-                break
-            swallowed.append(point.place)
-    report(swallowed)
-    report(host.settled())
+
+    def trial(point: Point) -> list[str]:
+        raised = host.emit_interrupted(point, Timeout, {"a": 1})
+        return ["it was swallowed"] if point.reached and not raised else []
+
+    report(sweep(1, raising(Timeout), trial, most=100) + guarded("at the end", host.settled))
 
 
 def test_an_interrupt_at_any_point_of_emit_without_ids_costs_at_most_that_event(recorder: Recorder) -> None:
@@ -314,7 +313,6 @@ def test_an_interrupt_at_any_point_of_emit_without_ids_costs_at_most_that_event(
 
 def test_an_interrupt_at_any_point_of_emit_beside_other_threads_costs_at_most_that_event(recorder: Recorder) -> None:
     """One that emits too, and one that never gives up the GIL by itself, so that the pusher's thread comes late."""
-    problems: list[str] = []
     host = Host(recorder)
     host.pusher.start()
     other = Host(recorder)  # its events go to the same bus
@@ -329,60 +327,40 @@ def test_an_interrupt_at_any_point_of_emit_beside_other_threads_costs_at_most_th
         while not over.is_set():
             sum(range(1000))
 
-    threads = [threading.Thread(target=work) for work in (emit, compute)]
-    for thread in threads:
-        thread.start()
-    point = Point(0, raising(Interrupt))
-
-    def trial() -> list[str]:
-        event = host.event({"a": 1})
-        host.unsure.add(event.task or 0)
-        with suppress(Interrupt), point:
-            host.bus.emit(event)
+    def trial(point: Point) -> list[str]:
+        host.emit_interrupted(point, Interrupt, {"a": 1})
         host.emit()
         return [] if host.pusher.flush(10) else [f"not flushed in 10 s: {host.pusher.stats()}"]
 
+    threads = [threading.Thread(target=work) for work in (emit, compute)]
+    for thread in threads:
+        thread.start()
     try:
-        with watching():
-            for n in itertools.count(1, STRIDE or 2):
-                point = Point(n, raising(Interrupt))
-                if not survived(problems, lambda: point.place, trial) or not point.reached:
-                    break
+        problems = sweep(2, raising(Interrupt), trial, most=1)
     finally:
         over.set()
         for thread in threads:
             thread.join()
     host.sure += other.sure
-    survived(problems, lambda: "at the end", host.settled)
-    report(problems)
+    report(problems + guarded("at the end", host.settled))
 
 
 def test_an_interrupt_at_any_point_of_emit_while_the_pipe_is_full_costs_at_most_that_event(recorder: Recorder) -> None:
-    problems: list[str] = []
     host = Host(recorder)
     host.pusher.start()
     host.signal_writer(signal.SIGSTOP)
     for _ in range(3000):
         host.emit("x" * 1000)
-    point = Point(0, raising(Interrupt))
 
-    def trial() -> list[str]:
-        event = host.event({"a": 1})
-        host.unsure.add(event.task or 0)
-        with suppress(Interrupt), point:
-            host.bus.emit(event)
+    def trial(point: Point) -> list[str]:
+        host.emit_interrupted(point, Interrupt, {"a": 1})
         host.emit()
         return []
 
-    with watching():
-        for n in itertools.count(1):
-            point = Point(n, raising(Interrupt))
-            if not survived(problems, lambda: point.place, trial) or not point.reached:
-                break
+    problems = sweep(1, raising(Interrupt), trial)
     host.signal_writer(signal.SIGCONT)
-    survived(problems, lambda: "when the writer goes on", host.at_rest)
-    survived(problems, lambda: "at the end", host.settled)
-    report(problems)
+    problems += guarded("when the writer goes on", host.at_rest)
+    report(problems + guarded("at the end", host.settled))
 
 
 def test_real_signals_that_raise_while_20000_events_are_emitted_cost_at_most_the_interrupted_ones(
@@ -419,10 +397,8 @@ def test_real_signals_that_raise_while_20000_events_are_emitted_cost_at_most_the
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    problems: list[str] = []
-    survived(problems, lambda: f"after {interrupts} interrupts", host.at_rest)
-    survived(problems, lambda: f"at the end, after {interrupts} interrupts", host.settled)
-    report(problems)
+    problems = guarded(f"after {interrupts} interrupts", host.at_rest)
+    report(problems + guarded(f"at the end, after {interrupts} interrupts", host.settled))
     assert interrupts > 100
 
 
@@ -445,15 +421,12 @@ def left(before: set[str]) -> list[str]:
 @pytest.mark.parametrize("after", ["start again", "close", "collected"])
 @pytest.mark.parametrize("wait", [True, False])
 def test_an_interrupt_at_any_point_of_start_leaves_nothing(recorder: Recorder, wait: bool, after: str) -> None:
-    problems: list[str] = []
-    point = Point(0, raising(Interrupt))
-
-    def trial() -> list[str]:
+    def trial(point: Point) -> list[str]:
         before = left_behind()
-        found = interrupted_start()
+        found = interrupted_start(point)
         return found + left(before)
 
-    def interrupted_start() -> list[str]:
+    def interrupted_start(point: Point) -> list[str]:
         bus = CountingBus()
         host: Host | None = Host(recorder, bus)
         assert host is not None
@@ -476,21 +449,15 @@ def test_an_interrupt_at_any_point_of_start_leaves_nothing(recorder: Recorder, w
             found.append(f"{bus.handlers} handlers are subscribed")
         return found
 
-    with watching():
-        for n in points(61, lambda: not point.reached or len(problems) >= MOST_PROBLEMS):
-            point = Point(n, raising(Interrupt))
-            survived(problems, lambda: point.place, trial)
-    report(problems)
+    report(sweep(61, raising(Interrupt), trial))
 
 
 @pytest.mark.parametrize("writer", ["runs", "is stopped"])
 def test_an_interrupted_flush_can_be_called_again(recorder: Recorder, writer: str) -> None:
-    problems: list[str] = []
     host = Host(recorder)
     host.pusher.start()
-    point = Point(0, raising(Interrupt))
 
-    def trial() -> list[str]:
+    def trial(point: Point) -> list[str]:
         if writer == "is stopped":
             host.signal_writer(signal.SIGSTOP)
         host.emit()
@@ -506,21 +473,15 @@ def test_an_interrupted_flush_can_be_called_again(recorder: Recorder, writer: st
             found.append("the interrupt was swallowed")
         return found
 
-    with watching():
-        for n in points(1, lambda: not point.reached or len(problems) >= MOST_PROBLEMS):
-            point = Point(n, raising(Interrupt))
-            if not survived(problems, lambda: point.place, trial):
-                break
-    survived(problems, lambda: "at the end", host.settled)
-    kill_writer(host.pusher)
+    problems = sweep(1, raising(Interrupt), trial, most=1)
+    problems += guarded("at the end", host.settled)
+    if problems:
+        host.abandon()
     report(problems)
 
 
 def test_an_interrupted_close_can_be_called_again(recorder: Recorder) -> None:
-    problems: list[str] = []
-    point = Point(0, raising(Interrupt))
-
-    def trial() -> list[str]:
+    def trial(point: Point) -> list[str]:
         before = left_behind()
         host = Host(recorder)
         host.pusher.start()
@@ -539,11 +500,7 @@ def test_an_interrupted_close_can_be_called_again(recorder: Recorder) -> None:
             found.append("the interrupt was swallowed")
         return found + left(before)
 
-    with watching():
-        for n in points(5, lambda: not point.reached or len(problems) >= MOST_PROBLEMS):
-            point = Point(n, raising(Interrupt))
-            survived(problems, lambda: point.place, trial)
-    report(problems)
+    report(sweep(5, raising(Interrupt), trial))
 
 
 # A handler that uses the pusher itself
@@ -575,9 +532,7 @@ CALLS: dict[str, Callable[[Host], object]] = {
 def test_a_signal_handler_may_use_the_pusher_at_any_point(
     recorder: Recorder, call: str, handler: Callable[[Host], None]
 ) -> None:
-    problems: list[str] = []
     host: Host | None = None
-    point = Point(0, lambda: None)
     took = 0.0
 
     def action() -> None:
@@ -587,7 +542,7 @@ def test_a_signal_handler_may_use_the_pusher_at_any_point(
         handler(host)
         took = time.monotonic() - began
 
-    def trial() -> list[str]:
+    def trial(point: Point) -> list[str]:
         nonlocal host, took
         before = left_behind()
         took = 0.0
@@ -603,10 +558,4 @@ def test_a_signal_handler_may_use_the_pusher_at_any_point(
         host = None
         return found + left(before)
 
-    with watching():
-        for n in points(
-            1 if STRIDE else 97 if call == "start" else 13, lambda: not point.reached or len(problems) >= 3
-        ):
-            point = Point(n, action)
-            survived(problems, lambda: point.place, trial)
-    report(problems)
+    report(sweep(97 if call == "start" else 13, action, trial, most=3))

@@ -3,8 +3,8 @@
 CPython 3.11 to 3.13 runs signal handlers where it looks at the eval breaker: at the start of a Python function and when
 a generator is resumed (RESUME), at a jump backward, and behind the call of something that is not a Python function; the
 blocking calls of C look too, while they wait. It does not look between BEFORE_WITH and the body of a `with`, between
-the body and the call of `__exit__`, or between the return of a Python function and the next instruction; so `with lock:`
-on a lock of C is safe, and nothing is raised there. `sys.monitoring` has an event for exactly each of these places
+the body and the call of `__exit__`, or between the return of a Python function and the next instruction. So
+`with lock:` on a lock of C is safe, and nothing is raised there. `sys.monitoring` has an event for exactly each of these places
 (PY_START, PY_RESUME, JUMP, C_RETURN, and CALL for a call that waits), and an exception of its callback has the same
 offset in the exception table as that of a handler; tracing by line or opcode would raise one instruction too late,
 outside of a `try` that ends with the call.
@@ -38,8 +38,8 @@ _FILES = (
     subprocess.__file__,
     contextlib.__file__,
 )
-"""The package, and what it waits in and starts processes by. Not logging: what an interrupt does to a lock of logging is
-the same with and without a pusher."""
+"""The package, and what it waits in and starts processes by. Not logging: an interrupt does the same to a lock of logging
+with and without a pusher."""
 
 _C_FUNCTIONS = (types.BuiltinFunctionType, types.MethodDescriptorType)
 

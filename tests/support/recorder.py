@@ -1,4 +1,4 @@
-"""A consumer in a process of its own, which keeps what it receives in a file, and which tests kill, stop and start again."""
+"""A consumer in a process of its own. It keeps what it receives in a file; tests kill, stop and start it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ while True:
         file.write(b"--- connection\\n")
         try:
             while data := connection.recv(65536, socket.MSG_PEEK):
-                # On record before it counts as read: killed between the two, it gets the same again, and none is missing.
+                # On record before it counts as read: if it is killed between the two, it gets the same again.
                 file.write(data)
                 connection.recv(len(data))
         except ConnectionResetError:
