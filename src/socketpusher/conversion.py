@@ -41,9 +41,15 @@ def text(value: object) -> str:
     return str.encode(str(value), "utf-8", "backslashreplace").decode()
 
 
+class Real:
+    """The types themselves. A host that freezes time (freezegun) replaces their names in every module, not in here."""
+
+    datetime, date, time = datetime, date, time
+
+
 def exact_datetime(value: datetime) -> datetime:
     """The same time as a `datetime` that is none of a subclass."""
-    return datetime.combine(datetime.date(value), datetime.timetz(value))
+    return Real.datetime.combine(Real.datetime.date(value), Real.datetime.timetz(value))
 
 
 class _Converter:
@@ -95,10 +101,10 @@ class _Converter:
                 return [self.convert(item) for item in list(built_in.__iter__(value))]
         if issubclass(kind, Set | deque | ValuesView):
             return [self.convert(item) for item in list(value)]
-        if issubclass(kind, datetime):
+        if issubclass(kind, Real.datetime):
             return _iso8601(exact_datetime(value))
-        if issubclass(kind, date | time):
-            return (date if issubclass(kind, date) else time).isoformat(value)
+        if issubclass(kind, Real.date | Real.time):
+            return (Real.date if issubclass(kind, Real.date) else Real.time).isoformat(value)
         return self._by_other_type(value, kind)
 
     def _by_other_type(self, value: Any, kind: type) -> Any:

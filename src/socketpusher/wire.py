@@ -16,7 +16,7 @@ from typing import Any, NotRequired, TypedDict
 import orjson
 
 from .config import MAX_LINE_BYTES
-from .conversion import exact_datetime, plain, text
+from .conversion import Real, exact_datetime, plain, text
 from .errors import raised_by_signal_handler
 from .events import Event, EventType
 from .graph import EdgePayload, GraphPayload, NodePayload
@@ -76,7 +76,7 @@ def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable
             or (error.__class__ is not str and error is not None)
             or (task is not None and (type(task) is not int or task not in _INT64))
             or (pr is not None and (type(pr) is not int or pr not in _INT64))
-            or time.__class__ is not datetime
+            or time.__class__ is not Real.datetime
             or time.tzinfo is not UTC
         ):
             event = _regular(event, on_note)
@@ -136,7 +136,7 @@ def _int64(key: str, number: object, on_note: Callable[[str], object]) -> int | 
 
 
 def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
-    if issubclass(type(time), datetime):
+    if issubclass(type(time), Real.datetime):
         try:
             exact = exact_datetime(time)  # type: ignore[arg-type]
             return exact.replace(tzinfo=UTC) if exact.utcoffset() is None else exact.astimezone(UTC)
@@ -146,7 +146,7 @@ def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
             on_note("<time: not expressible in UTC, sent as the present>")
     elif time is not None:
         on_note("<time: not a datetime, sent as the present>")
-    return datetime.now(UTC)
+    return Real.datetime.now(UTC)
 
 
 def _shortened(wire: dict[str, Any], size: int, limit: int, on_note: Callable[[str], object]) -> bytes:
@@ -204,7 +204,7 @@ def event_of(wire: dict[str, Any]) -> Event:
         raise _wrong_key(wire)
     try:
         stamp = wire["time"]
-        time = datetime.fromisoformat(stamp)
+        time = Real.datetime.fromisoformat(stamp)
         if time.tzinfo is not UTC:
             time = _in_utc(time)
         # fromisoformat takes more of ISO 8601 than RFC 3339 has; these two places tell them apart.
