@@ -2,12 +2,13 @@
 
 import os
 
+from socketpusher.channel.descriptors import Descriptor
 from socketpusher.channel.ledger import RANGES, Ledger
 
 
 def test_what_one_mapping_writes_the_other_reads() -> None:
     ledger = Ledger()
-    other = Ledger(fd=os.dup(ledger._fd))
+    other = Ledger(file=Descriptor(os.dup(ledger.file.fileno())))
     ledger.flush_target = 7
     other.sent = 2**40
     assert (other.flush_target, ledger.sent) == (7, 2**40)

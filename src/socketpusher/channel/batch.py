@@ -1,10 +1,15 @@
-"""Batches of encoded lines, numbered: what goes from the host to the writer and what both keep until it is settled.
+"""Lines, numbered: what goes from the host to the writer and what both keep until it is settled.
 
-Every line that the outbox accepts gets the next number, from 0. A batch is a run of lines with consecutive numbers.
+Every line that the outbox accepts gets the next number, from 0. A batch is a run of lines with consecutive numbers. A
+line is settled (AMQP's word) once its consumer has read it, as far as can be known, or it was dropped.
 """
 
-from bisect import bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
+
+SPARSE_BYTES = 4096
+"""With lines of so many bytes on average it is faster to go from newline to newline than to search all bytes: 40 and
+250 microseconds for a megabyte."""
 
 
 class Batch(NamedTuple):
@@ -14,6 +19,28 @@ class Batch(NamedTuple):
     end: int
     data: bytes
 
+    def count_lines(self, start: int, stop: int) -> int:
+        """How many lines end in the bytes from `start` to `stop`."""
+        if self._is_sparse():
+            return sum(1 for _ in self._line_ends(start, stop))
+        return self.data.count(b"\n", start, stop)
+
+    def has_line(self, prefix: bytes) -> bool:
+        """Whether a line begins with this."""
+        if self.data.startswith(prefix):
+            return True
+        if self._is_sparse():
+            return any(self.data.startswith(prefix, end) for end in self._line_ends(0, len(self.data)))
+        return b"\n" + prefix in self.data
+
+    def _is_sparse(self) -> bool:
+        return len(self.data) > SPARSE_BYTES * (self.end - self.first)
+
+    def _line_ends(self, start: int, stop: int) -> Iterator[int]:
+        while end := self.data.find(b"\n", start, stop) + 1:
+            yield end
+            start = end
+
     def lines(self, first: int, end: int) -> "Batch":
         """The part with the numbers `first` to `end - 1`, both inside the batch."""
         if (first, end) == (self.first, self.end):
@@ -21,49 +48,11 @@ class Batch(NamedTuple):
         lines = self.data.split(b"\n")[first - self.first : end - self.first]
         return Batch(first, end, b"".join(line + b"\n" for line in lines))
 
-
-class Retained:
-    """The batches handed to a writer of which not every line is settled: what a new writer must be given if it dies.
-
-    Settled is a line that its consumer has read, as far as can be known, or that was dropped.
-    """
-
-    def __init__(self) -> None:
-        self._batches: list[Batch] = []  # ascending, without overlap
-
-    def __len__(self) -> int:
-        return sum(batch.end - batch.first for batch in self._batches)
-
-    def add(self, batch: Batch) -> None:
-        """Keep a batch, with higher numbers than all before."""
-        self._batches.append(batch)
-
-    def batches(self) -> list[Batch]:
-        """What is kept, in order."""
-        return list(self._batches)
-
-    def settle(self, end: int) -> None:
-        """Forget every line numbered below `end`. A batch that is settled in part stays whole."""
-        self._batches = self._batches[self._index(end) :] if self._batches else self._batches
-
-    def drop(self, first: int, end: int) -> None:
-        """Forget the lines numbered `first` to `end - 1`."""
-        start = self._index(first)
-        stop = start
-        kept = []
-        while stop < len(self._batches) and self._batches[stop].first < end:
-            batch = self._batches[stop]
-            if batch.first < first:
-                kept.append(batch.lines(batch.first, min(first, batch.end)))
-            if end < batch.end:
-                kept.append(batch.lines(max(end, batch.first), batch.end))
-            stop += 1
-        self._batches[start:stop] = kept
-
-    def cut(self, end: int) -> None:
-        """Forget every line numbered below `end`, also inside a batch."""
-        self.drop(0, end)
-
-    def _index(self, number: int) -> int:
-        """The index of the first batch that holds `number` or something above it."""
-        return bisect_right(self._batches, number, key=lambda batch: batch.end)
+    def without(self, first: int, end: int) -> "list[Batch]":
+        """What is left of it without the lines `first` to `end - 1`: none, one or two batches."""
+        parts = []
+        if self.first < first:
+            parts.append(self.lines(self.first, min(first, self.end)))
+        if end < self.end:
+            parts.append(self.lines(max(end, self.first), self.end))
+        return parts

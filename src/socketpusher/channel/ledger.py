@@ -6,18 +6,18 @@ last process that maps it is gone, however that ends.
 """
 
 import mmap
-import os
-import tempfile
-import weakref
-from collections.abc import Callable, Iterator
-from multiprocessing import reduction
+import sys
+from collections.abc import Iterator
+
+from .descriptors import Descriptor, memory_file
 
 RANGES = 4096
 """How many ranges of dropped lines the host may leave unread.
 
-The writer adds one for a batch, and the host reads them each time it hands over a batch, so that many batches would
-have to be in the pipe. If they were, the writer would wait with dropping.
+The writer adds at most one for a batch that it has received. When the table is full, it postpones dropping.
 """
+
+_abandoned: list[object] = []  # maps that can't be closed, see `Ledger.close`
 
 _CELLS = 16
 _SIZE = 8 * (_CELLS + 2 * RANGES)
@@ -40,8 +40,8 @@ class Ledger:
     """The shared numbers. Lines are counted in the numbers that `batch.Batch` gives them.
 
     Args:
-        extra: How many more cells there shall be, in `extra`: where a writer leaves what the next one needs.
-        fd: The file to map; by default a new one.
+        slots: How many more cells there shall be, in `slots`: where a writer leaves what the next one needs.
+        file: The file to map; by default a new one.
 
     Written by the host while a writer runs:
         flush_target: The writer reports as soon as every line below it is on the socket.
@@ -77,23 +77,19 @@ class Ledger:
     _ranges_written = _Cell(13)
     _ranges_read = _Cell(14)
 
-    def __init__(self, extra: int = 0, fd: int | None = None) -> None:
-        size = _SIZE + 8 * extra
-        self._fd = anonymous_file(size) if fd is None else fd
-        self._close_fd = weakref.finalize(self, os.close, self._fd)  # also if the start of a pusher fails half way
-        self._close_fd.atexit = False
-        self._map = mmap.mmap(self._fd, size)
-        self._extra = extra
+    def __init__(self, slots: int = 0, file: Descriptor | None = None) -> None:
+        size = _SIZE + 8 * slots
+        self.file = memory_file(size=size) if file is None else file
+        # Before 3.13 a map has a descriptor of its own, which it closes whatever that stands for by then.
+        keep_no_descriptor = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+        self._map = mmap.mmap(self.file.fileno(), size, **keep_no_descriptor)
         self._view = memoryview(self._map).cast("q")
-        self.extra = self._view[_CELLS + 2 * RANGES :]
+        self.slots = self._view[_CELLS + 2 * RANGES :]
         self.cells: memoryview[int] | list[int] = self._view
-
-    def __reduce__(self) -> tuple[Callable[..., "Ledger"], tuple[int, object]]:
-        return _attach, (self._extra, reduction.DupFd(self._fd))  # works while a child is being started, only
 
     def can_drop(self) -> bool:
         """Whether there is room for another range of dropped lines. For the writer."""
-        return self._ranges_written - self._ranges_read < RANGES
+        return self.unread_ranges() < RANGES
 
     def drop(self, first: int, end: int) -> None:
         """Say that the lines `first` to `end - 1` were dropped. For the writer, after `can_drop`."""
@@ -111,25 +107,19 @@ class Ledger:
             yield self.cells[cell], self.cells[cell + 1]
             self._ranges_read = read + 1
 
+    def unread_ranges(self) -> int:
+        """How many ranges `take_dropped` would yield."""
+        return self._ranges_written - self._ranges_read
+
     def close(self) -> None:
         """Let go of the memory. The numbers stay readable as they are."""
+        if isinstance(self.cells, list):
+            return
         self.cells = self._view[:_CELLS].tolist()
-        self.extra.release()
+        if sys.version_info < (3, 13) and not self.file.intact():  # so the map's own is not its own either
+            _abandoned.append((self._map, self._view, self.slots))
+            return
+        self.slots.release()
         self._view.release()
         self._map.close()
-        self._close_fd()
-
-
-def _attach(extra: int, dup: object) -> Ledger:
-    return Ledger(extra, dup.detach())  # type: ignore[attr-defined]
-
-
-def anonymous_file(size: int) -> int:
-    """The descriptor of a file of zeros in memory, without a name. Whoever asks closes it."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("socketpusher")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
-    return fd
+        self.file.close()

@@ -1,49 +1,61 @@
-"""What host and writer have agreed on: what a writer is given, and what it reports."""
+"""What host and writer tell each other besides lines: plain data, as JSON."""
 
-from dataclasses import dataclass
-from multiprocessing.connection import Connection as Pipe
-from multiprocessing.queues import Queue
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import PusherConfig
-from ..graph import GraphPayload
-from .batch import Batch
-from .ledger import Ledger
-
-ORPHAN_DEADLINE = 5.0
+ORPHAN_TIMEOUT = 5.0
 """How long a writer whose host is gone may take to send what it has, in seconds."""
 
-Message = tuple[int, Batch] | tuple[()]
-"""A batch and where it ends in the stream of all lines, in bytes; or nothing, as nothing was waiting."""
+REPORT_BYTES = 4096
+"""The longest report, in bytes: what a pipe takes as a whole or not at all (PIPE_BUF)."""
+
+FILES = ("spec", "queue", "wakeups", "reports", "ledger", "graph", "host")
+"""The files that a writer is sent through its standard input, in this order: a `WriterSpec`, the queue to read, what
+wakes it, where its `Report` goes, the shared numbers, the payload of the `graph` event as JSON (or null), and what
+becomes readable when the host ends, if there is that."""
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WriterSpec:
     """What a writer process is given.
 
     Args:
-        queue: Brings a `Message` at a time.
-        wakeups: Readable when the host has changed its part of the ledger; ended when the host is gone.
-        reports: Takes what the host should know, see `Report`.
-        ledger: The shared numbers; if a graph is set, its extra cells hold how its units stand.
-        config: The pusher's configuration.
-        graph: The payload of the `graph` event, or None.
+        search_path: Where it finds modules besides those of the standard library: absolute paths.
+        directory: The directory to work in: that of a relative `config["socket_path"]`, or "/".
+        config: The fields of the pusher's `PusherConfig`.
         parallelism: How many units may run at a time.
-        started: The last `orch.started` that earlier writers were given, as a line, or b"".
-        directory: The working directory.
-        host_pid: The process to outlive by no more than `ORPHAN_DEADLINE`.
+        slots: How many slots the ledger has for the states of units.
+        last_started: The last `orch.started` that earlier writers were given, as a line, or "".
+        received: The number of the first line that it will be given.
+        high_water: The number after the highest line that an earlier writer put on a socket.
+        sent: How many lines earlier writers have put on a socket and not taken back.
+        resent: How many of them were put there again.
+        connections: How many connections earlier writers had.
     """
 
-    queue: "Queue[Message]"
-    wakeups: "Pipe[Any, Any]"
-    reports: "Pipe[Any, Any]"
-    ledger: Ledger
-    config: PusherConfig
-    graph: GraphPayload | None
-    parallelism: int
-    started: bytes
+    search_path: list[str]
     directory: str
-    host_pid: int
+    config: dict[str, Any]
+    parallelism: int
+    slots: int
+    last_started: str
+    received: int
+    high_water: int
+    sent: int
+    resent: int
+    connections: int
+
+    def encode(self) -> bytes:
+        """As JSON. It is ASCII, so lone surrogates in names survive."""
+        return json.dumps({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "WriterSpec":
+        """What `encode` has made."""
+        return cls(**json.loads(data))
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,50 @@ class Report:
         text: What happened, for the log.
         level: How bad it is, a level of `logging`; 0 if it is not for the log.
         failure: Why an attempt to connect failed, as `errno` and text; (0, "") if it is not about that.
+        pid: The writer's process id, in the first report; else 0.
+        ready: Whether it has begun to work.
+        done: Whether it ends because there is nothing more to do.
     """
 
     text: str = ""
     level: int = 0
     failure: tuple[int, str] = (0, "")
+    pid: int = 0
+    ready: bool = False
+    done: bool = False
+
+    def encode(self) -> bytes:
+        """One line of JSON, at most `REPORT_BYTES` long."""
+        said = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
+        line = json.dumps(said).encode() + b"\n"
+        if len(line) > REPORT_BYTES:
+            return dataclasses.replace(self, text=self.text[-REPORT_BYTES // 8 :]).encode()
+        return line
+
+
+@dataclass
+class Reports:
+    """Cuts what comes out of the writer's pipe into reports."""
+
+    _rest: bytes = field(default=b"", repr=False)
+
+    def feed(self, data: bytes) -> None:
+        """Take data in."""
+        self._rest += data
+
+    def __iter__(self) -> Iterator[Report]:
+        """The reports that are complete. What is none, as the interpreter's own last words, is for the log."""
+        while b"\n" in self._rest:
+            line, _, rest = self._rest.partition(b"\n")
+            report = _report(line)
+            self._rest = rest
+            if line:
+                yield report
+
+
+def _report(line: bytes) -> Report:
+    try:
+        said = json.loads(line)
+        return Report(**{**said, "failure": tuple(said.get("failure", (0, "")))})
+    except (ValueError, TypeError, AttributeError):
+        return Report(line.decode(errors="backslashreplace"), level=40)
