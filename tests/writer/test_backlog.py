@@ -50,22 +50,22 @@ class BacklogMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.connected)
     @rule(preface=st.sampled_from([b"", b"graph\n"]))
     def connect(self, preface: bytes) -> None:
-        self.backlog.connected(preface)
+        self.backlog.connection_made(preface)
         self.connected, self.stream, self.read, self.writes = True, b"", 0, []
         self.preface = preface
 
     @precondition(lambda self: self.connected and not self.backlog.empty)
     @rule(most=st.integers(1, 80), data=st.data(), overhead=st.integers(0, 50), tell=st.booleans())
     def write(self, most: int, data: st.DataObject, overhead: int, tell: bool) -> None:
-        offered = b"".join(self.backlog.offer(most))
+        offered = b"".join(self.backlog.data_to_send(most))
         assert 1 <= len(offered) <= most
         count = data.draw(st.integers(1, len(offered)))
         self.stream += offered[:count]
         self.writes.append((len(self.stream), count + overhead))
-        self.backlog.wrote(count, count + overhead)
+        self.backlog.data_sent(count, count + overhead)
         self.carried |= set(self.numbers(self.stream))
         if tell:
-            self.backlog.unread(self.unread_memory())
+            self.backlog.peer_unread(self.unread_memory())
 
     @precondition(lambda self: self.connected)
     @rule(data=st.data())
@@ -75,13 +75,13 @@ class BacklogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connected)
     @rule()
     def look(self) -> None:
-        self.backlog.unread(self.unread_memory())
+        self.backlog.peer_unread(self.unread_memory())
 
     @precondition(lambda self: self.connected)
     @rule()
     def disconnect(self) -> None:
         before = self.backlog.sent
-        self.backlog.disconnected(all_read=self.read == len(self.stream))
+        self.backlog.connection_lost(all_read=self.read == len(self.stream))
         self.connected = False
         self.read_whole += self.numbers(self.stream[: self.read])
         again = before - self.backlog.sent
@@ -89,16 +89,17 @@ class BacklogMachine(RuleBasedStateMachine):
         if self.read == len(self.stream):
             assert again == 0  # nothing that was read as a whole is sent twice
 
-    @rule(keep=st.integers(0, 8), newest=st.booleans())
-    def drop(self, keep: int, newest: bool) -> None:
+    @rule(keep=st.integers(0, 8), keep_bytes=st.integers(0, 200), newest=st.booleans())
+    def drop(self, keep: int, keep_bytes: int, newest: bool) -> None:
         begun = self.numbers_begun()
         drop = self.backlog.drop_newest if newest else self.backlog.drop_oldest
-        for first, end in drop(keep):
+        for first, end in drop(keep, keep_bytes):
             gone = set(range(first, end))
             assert gone and not gone & self.dropped
             assert not gone & begun, "a line that is half on the socket was dropped"
             self.dropped |= gone
         assert self.backlog.waiting <= max(keep, 1)
+        assert self.backlog.waiting_bytes <= keep_bytes or self.backlog.waiting <= 1
 
     def numbers_begun(self) -> set[int]:
         """The line that this connection carries a part of."""
@@ -119,7 +120,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def the_books_add_up(self) -> None:
         assert self.backlog.sent + self.backlog.waiting + len(self.dropped) == self.next
         assert self.backlog.high_water == max(self.carried, default=-1) + 1
-        assert self.backlog.waiting_bytes == sum(len(view) for view in self.backlog.offer(1 << 30)) - len(
+        assert self.backlog.waiting_bytes == sum(len(view) for view in self.backlog.data_to_send(1 << 30)) - len(
             self.backlog._preface
         )
 
@@ -134,10 +135,10 @@ class BacklogMachine(RuleBasedStateMachine):
             self.disconnect()
         self.connect(b"graph\n")
         while not self.backlog.empty:
-            offered = b"".join(self.backlog.offer(13))
-            self.backlog.wrote(len(offered), len(offered))
+            offered = b"".join(self.backlog.data_to_send(13))
+            self.backlog.data_sent(len(offered), len(offered))
             self.stream += offered
-        self.backlog.unread(0)
+        self.backlog.peer_unread(0)
         last = self.numbers(self.stream)
         assert set(self.read_whole) | set(last) | self.dropped == set(range(self.next))
         assert last == sorted(set(last))
@@ -151,18 +152,18 @@ TestBacklog = BacklogMachine.TestCase
 def test_lines_sent_again_are_counted() -> None:
     backlog = Backlog()
     backlog.append(batch(0, 10))
-    backlog.connected(b"")
-    backlog.wrote(sum(len(line(number)) for number in range(10)), 1000)
-    backlog.disconnected(all_read=False)
+    backlog.connection_made(b"")
+    backlog.data_sent(sum(len(line(number)) for number in range(10)), 1000)
+    backlog.connection_lost(all_read=False)
     assert (backlog.sent, backlog.waiting, backlog.resent) == (0, 10, 0)
-    backlog.connected(b"")
-    backlog.wrote(sum(len(view) for view in backlog.offer(1 << 20)), 1000)
+    backlog.connection_made(b"")
+    backlog.data_sent(sum(len(view) for view in backlog.data_to_send(1 << 20)), 1000)
     assert (backlog.sent, backlog.waiting, backlog.resent) == (10, 0, 10)
 
 
 def test_a_new_writer_counts_what_the_old_one_had_sent_as_sent_again() -> None:
     backlog = Backlog(start=5, high_water=8)
     backlog.append(batch(5, 10))
-    backlog.connected(b"")
-    backlog.wrote(sum(len(view) for view in backlog.offer(1 << 20)), 1000)
+    backlog.connection_made(b"")
+    backlog.data_sent(sum(len(view) for view in backlog.data_to_send(1 << 20)), 1000)
     assert (backlog.sent, backlog.resent) == (5, 3)

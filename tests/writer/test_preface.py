@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from socketpusher import Event, Graph, wire
 from socketpusher.channel.batch import Batch
-from socketpusher.writer.preface import Handshake
+from socketpusher.writer.preface import Preface
 
 LIMIT = 1 << 20
 
@@ -60,11 +60,11 @@ def payloads_of(lines: bytes) -> list[Any]:
 
 @given(st.lists(events, max_size=5), st.booleans())
 def test_whatever_a_payload_holds_lines_are_delivered(emitted: list[Event], with_graph: bool) -> None:
-    handshake = Handshake(Graph({"a": []}).payload() if with_graph else None, 2, LIMIT)
-    lines = handshake.completed(batch(*emitted))
+    preface = Preface(Graph({"a": []}).payload() if with_graph else None, 2, LIMIT)
+    lines = preface.fill_in_graph(batch(*emitted))
     assert len(lines.data.splitlines()) == len(emitted)
-    handshake.left(lines)
-    for line in [*lines.data.splitlines(), *handshake.preface().splitlines()]:
+    preface.observe(lines)
+    for line in [*lines.data.splitlines(), *preface.lines().splitlines()]:
         wire.decode(line)
 
 
@@ -99,41 +99,42 @@ def deep() -> list[Any]:
 )
 def test_a_graph_that_is_malformed_is_no_graph(graph: Any) -> None:
     started = Event("orch.started", payload={"graph": graph, "mine": 1})
-    handshake = Handshake(None, 2, LIMIT)
+    preface = Preface(None, 2, LIMIT)
     emitted = batch(started)
-    assert handshake.completed(emitted).data == emitted.data
-    handshake.left(emitted)
-    assert handshake.preface() == b""
+    assert preface.fill_in_graph(emitted).data == emitted.data
+    preface.observe(emitted)
+    assert preface.lines() == b""
     known = Graph({"a": []}).payload()
-    handshake = Handshake(known, 2, LIMIT)
-    lines = handshake.completed(emitted)
-    assert payloads_of(lines.data) == [{"unit_count": 1, "parallelism": 2, "mine": 1, "graph": known}]
-    handshake.left(lines)
-    assert payloads_of(handshake.preface())[0] == known
+    preface = Preface(known, 2, LIMIT)
+    lines = preface.fill_in_graph(emitted)
+    filled = {"unit_count": 1, "parallelism": 2, "mine": 1, "graph": known}
+    assert payloads_of(lines.data) == ([filled] if graph is None else payloads_of(emitted.data))
+    preface.observe(lines)
+    assert payloads_of(preface.lines())[0] == known
 
 
 def test_how_units_stand_may_be_anything() -> None:
     node = {"id": "a", "status": ["x"], "tasks": 2**63, "completed_tasks": {}, "mine": [None]}
-    handshake = Handshake(None, 2, LIMIT)
-    handshake.left(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})))
-    (payload,) = payloads_of(handshake.preface())
+    preface = Preface(None, 2, LIMIT)
+    preface.observe(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})))
+    (payload,) = payloads_of(preface.lines())
     assert payload["graph"]["nodes"] == [node | {"status": "pending", "tasks": 0, "completed_tasks": 0}]
 
 
 def test_a_line_that_is_not_json_is_delivered() -> None:
     torn = Batch(0, 2, b'{"type":"orch.started","ti\n{"type":"unit.started",\n')
-    handshake = Handshake(Graph({"a": []}).payload(), 2, LIMIT)
-    assert handshake.completed(torn).data == torn.data
-    handshake.left(torn)
-    assert len(payloads_of(handshake.preface())) == 1
+    preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
+    assert preface.fill_in_graph(torn).data == torn.data
+    preface.observe(torn)
+    assert len(payloads_of(preface.lines())) == 1
 
 
 def test_names_that_are_no_unicode_are_those_of_the_events() -> None:
     name = os.fsdecode(b"caf\xe9")
-    handshake = Handshake(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
-    lines = handshake.completed(batch(Event("orch.started"), Event("unit.failed", name)))
-    handshake.left(lines)
-    graph, started = payloads_of(handshake.preface())
+    preface = Preface(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
+    lines = preface.fill_in_graph(batch(Event("orch.started"), Event("unit.failed", name)))
+    preface.observe(lines)
+    graph, started = payloads_of(preface.lines())
     assert [(node["id"], node["status"]) for node in graph["nodes"]] == [("caf\\udce9", "failed"), ("b", "pending")]
     assert graph["edges"] == [{"from": "caf\\udce9", "to": "b"}]
     assert started["graph"] == graph

@@ -5,20 +5,22 @@ It keeps every line from the moment the host hands it over until the consumer ha
     batches:   settled and gone | in flight: on the socket, maybe unread | waiting
                                               ^ may be sent again           ^ next to be written
 
-The loop asks `offer()` for the bytes to write next, says with `wrote()` how many the socket took, says with `unread()`
-what the kernel knows of the reader, and with `disconnected()` that the connection is gone. Then everything that the
-consumer had not read waits again, from the start of its first line: a line is only ever received whole.
+The loop asks `data_to_send()` for the bytes to write next. It says with `data_sent()` how many the socket took, with
+`peer_unread()` what the kernel knows of the reader, and with `connection_lost()` that the connection is gone. Then
+everything that the consumer had not read waits again, from the start of its first line: a line is only ever received
+whole.
 
 Positions are bytes since the start of the connection. Lines have the numbers of `socketpusher.channel.batch`.
 """
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from ..channel.batch import Batch
 
 
-class _Piece:
+class _BatchCursor:
     """A batch and where it lies on the connection."""
 
     __slots__ = ("batch", "done", "lines", "read", "read_lines", "start")
@@ -51,15 +53,15 @@ class Backlog:
     """
 
     def __init__(self, start: int = 0, high_water: int = 0) -> None:
-        self._written: deque[_Piece] = deque()  # wholly written
-        self._waiting: deque[_Piece] = deque()  # the first one may be written in part
+        self._written: deque[_BatchCursor] = deque()  # wholly written
+        self._waiting: deque[_BatchCursor] = deque()  # the first one may be written in part
         self._preface = memoryview(b"")  # what is left to write of the lines that open a connection
         self._position = 0  # bytes written on this connection, its preface included
         self._writes: deque[tuple[int, int]] = deque()  # of writes maybe unread: the position behind, memory taken
         self._memory = 0  # their memory, added up
         self._read = 0  # the position below which the consumer has read everything
 
-        self._gone: list[Batch] = []  # lines that were read or dropped, since `take_gone` was last asked
+        self._resolved: list[Batch] = []  # lines that were read or dropped, since `take_resolved` was last asked
 
         self.waiting = 0  # lines not wholly written
         self.waiting_bytes = 0  # their bytes that are not written
@@ -72,7 +74,7 @@ class Backlog:
     def append(self, batch: Batch) -> None:
         """Take a batch over from the host. An empty one says that whatever is missing below its end is settled."""
         if batch.data:
-            self._waiting.append(_Piece(batch))
+            self._waiting.append(_BatchCursor(batch))
         self.waiting += batch.end - batch.first
         self.waiting_bytes += len(batch.data)
         self.received = batch.end
@@ -92,26 +94,26 @@ class Backlog:
         """Whether something is on the socket that the consumer may not have read."""
         return bool(self._writes)
 
-    def connected(self, preface: bytes) -> None:
+    def connection_made(self, preface: bytes) -> None:
         """A new connection: `preface`, whole lines without numbers, goes first."""
         self._preface = memoryview(preface)
         self._position = self._read = self._memory = 0
         self._writes.clear()
 
-    def offer(self, most: int) -> list[memoryview]:
-        """The bytes to write next: at least one if not `empty`, at most `most`."""
+    def data_to_send(self, most: int, most_buffers: int = 1024) -> list[memoryview]:
+        """The bytes to write next: at least one if not `empty`, at most `most`, in at most so many buffers."""
         buffers = []
         if self._preface:
             buffers.append(self._preface[:most])
             most -= len(buffers[0])
-        for piece in self._waiting:
-            if most <= 0:
+        for cursor in self._waiting:
+            if most <= 0 or len(buffers) == most_buffers:
                 break
-            buffers.append(memoryview(piece.batch.data)[piece.done : piece.done + most])
+            buffers.append(memoryview(cursor.batch.data)[cursor.done : cursor.done + most])
             most -= len(buffers[-1])
         return buffers
 
-    def wrote(self, count: int, memory: int) -> None:
+    def data_sent(self, count: int, memory: int) -> None:
         """The socket took the first `count` bytes of what was offered.
 
         Args:
@@ -126,30 +128,30 @@ class Backlog:
         self._position += opening
         count -= opening
         while count:
-            piece = self._waiting[0]
-            if piece.done == 0:
-                piece.start = self._position
-            part = min(count, len(piece.batch.data) - piece.done)
-            self._count_written(piece, piece.batch.data.count(b"\n", piece.done, piece.done + part))
-            piece.done += part
+            cursor = self._waiting[0]
+            if cursor.done == 0:
+                cursor.start = self._position
+            part = min(count, len(cursor.batch.data) - cursor.done)
+            self._count_written(cursor, cursor.batch.count_lines(cursor.done, cursor.done + part))
+            cursor.done += part
             self.waiting_bytes -= part
             self._position += part
             count -= part
-            if piece.done == len(piece.batch.data):
+            if cursor.done == len(cursor.batch.data):
                 self._written.append(self._waiting.popleft())
 
-    def _count_written(self, piece: _Piece, lines: int) -> None:
+    def _count_written(self, cursor: _BatchCursor, lines: int) -> None:
         if not lines:
             return
-        first = piece.unwritten
+        first = cursor.unwritten
         end = first + lines
-        piece.lines += lines
+        cursor.lines += lines
         self.waiting -= lines
         self.sent += lines
         self.resent += max(0, min(self.high_water, end) - first)
         self.high_water = max(self.high_water, end)
 
-    def unread(self, memory: int) -> None:
+    def peer_unread(self, memory: int) -> None:
         """The kernel holds this much memory, in bytes, that the consumer has not read; 0 when it has read all.
 
         A write whose memory may be among it counts as unread as a whole.
@@ -160,102 +162,119 @@ class Backlog:
         while self._written and self._written[0].end <= self._read:
             batch = self._written.popleft().batch
             self.settled = batch.end
-            self._gone.append(batch)
-        for piece in self._written or self._waiting:
-            self._note_read(piece)
-            self.settled = max(self.settled, piece.batch.first + piece.read_lines)
+            self._resolved.append(batch)
+        for cursor in self._written or self._waiting:
+            self._note_read(cursor)
+            self.settled = max(self.settled, cursor.batch.first + cursor.read_lines)
             break
 
-    def _note_read(self, piece: _Piece) -> None:
-        """Take note of what of a piece was read on this connection."""
-        read = min(self._read - piece.start, piece.done)
-        if read > piece.read:
-            piece.read_lines += piece.batch.data.count(b"\n", piece.read, read)
-            piece.read = read
+    def _note_read(self, cursor: _BatchCursor) -> None:
+        """Take note of what of a cursor was read on this connection."""
+        read = min(self._read - cursor.start, cursor.done)
+        if read > cursor.read:
+            cursor.read_lines += cursor.batch.count_lines(cursor.read, read)
+            cursor.read = read
 
-    def disconnected(self, all_read: bool) -> None:
+    def connection_lost(self, all_read: bool) -> None:
         """The connection is gone.
 
         Args:
-            all_read: Whether the consumer is known to have read every byte; otherwise what the last `unread` left open
-                waits again. A line of which it read only a part waits again in any case.
+            all_read: Whether the consumer is known to have read every byte; otherwise what the last `peer_unread` left
+                open waits again. A line of which it read only a part waits again in any case.
         """
         if all_read:
-            self.unread(0)
+            self.peer_unread(0)
         self._preface = memoryview(b"")
         if self._waiting:
             self._rewind(self._waiting[0])
         while self._written:
-            piece = self._written.pop()
-            self._waiting.appendleft(piece)
-            self._rewind(piece)
+            cursor = self._written.pop()
+            self._waiting.appendleft(cursor)
+            self._rewind(cursor)
 
-    def _rewind(self, piece: _Piece) -> None:
-        """Let everything of a piece wait that the consumer has not read, from the start of a line."""
-        self._note_read(piece)
-        batch = piece.batch
-        first = batch.first + piece.read_lines
-        kept_from = batch.data.rfind(b"\n", 0, piece.read) + 1
-        again = piece.unwritten - first
+    def _rewind(self, cursor: _BatchCursor) -> None:
+        """Let everything of a cursor wait that the consumer has not read, from the start of a line."""
+        self._note_read(cursor)
+        batch = cursor.batch
+        first = batch.first + cursor.read_lines
+        kept_from = batch.data.rfind(b"\n", 0, cursor.read) + 1
+        again = cursor.unwritten - first
         self.sent -= again
         self.waiting += again
-        self.waiting_bytes += piece.done - kept_from
+        self.waiting_bytes += cursor.done - kept_from
         if first > batch.first:
-            self._gone.append(Batch(batch.first, first, batch.data[:kept_from]))
-        piece.batch = Batch(first, batch.end, batch.data[kept_from:])
-        piece.done = piece.lines = piece.read = piece.read_lines = 0
+            self._resolved.append(Batch(batch.first, first, batch.data[:kept_from]))
+        cursor.batch = Batch(first, batch.end, batch.data[kept_from:])
+        cursor.done = cursor.lines = cursor.read = cursor.read_lines = 0
 
-    def take_gone(self) -> list[Batch]:
+    def take_resolved(self) -> list[Batch]:
         """The lines that were read or dropped since the last call; a line read in part is not among them."""
-        gone, self._gone = self._gone, []
+        gone, self._resolved = self._resolved, []
         return gone
 
-    def drop_newest(self, keep: int) -> Iterator[tuple[int, int]]:
-        """Let go of the newest lines until `keep` wait, or 1.
+    def is_over(self, keep: int, keep_bytes: int) -> bool:
+        """Whether more than `keep` lines or `keep_bytes` bytes wait; a single line may be of any size."""
+        return (self.waiting > keep or self.waiting_bytes > keep_bytes) and self.waiting > 1
+
+    def drop_newest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int]]:
+        """Let go of the newest lines until no more than this waits, or 1 line.
 
         Yields:
             The numbers `first, end` of a range of lines that is gone, until the caller asks for no more.
         """
-        while self.waiting > max(keep, 1):  # the first line may be half on the socket, so it stays
-            piece = self._waiting[-1]
-            count = min(self.waiting - max(keep, 1), piece.batch.end - piece.unwritten)
-            yield self._drop(len(self._waiting) - 1, piece.batch.end - count, piece.batch.end)
+        while self.is_over(keep, keep_bytes):  # the first line may be half on the socket, so it stays
+            cursor = self._waiting[-1]
+            most = min(self.waiting - 1, cursor.batch.end - cursor.unwritten)
+            count = self._excess(reversed(cursor.batch.data.split(b"\n")[:-1]), most, keep, keep_bytes)
+            yield self._drop(len(self._waiting) - 1, cursor.batch.end - count, cursor.batch.end)
 
-    def drop_oldest(self, keep: int) -> Iterator[tuple[int, int]]:
-        """Let go of the oldest lines that no byte is written of, until `keep` wait, or 1.
+    def drop_oldest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int]]:
+        """Let go of the oldest lines that no byte is written of, until no more than this waits, or 1 line.
 
         Yields:
             As `drop_newest`.
         """
-        while self.waiting > max(keep, 1):
-            self._set_begun_lines_apart()
+        while self.is_over(keep, keep_bytes):
+            self._split_after_started_line()
             index = 1 if self._waiting[0].done else 0
             batch = self._waiting[index].batch
-            count = min(self.waiting - max(keep, 1), batch.end - batch.first)
+            most = min(self.waiting - 1, batch.end - batch.first)
+            count = self._excess(iter(batch.data.split(b"\n")[:-1]), most, keep, keep_bytes)
             yield self._drop(index, batch.first, batch.first + count)
 
-    def _set_begun_lines_apart(self) -> None:
-        """Split the first waiting piece behind its last line of which something is written."""
-        piece = self._waiting[0]
-        batch = piece.batch
-        begun = piece.unwritten + (0 if batch.data[piece.done - 1 : piece.done] in (b"\n", b"") else 1)
+    def _excess(self, lines: Iterator[bytes], most: int, keep: int, keep_bytes: int) -> int:
+        """How many of the lines must go, at most so many."""
+        count = min(most, max(0, self.waiting - keep))
+        size = sum(len(line) + 1 for line in islice(lines, count))
+        for line in islice(lines, most - count):
+            if self.waiting_bytes - size <= keep_bytes:
+                break
+            size += len(line) + 1
+            count += 1
+        return count
+
+    def _split_after_started_line(self) -> None:
+        """Split the first waiting cursor behind its last line of which something is written."""
+        cursor = self._waiting[0]
+        batch = cursor.batch
+        begun = cursor.unwritten + (0 if batch.data[cursor.done - 1 : cursor.done] in (b"\n", b"") else 1)
         if batch.first < begun < batch.end:
-            piece.batch = batch.lines(batch.first, begun)
-            self._waiting.insert(1, _Piece(batch.lines(begun, batch.end)))
-        if piece.done == len(piece.batch.data):
+            cursor.batch = batch.lines(batch.first, begun)
+            self._waiting.insert(1, _BatchCursor(batch.lines(begun, batch.end)))
+        if cursor.done == len(cursor.batch.data):
             self._written.append(self._waiting.popleft())
 
     def _drop(self, index: int, first: int, end: int) -> tuple[int, int]:
-        """Take the lines `first` to `end - 1`, one end of the waiting piece at `index`, out of it."""
-        piece = self._waiting[index]
-        batch = piece.batch
+        """Take the lines `first` to `end - 1`, one end of the waiting cursor at `index`, out of it."""
+        cursor = self._waiting[index]
+        batch = cursor.batch
         if (first, end) == (batch.first, batch.end):
             del self._waiting[index]
             removed = len(batch.data)
         else:
-            piece.batch = batch.lines(batch.first, first) if first > batch.first else batch.lines(end, batch.end)
-            removed = len(batch.data) - len(piece.batch.data)
-        self._gone.append(batch.lines(first, end))
+            cursor.batch = batch.lines(batch.first, first) if first > batch.first else batch.lines(end, batch.end)
+            removed = len(batch.data) - len(cursor.batch.data)
+        self._resolved.append(batch.lines(first, end))
         self.waiting -= end - first
         self.waiting_bytes -= removed
         return first, end

@@ -15,6 +15,9 @@ import termios
 
 from ..unix_socket import credentials
 
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+"""How many buffers one `sendmsg` takes; with more it fails, and takes nothing (1,024 on Linux)."""
+
 
 class Connection:
     """A connected, non-blocking Unix socket.
@@ -29,6 +32,7 @@ class Connection:
     """
 
     def __init__(self, path: str, uids: set[int]) -> None:
+        self.last_unread = 0  # what `unread_memory` was last
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.setblocking(False)
@@ -53,7 +57,7 @@ class Connection:
             BlockingIOError: It takes nothing now.
             OSError: The connection is lost.
         """
-        before = self.unread_memory()
+        before = self.last_unread and self.unread_memory()  # it only rises by writing
         count = self._socket.sendmsg(buffers)
         return count, self.unread_memory() - before
 
@@ -70,7 +74,8 @@ class Connection:
         # A peer that closes frees what is unread, which would look as if it had been read; but it sets the error first.
         if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(code, os.strerror(code))
-        return size[0]
+        self.last_unread = size[0]
+        return self.last_unread
 
     def discard_input(self) -> bool:
         """Throw away what the peer sent, for the protocol has one direction. Whether it may send more."""

@@ -22,7 +22,7 @@ _STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 _RELEVANT = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
 
 
-class Handshake:
+class Preface:
     """Knows the graph of the run, if there is one, and what has become of its units.
 
     Args:
@@ -47,7 +47,7 @@ class Handshake:
         self._progress = None if graph is None else Progress(graph, cells)
         self._started = started  # the line, without its graph if the host left that to us
 
-    def preface(self) -> bytes:
+    def lines(self) -> bytes:
         """The lines that a connection begins with; nothing if no graph is known."""
         lines = b""
         if self._progress is None:
@@ -62,19 +62,18 @@ class Handshake:
             lines += self._with_graph(self._started, standing)
         return lines
 
-    def completed(self, batch: Batch) -> Batch:
+    def fill_in_graph(self, batch: Batch) -> Batch:
         """The batch, every `orch.started` in it filled in with the graph."""
-        # No line holds a newline, so this finds the lines that begin so and nothing else.
-        if self._graph is None or (not batch.data.startswith(_STARTED) and b"\n" + _STARTED not in batch.data):
+        if self._graph is None or not batch.has_line(_STARTED):
             return batch
         graph = self._graph
         lines = batch.data.split(b"\n")[:-1]
         filled = (self._filled_in(line, graph) if line.startswith(_STARTED) else line + b"\n" for line in lines)
         return Batch(batch.first, batch.end, b"".join(filled))
 
-    def left(self, batch: Batch) -> None:
+    def observe(self, batch: Batch) -> None:
         """These lines have left the backlog."""
-        if self._progress is None and _STARTED not in batch.data:
+        if self._progress is None and not batch.has_line(_STARTED):
             return
         for number, line in enumerate(batch.data.split(b"\n")[:-1], batch.first):
             if line.startswith(_RELEVANT) and (event := _parsed(line)):
@@ -92,8 +91,8 @@ class Handshake:
 
     def _filled_in(self, line: bytes, graph: GraphPayload) -> bytes:
         event = _parsed(line)
-        payload = event.get("payload")
-        if not event or not (payload is None or isinstance(payload, dict)) or graph_in(payload) is not None:
+        payload = event.get("payload", {})
+        if not isinstance(payload, dict) or payload.get("graph") is not None or not event:
             return line + b"\n"
         return self._with_graph(line, graph)
 
@@ -104,7 +103,7 @@ class Handshake:
         payload = wire.get("payload")
         known = {"unit_count": len(graph["nodes"]), "parallelism": self._parallelism}
         mine = payload if isinstance(payload, dict) else {}
-        for told in _ever_less(graph):
+        for told in _ever_smaller_graphs(graph):
             wire["payload"] = {**known, **mine, **told}
             filled = orjson.dumps({**wire, **behind}, option=orjson.OPT_APPEND_NEWLINE)
             if len(filled) <= self._max_line_bytes:
@@ -112,7 +111,7 @@ class Handshake:
         return line.rstrip(b"\n") + b"\n"
 
 
-def _ever_less(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
+def _ever_smaller_graphs(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
     """What to tell of the graph, until the line is short enough."""
     yield {"graph": graph}
     yield {"graph": thinned(graph)}

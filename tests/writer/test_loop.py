@@ -1,0 +1,176 @@
+"""The writer's loop, in this process: what it does with what waits, and with faults of its own parts."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from socketpusher.channel.batch import Batch
+from socketpusher.channel.descriptors import drain, pipe
+from socketpusher.channel.ledger import Ledger
+from socketpusher.channel.messages import WriterSpec
+from socketpusher.channel.queue import Frame, QueueReader
+from socketpusher.writer.loop import BLOCKED_GRACE, State, Writer
+from support.consumer import Consumer
+
+
+class Loop:
+    """A writer and the host's ends of what connects it."""
+
+    def __init__(self, **config) -> None:
+        self.files = [*pipe(), *pipe(), *pipe()]
+        queue, self.queue, wakeups, _, self.reports, reports = self.files
+        self.ledger = Ledger()
+        given = {"socket_path": "/nowhere/s", **config}
+        spec = WriterSpec([], "/", given, 1, 0, "", 0, 0, 0, 0, 0)
+        reader = QueueReader(queue.fileno())
+        self.writer = Writer(spec, None, reader, wakeups.fileno(), reports.fileno(), self.ledger, None)
+        self.end = self.offset = 0
+
+    def put(self, *lines: bytes) -> None:
+        """What the host puts into the queue, and the writer takes in at once."""
+        data = b"".join(line + b"\n" for line in lines)
+        self.offset += len(data)
+        frame = Frame(Batch(self.end, self.end + len(lines), data), self.offset)
+        self.end += len(lines)
+        rest = b"".join(frame.pieces)
+        while rest:
+            rest = rest[os.write(self.queue.fileno(), rest[:60_000]) :]
+            self.writer._take_in()
+        while self.writer._backlog.received < self.end:
+            self.writer._take_in()
+
+    def blocked_for(self, seconds: float) -> None:
+        self.writer._connection = object()  # type: ignore[assignment]
+        self.writer._state = State.BLOCKED
+        self.writer._idle_since = time.monotonic() - seconds
+
+    def close(self) -> None:
+        self.ledger.close()
+        for file in self.files:
+            file.close()
+
+
+@pytest.fixture
+def loops() -> Iterator[list[Loop]]:
+    made: list[Loop] = []
+    yield made
+    for loop in made:
+        loop.close()
+
+
+def test_a_consumer_that_takes_nothing_is_given_time_before_anything_is_dropped(loops: list[Loop]) -> None:
+    loops.append(loop := Loop(buffer_size=5))
+    loop.put(*[b"x"] * 50)
+    loop.blocked_for(0.0)
+    loop.writer._enforce_bounds()
+    assert loop.writer._backlog.waiting == 50
+    loop.writer._idle_since -= BLOCKED_GRACE
+    loop.writer._enforce_bounds()
+    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 45)
+    assert b"with 5 events waiting, the newest are dropped" in (drain(loop.reports) or b"")
+
+
+def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
+    loops.append(loop := Loop(buffer_size=5))
+    loop.put(*[b"x"] * 50)
+    loop.writer._enforce_bounds()
+    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 45)
+
+
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
+    loops.append(loop := Loop(buffer_size=1000, buffer_bytes=1, overflow=overflow))
+    for _ in range(20):
+        loop.put(b"x" * 199_999)
+    loop.writer._enforce_bounds()
+    assert loop.writer._backlog.waiting_bytes == 1_000_000  # of the 1 MiB that may always wait
+    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 15)
+    assert b"with 1 MiB waiting" in (drain(loop.reports) or b"")
+
+
+def test_with_more_bytes_than_may_wait_the_queue_is_left_to_fill_up(loops: list[Loop]) -> None:
+    loops.append(loop := Loop(buffer_size=1, buffer_bytes=1))
+    for _ in range(20):
+        loop.put(b"x" * 199_999)
+    loop.writer._update_interest()
+    assert not loop.writer._reading
+    loop.writer._enforce_bounds()
+    loop.writer._update_interest()
+    assert loop.writer._reading
+
+
+@pytest.mark.parametrize("step", ["fill_in_graph", "observe", "lines"])
+def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
+    bus: Bus, consumer: Consumer, loops: list[Loop], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_) -> bytes:
+        raise RecursionError("made to fail")
+
+    monkeypatch.setattr(f"socketpusher.writer.preface.Preface.{step}", fail)
+    loops.append(loop := Loop(socket_path=consumer.path, buffer_size=3))
+    for number in range(9):
+        loop.put(b'{"type":"x","time":"2026-01-01T00:00:00Z","task":%d}' % number)
+    loop.writer._enforce_bounds()
+    loop.writer._publish()
+    loop.ledger.close_deadline = 2**62
+    loop.ledger.close_target = 9
+    loop.writer._closing = True
+    loop.writer.run()
+    assert consumer.wait_for_tasks(3) == [0, 1, 2]
+    reports = drain(loop.reports) or b""
+    assert reports.count(b"where the run stands can't be told") == 1
+    assert b"RecursionError: made to fail" in reports
+
+
+def test_more_batches_than_one_write_takes_are_delivered(bus: Bus, socket_path: str) -> None:
+    """`sendmsg` fails with more than 1,024 buffers, and takes nothing."""
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, buffer_size=100_000, reconnect_backoff=0.01))
+    pusher.start(wait=False)
+    with pusher:
+        for number in range(3000):
+            pusher._supervisor.outbox._write_at = 0.0  # each its own batch
+            bus.emit(Event("tick", task=number))
+        consumer = Consumer(socket_path)
+        assert pusher.flush(30)
+    assert consumer.wait_for_tasks(3000) == list(range(3000))
+    consumer.go_away()
+
+
+def test_any_finite_number_means_what_it_says(bus: Bus, consumer: Consumer) -> None:
+    huge = 1e10
+    config = PusherConfig(
+        socket_path=consumer.path,
+        write_timeout=huge,
+        reconnect_backoff=0.01,
+        max_reconnect_backoff=huge,
+        max_line_bytes=16 << 20,
+    )
+    pusher = SocketPusher(bus, config)
+    pusher.start(huge)
+    bus.emit(Event("large", payload="x" * (9 << 20)))
+    assert pusher.flush(huge)
+    pusher.close(huge)
+    assert (pusher.stats().sent, pusher.stats().dropped, pusher.stats().writer_restarts) == (1, 0, 0)
+
+
+def test_a_consumer_that_reads_too_little_for_another_write_is_alive(loops: list[Loop]) -> None:
+    """The socket takes nothing before a quarter of its buffer is free."""
+
+    class Reading:
+        last_unread = 200_000
+
+        def unread_memory(self) -> int:
+            self.last_unread -= 1000
+            return self.last_unread
+
+    loops.append(loop := Loop(buffer_size=5))
+    loop.put(*[b"x"] * 50)
+    loop.writer._connection = connection = Reading()  # type: ignore[assignment]
+    loop.writer._on_blocked(connection)  # type: ignore[arg-type]
+    loop.writer._idle_since -= BLOCKED_GRACE
+    loop.writer._on_blocked(connection)  # type: ignore[arg-type]
+    loop.writer._enforce_bounds()
+    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (50, 0)
