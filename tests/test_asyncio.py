@@ -1,7 +1,6 @@
 """A host that runs on asyncio: nothing that the pusher does holds up its loop."""
 
 import asyncio
-import multiprocessing
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -9,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
-from socketpusher.pusher import _AbandonableStart
 from support.consumer import Consumer
+from support.leftovers import writers
 from support.waiting import wait_for
 
 
@@ -93,12 +92,5 @@ def test_a_start_that_is_cancelled_leaves_no_process(consumer: Consumer, bus: Bu
             pusher.close()
 
     asyncio.run(host())
-    wait_for(lambda: not multiprocessing.active_children())
+    wait_for(lambda: not writers())
     assert not pusher.connected
-
-
-def test_a_start_that_is_cancelled_in_its_last_moment_leaves_no_process(consumer: Consumer, bus: Bus) -> None:
-    start = _AbandonableStart(SocketPusher(bus, PusherConfig(socket_path=consumer.path)))
-    start.run()  # in its thread, of whose end the cancelled task has not heard
-    start.abandon()
-    wait_for(lambda: not multiprocessing.active_children())

@@ -1,6 +1,8 @@
 """From where a pusher can be started, and how it ends, however its host ends."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -89,27 +91,24 @@ if __name__ == "__main__":
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "{'main module'}\n", "")
 
 
-def test_a_daemonic_worker_is_told_why_it_can_not_start_a_pusher(consumer: Consumer) -> None:
+def test_a_daemonic_worker_sends_its_events_though_it_may_not_have_children_of_multiprocessing(
+    consumer: Consumer,
+) -> None:
+    """As in `multiprocessing.Pool`, whose workers are ended by SIGTERM."""
     lines = """
 import multiprocessing
-def work():
-    try:
+def work(number):
+    if number == 0:
         pusher.start()
-    except RuntimeError as error:
-        print(error, flush=True)
-worker = multiprocessing.get_context("fork").Process(target=work, daemon=True, name="worker-7")
-worker.start()
-worker.join()
+    bus.emit(Event("x", task=number))
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    pool.map(work, range(3))
 """
-    code, output, errors = producer_script.run(lines, consumer.path)
-    assert (code, errors) == (0, "")
-    assert output == (
-        "a pusher can't start in 'worker-7', a daemonic multiprocessing worker, for such a process may not have "
-        "children: start it in the parent, or give daemon=False\n"
-    )
+    assert producer_script.run(lines, consumer.path) == (0, "", "")
+    assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
 
-def test_a_multiprocessing_worker_that_may_have_children_sends_its_events_when_it_ends(consumer: Consumer) -> None:
+def test_a_multiprocessing_worker_sends_its_events_when_it_ends(consumer: Consumer) -> None:
     lines = """
 import multiprocessing
 def work():
@@ -213,3 +212,31 @@ os.kill(os.getpid(), 9)
     assert is_running(output)
     consumer.go_on()
     wait_for(lambda: not is_running(output))
+
+
+FROZEN = """import os, sys
+sys.frozen = True  # as PyInstaller sets it, and the executable is the program itself
+sys.executable = os.environ["PROGRAM"]
+import socketpusher
+if "CALLED" in os.environ:
+    socketpusher.freeze_support()
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
+bus = Bus()
+with SocketPusher(bus, PusherConfig(socket_path=os.environ["SOCKET"])):
+    bus.emit(Event("x", task=0))
+"""
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_frozen_program_runs_its_writer_or_is_told_what_to_call(consumer: Consumer, tmp_path, called: bool) -> None:
+    program = tmp_path / "program"
+    (tmp_path / "main.py").write_text(FROZEN)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/main.py" "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PROGRAM": str(program), "SOCKET": consumer.path} | ({"CALLED": "1"} if called else {})
+    ended = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=60)
+    if called:
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert consumer.wait_for_tasks(1) == [0]
+    else:
+        assert "call socketpusher.freeze_support() first thing in the main module" in ended.stderr

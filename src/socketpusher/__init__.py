@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .config import PusherConfig, default_socket_path
     from .events import Bus, Event, EventType
     from .graph import CycleError, Graph, MissingDependencyError
+    from .host.writer_handle import freeze_support
     from .jetstream import subscribe
     from .listener.listener import Listener, listen
     from .listener.problems import Gap, Problem, Refused, Sender, Skipped
@@ -31,6 +32,7 @@ __all__ = [
     "Skipped",
     "SocketPusher",
     "default_socket_path",
+    "freeze_support",
     "listen",
     "subscribe",
     "wire",
@@ -38,6 +40,7 @@ __all__ = [
 
 _MODULES = {
     "config": ("PusherConfig", "default_socket_path"),
+    "host.writer_handle": ("freeze_support",),
     "jetstream": ("subscribe",),
     "listener.listener": ("Listener", "listen"),
     "listener.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),

@@ -2,24 +2,39 @@
 
 import errno
 import math
-import multiprocessing
-import threading
-import time
+import sys
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
+from .channel.clock import Deadline
 from .config import PusherConfig
 from .events import Event
 from .graph import Graph
 from .host.supervisor import Supervisor
 from .unix_socket import check_path, explained
 
-EXIT_DEADLINE = 5.0
+EXIT_TIMEOUT = 5.0
 """How long a pusher that was never closed may take to send what waits, at the end of the interpreter or when it is
 collected, in seconds."""
+
+
+BEGIN_TIMEOUT = 5.0
+"""How long the writer process may take to begin, in seconds, when `start` does not wait for a consumer."""
+
+
+class State(Enum):
+    """What a pusher is. It goes through these in their order, but for a start that fails: then it is new again."""
+
+    NEW = "not started"
+    STARTING = "starting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
 
 
 class Subscribable(Protocol):
@@ -84,11 +99,9 @@ class SocketPusher:
         self._config = config or PusherConfig()
         self._graph: Graph | None = None
         self._parallelism = 0
-        self._supervisor: Supervisor | None = None  # from `start` on
-        self._unsubscribe: Callable[[], object] = _nothing
-        self._closed = False
-        self._exit: Finalize | None = None  # closes at the end of the interpreter; from `start` on
-        self._collected: Finalize | None = None  # closes when this object is collected; from `start` on
+        # What it is, is the last state here, and what a state holds is set by one call of C, once: no lock is needed,
+        # and threads, signal handlers and finalizers may meet in any of them.
+        self._reached: dict[State, Supervisor | None] = {}
 
     @property
     def config(self) -> PusherConfig:
@@ -110,14 +123,14 @@ class SocketPusher:
             TypeError: `graph` is none of these, or `parallelism` is not an int.
             ValueError: `parallelism` is negative, or the graph has a cycle or an undeclared dependency.
         """
-        if self._supervisor is not None or self._closed:
+        if self._reached:
             raise RuntimeError("set_graph was called after start; a consumer is told the graph when it connects")
         if isinstance(parallelism, bool) or not isinstance(parallelism, int):
             raise TypeError(f"parallelism is the number of units that may run at a time, not {parallelism!r}")
         if parallelism < 0:
             raise ValueError(f"parallelism can't be negative: {parallelism}")
         self._graph = Graph.of(graph)
-        self._parallelism = parallelism
+        self._parallelism = int(parallelism)
 
     def start(self, timeout: float = 5.0, *, wait: bool = True) -> None:
         """Start the writer process, connect, and subscribe to the bus.
@@ -131,42 +144,44 @@ class SocketPusher:
             OSError: What connecting raised (`FileNotFoundError`, `ConnectionRefusedError`, `PermissionError`,
                 `TimeoutError`, ...), or the path is too long for a Unix socket. Nothing is left behind then, and
                 `start` may be called again.
-            RuntimeError: The pusher was started before or is closed, or this process may not have children.
+            RuntimeError: The pusher was started before, is closed, or was closed while it was starting; or the program
+                is frozen and did not call `freeze_support`.
         """
-        if self._closed:
-            raise RuntimeError("start was called on a pusher that is closed; make a new one")
-        if self._supervisor is not None:
-            raise RuntimeError("start was called on a pusher that was started already")
-        if multiprocessing.current_process().daemon:
-            raise RuntimeError(
-                f"a pusher can't start in {multiprocessing.current_process().name!r}, a daemonic multiprocessing "
-                f"worker, for such a process may not have children: start it in the parent, or give daemon=False"
-            )
-        deadline = time.monotonic() + _checked_timeout(timeout)
+        seconds = _checked_timeout(timeout)
+        deadline = Deadline(seconds if wait else max(seconds, BEGIN_TIMEOUT))
         path = str(self._config.socket_path)
         check_path(path)
+        if self._reached:
+            raise self._out_of_order("start")
         graph = self._graph.payload() if self._graph is not None else None
         supervisor = Supervisor(self._config, graph, self._parallelism)
         try:
+            if self._reached.setdefault(State.STARTING, supervisor) is not supervisor:
+                raise self._out_of_order("start")
             supervisor.start()
+            _wait_for_writer(supervisor, deadline)
             if wait:
-                _wait_for_consumer(supervisor, path, deadline, timeout)
-            unsubscribe = self._bus.subscribe(supervisor.outbox.push)
+                _wait_for_consumer(supervisor, path, deadline, seconds)
+            supervisor.subscriptions.extend(map(self._bus.subscribe, (supervisor.outbox.push,)))
+            # Neither may refer to this object, or it would never be collected. In a multiprocessing worker only
+            # multiprocessing's own finalizers are called.
+            supervisor.exit = Finalize(None, _close_at_exit, (supervisor,), exitpriority=100)
+            weakref.finalize(self, _close_when_collected, supervisor).atexit = False
+            supervisor.open = True
+            self._reached.setdefault(State.OPEN)
+            if State.CLOSING in self._reached or supervisor.closing:
+                raise self._out_of_order("start")
         except BaseException:
-            supervisor.abandon()
+            if self._reached.get(State.STARTING) is supervisor:
+                supervisor.close(Deadline(0))
+                self._reached.pop(State.OPEN, None)
+                self._reached.pop(State.STARTING, None)
             raise
-        if callable(unsubscribe):
-            self._unsubscribe = unsubscribe
-        self._supervisor = supervisor
-        # Neither may refer to this object, or it would never be collected. Multiprocessing's own finalizers, which
-        # end the queue and the writer, have lower priorities, so they come later.
-        self._exit = Finalize(None, _close_at_exit, (supervisor, self._unsubscribe), exitpriority=100)
-        self._collected = Finalize(self, _close_when_collected, (supervisor, self._unsubscribe))
 
     @property
     def connected(self) -> bool:
         """Whether a consumer is connected; the truth within 100 ms, also when no event flows."""
-        return self._supervisor is not None and self._supervisor.ledger.connected == 1
+        return (supervisor := self._supervisor) is not None and supervisor.connected
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until nothing that was emitted before the call waits any more.
@@ -180,8 +195,10 @@ class SocketPusher:
         Raises:
             RuntimeError: The pusher was not started, or is closed.
         """
-        supervisor = self._started("flush")
-        deadline = time.monotonic() + _checked_timeout(timeout)
+        deadline = Deadline(_checked_timeout(timeout))
+        supervisor = self._supervisor
+        if supervisor is None or self._state is not State.OPEN:
+            raise self._out_of_order("flush")
         return supervisor.flush(deadline)
 
     def stats(self) -> PusherStats:
@@ -190,7 +207,7 @@ class SocketPusher:
         In a child that the host has forked they are the child's own, and "sent" is what it has handed to the host.
         """
         supervisor = self._supervisor
-        if supervisor is None:
+        if supervisor is None or not supervisor.opened:
             return PusherStats()
         ledger, outbox = supervisor.ledger, supervisor.outbox
         if (forked := supervisor.forked) is not None:
@@ -208,7 +225,7 @@ class SocketPusher:
             dropped=dropped,
             pending=emitted - sent - dropped,
             resent=ledger.resent,
-            noted=outbox.noted(),
+            noted=outbox.placeholders(),
             reconnects=max(0, ledger.connections - 1),
             writer_restarts=supervisor.writer_restarts,
             connected=self.connected,
@@ -218,21 +235,20 @@ class SocketPusher:
     def close(self, timeout: float = 5.0) -> None:
         """Send what waits, end the writer process and unsubscribe. Calling it again does nothing.
 
+        It may be called from any thread, from a signal handler, and while `start` waits, which then raises
+        `RuntimeError`. Every caller returns when the pusher is closed.
+
         Args:
             timeout: After so many seconds what still waits is dropped, and the log says how much.
         """
-        seconds = _checked_timeout(timeout)
-        if self._closed:
-            return
-        self._closed = True
-        if self._supervisor is not None and self._exit is not None and self._collected is not None:
-            self._collected.cancel()
-            _close(self._supervisor, self._unsubscribe, time.monotonic() + seconds)
-            # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
-            self._exit.cancel()
+        deadline = Deadline(_checked_timeout(timeout))
+        self._reached.setdefault(State.CLOSING)
+        supervisor = self._supervisor
+        if supervisor is not None and not supervisor.ended:
+            supervisor.close(deadline)
 
     def __enter__(self) -> "SocketPusher":
-        if self._supervisor is None:
+        if not self._reached:
             self.start()
         return self
 
@@ -247,11 +263,12 @@ class SocketPusher:
     async def __aenter__(self) -> "SocketPusher":
         import asyncio  # not above: most hosts have no use for it, and it takes time and memory
 
-        start = _AbandonableStart(self)
         try:
-            await asyncio.to_thread(start.run)
-        except asyncio.CancelledError:
-            start.abandon()
+            await asyncio.to_thread(self.__enter__)
+        except asyncio.CancelledError:  # nobody would close what the thread is starting
+            self._reached.setdefault(State.CLOSING)
+            if (supervisor := self._supervisor) is not None:
+                supervisor.request_close(Deadline(0))
             raise
         return self
 
@@ -266,53 +283,61 @@ class SocketPusher:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "not started" if self._supervisor is None else "open"
-        return f"<SocketPusher to {self._config.socket_path}, {state}>"
+        return f"<SocketPusher to {self._config.socket_path}, {self._state.value}>"
 
-    def _started(self, what: str) -> Supervisor:
-        if self._closed:
-            raise RuntimeError(f"{what} was called on a pusher that is closed")
-        if self._supervisor is None:
-            raise RuntimeError(f"{what} was called on a pusher that was not started")
-        return self._supervisor
+    @property
+    def _supervisor(self) -> Supervisor | None:
+        return self._reached.get(State.STARTING)
 
+    @property
+    def _state(self) -> State:
+        supervisor = self._supervisor
+        if State.CLOSING in self._reached or (supervisor is not None and supervisor.closing):
+            return State.CLOSED if supervisor is None or supervisor.ended else State.CLOSING
+        if supervisor is None:
+            return State.NEW
+        return State.OPEN if State.OPEN in self._reached else State.STARTING
 
-class _AbandonableStart:
-    """A start in a thread, whose task may be cancelled meanwhile; then nobody would close what was started."""
-
-    def __init__(self, pusher: SocketPusher) -> None:
-        self._pusher = pusher
-        self._lock = threading.Lock()
-        self._started = False
-        self._abandoned = False
-
-    def run(self) -> None:
-        self._pusher.__enter__()
-        with self._lock:
-            self._started = True
-            if self._abandoned:
-                self._pusher.close(0)
-
-    def abandon(self) -> None:
-        with self._lock:
-            self._abandoned = True
-            if self._started:
-                self._pusher.close(0)
+    def _out_of_order(self, what: str) -> RuntimeError:
+        state = self._state
+        if state in (State.CLOSING, State.CLOSED):
+            return RuntimeError(f"{what} was called on a pusher that is closed; make a new one")
+        if state is State.NEW:
+            return RuntimeError(f"{what} was called on a pusher that was not started")
+        return RuntimeError(f"{what} was called on a pusher that was started already")
 
 
-def _nothing() -> None:
-    """Unsubscribe from a bus that does not say how."""
+def _wait_for_writer(supervisor: Supervisor, deadline: Deadline) -> None:
+    """Return when a writer process works, or raise why there is none."""
+    supervisor.wait_until(
+        lambda: supervisor.ready or supervisor.ended or supervisor.closing or supervisor.trouble is not None, deadline
+    )
+    if supervisor.trouble is not None:
+        raise supervisor.trouble
+    if supervisor.closing or supervisor.ended:
+        raise RuntimeError("the pusher was closed while it was starting")
+    if not supervisor.ready:
+        raise TimeoutError(
+            errno.ETIMEDOUT, f"the writer process has not begun in time; it runs sys.executable, {sys.executable!r}"
+        )
 
 
-def _wait_for_consumer(supervisor: Supervisor, path: str, deadline: float, timeout: float) -> None:
+def _wait_for_consumer(supervisor: Supervisor, path: str, deadline: Deadline, timeout: float) -> None:
     """Return when connected, or raise what the first attempt failed with."""
 
     def decided() -> bool:
-        return supervisor.ledger.connections > 0 or supervisor.ended or _final(supervisor.failure) is not None
+        return supervisor.ledger.connections > 0 or supervisor.ended or supervisor.closing or failed()
+
+    def failed() -> bool:
+        return supervisor.trouble is not None or _final(supervisor.failure) is not None
 
     supervisor.wait_until(decided, deadline)
     if supervisor.ledger.connections > 0:
         return
+    if supervisor.closing or supervisor.ended:
+        raise RuntimeError("the pusher was closed while it was starting")
+    if supervisor.trouble is not None:
+        raise supervisor.trouble
     if (failure := _final(supervisor.failure)) is not None:
         raise explained(failure, path)
     why = f"after {timeout:g} s" if supervisor.failure is None else f"in {timeout:g} s: {supervisor.failure.strerror}"
@@ -324,25 +349,25 @@ def _final(failure: OSError | None) -> OSError | None:
     return None if isinstance(failure, BlockingIOError) else failure
 
 
-def _close(supervisor: Supervisor, unsubscribe: Callable[[], object], deadline: float) -> None:
-    unsubscribe()
-    supervisor.close(deadline)
+def _close_at_exit(supervisor: Supervisor) -> None:
+    supervisor.close(Deadline(EXIT_TIMEOUT))
 
 
-def _close_at_exit(supervisor: Supervisor, unsubscribe: Callable[[], object]) -> None:
-    _close(supervisor, unsubscribe, time.monotonic() + EXIT_DEADLINE)
-
-
-def _close_when_collected(supervisor: Supervisor, unsubscribe: Callable[[], object]) -> None:
+def _close_when_collected(supervisor: Supervisor) -> None:
     """The garbage collector calls this in any thread, so nothing may be waited for; at exit somebody waits."""
-    unsubscribe()
-    supervisor.begin_close(time.monotonic() + EXIT_DEADLINE)
+    supervisor.unsubscribe()
+    if not supervisor.closing:
+        supervisor.request_close(Deadline(EXIT_TIMEOUT))
 
 
 def _checked_timeout(timeout: float) -> float:
     """Seconds, not below 0."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    if not math.isfinite(timeout):
+    try:
+        seconds = float(timeout)
+    except OverflowError:  # an int beyond every float
+        seconds = math.copysign(sys.float_info.max, timeout)
+    if not math.isfinite(seconds):
         raise ValueError(f"timeout must be finite, not {timeout!r}")
-    return max(0.0, timeout)
+    return max(0.0, seconds)

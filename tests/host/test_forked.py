@@ -1,23 +1,23 @@
 """How events get out of a forked child, where the host takes them in slowly or not at all."""
 
 import threading
-import time
 from collections import deque
 
 import pytest
 
-from socketpusher.host.forked import ForkedToken
+from socketpusher.channel.clock import Deadline
+from socketpusher.host.forked import ForkedOutlet
 from support.waiting import wait_for
 
 
-class Door:
+class Channel:
     """Refuses so many times, then takes."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
         self.taken: list[bytes] = []
 
-    def send(self, lines: bytes) -> None:
+    def send(self, lines: bytes, count: int) -> None:
         if self.refusals:
             self.refusals -= 1
             raise BlockingIOError
@@ -27,76 +27,70 @@ class Door:
         pass
 
 
-def token_with(door: Door, *lines: bytes) -> ForkedToken:
-    return ForkedToken(door, deque(lines))  # type: ignore[arg-type]
+def outlet_with(channel: Channel, *lines: bytes) -> ForkedOutlet:
+    return ForkedOutlet(channel, deque(lines), lambda: None)  # type: ignore[arg-type]
 
 
 def test_what_the_host_can_not_take_in_yet_is_left_to_a_thread() -> None:
-    door = Door(refusals=3)
-    token = token_with(door, b"a\n")
-    token.mark(False)
-    token.put()
-    wait_for(lambda: door.taken == [b"a\n"])
-    wait_for(lambda: token.mark(False))  # and the next event finds it free
+    channel = Channel(refusals=3)
+    outlet = outlet_with(channel, b"a\n")
+    outlet.put()
+    wait_for(lambda: channel.taken == [b"a\n"])
+    wait_for(lambda: not outlet._lock.locked())  # and the next event finds it free
 
 
 def test_what_is_left_when_no_thread_can_be_started_is_handed_over_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
-    door = Door(refusals=2)
-    token = token_with(door, b"a\n")
-    token.mark(False)
+    channel = Channel(refusals=2)
+    outlet = outlet_with(channel, b"a\n")
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        token.put()
-    assert door.taken == []
-    assert token.finish(time.monotonic() + 30)
-    assert door.taken == [b"a\n"]
+        outlet.put()
+    assert channel.taken == []
+    assert outlet.finish(Deadline(30))
+    assert channel.taken == [b"a\n"]
 
 
-def test_a_line_that_is_appended_while_the_mark_is_set_is_not_forgotten() -> None:
-    door = Door(refusals=0)
+def test_a_line_that_is_appended_while_another_thread_sends_is_not_forgotten() -> None:
     lines = deque([b"a\n"])
-    token = ForkedToken(door, lines)  # type: ignore[arg-type]
-    unmark = token._unmark
 
-    def appended_meanwhile() -> None:
-        token._unmark = unmark
-        lines.append(b"b\n")
-        unmark()
+    class Appending(Channel):
+        def send(self, sent: bytes, count: int) -> None:
+            super().send(sent, count)
+            if sent == b"a\n":
+                lines.append(b"b\n")
+                outlet.put()  # as a thread that finds the lock held
 
-    token._unmark = appended_meanwhile
-    token.mark(False)
-    token.put()
-    assert door.taken == [b"a\n", b"b\n"]
+    channel = Appending(refusals=0)
+    outlet = ForkedOutlet(channel, lines, lambda: None)  # type: ignore[arg-type]
+    outlet.put()
+    assert channel.taken == [b"a\n", b"b\n"]
 
 
 def test_the_end_of_a_child_waits_no_longer_than_its_deadline() -> None:
-    token = token_with(Door(refusals=1 << 30), b"a\n")
-    start = time.monotonic()
-    assert not token.finish(start + 0.1)
-    assert time.monotonic() - start < 10
+    outlet = outlet_with(Channel(refusals=1 << 30), b"a\n")
+    assert not outlet.finish(Deadline(0.1))
 
 
 def test_lines_that_a_thread_is_just_sending_are_not_yet_handed_over() -> None:
     """They are in neither the outbox nor the host; a child that ended now would take them with it."""
     begun, may_end = threading.Event(), threading.Event()
 
-    class SlowDoor(Door):
-        def send(self, lines: bytes) -> None:
+    class SlowChannel(Channel):
+        def send(self, lines: bytes, count: int) -> None:
             begun.set()
             may_end.wait(30)
-            super().send(lines)
+            super().send(lines, count)
 
-    door = SlowDoor(refusals=0)
-    token = token_with(door, b"a\n")
-    token.mark(False)
-    sender = threading.Thread(target=token.put)
+    channel = SlowChannel(refusals=0)
+    outlet = outlet_with(channel, b"a\n")
+    sender = threading.Thread(target=outlet.put)
     sender.start()
     begun.wait(30)
-    assert not token.finish(time.monotonic() + 0.1)
+    assert not outlet.finish(Deadline(0.1))
     may_end.set()
-    assert token.finish(time.monotonic() + 30)
-    assert (door.taken, token.handed_over) == ([b"a\n"], 1)
+    assert outlet.finish(Deadline(30))
+    assert (channel.taken, outlet.handed_over) == ([b"a\n"], 1)
     sender.join()

@@ -3,20 +3,29 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from socketpusher import Event, PusherConfig
 from socketpusher.channel.ledger import Ledger
-from socketpusher.host.outbox import Outbox
+from socketpusher.channel.queue import Frame
+from socketpusher.host.outbox import Mode, Outbox
 
 
 class Queue:
-    """Keeps what is put."""
+    """Keeps what is put, unless it is full."""
 
     def __init__(self) -> None:
-        self.items: list = []
+        self.frames: list[Frame] = []
+        self.full = False
 
-    def put(self, item, block=True) -> None:
-        self.items.append(item)
+    def put(self, frame: Frame) -> bool:
+        if not self.full:
+            self.frames.append(frame)
+        return not self.full
+
+    def lines(self) -> list[bytes]:
+        return [line for frame in self.frames for line in frame.batch.data.splitlines()]
 
 
 @pytest.fixture
@@ -27,9 +36,14 @@ def ledger() -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def outbox(ledger: Ledger) -> Outbox:
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def outbox(ledger: Ledger, queue: Queue) -> Outbox:
     outbox = Outbox(ledger, PusherConfig(), lambda: None)
-    outbox.attach(Queue())
+    assert outbox.attach(queue)  # type: ignore[arg-type]
     return outbox
 
 
@@ -37,36 +51,32 @@ def test_the_books_are_made_true_when_a_writer_died_between_two_entries(ledger: 
     """It had sent lines 0 to 2 and dropped line 3; it had entered that 0 was read and what it dropped, no more."""
     for number in range(4):
         outbox.push(Event("x", task=number))
-    outbox.drain(outbox._token)
+    assert outbox.put_rest()
     ledger.received, ledger.unsent, ledger.settled, ledger.sent = 4, 3, 1, 0
     ledger.drop(3, 4)
     ledger.dropped = 0
-    queue = Queue()
-    outbox.attach(queue)
+    assert outbox.detach()
     assert (ledger.received, ledger.unsent, ledger.sent, ledger.dropped) == (1, 1, 1, 1)
-    assert [(batch.first, batch.end) for _, batch in queue.items[:-1]] == [(1, 3), (4, 4)]
+    queue = Queue()
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    assert outbox.put_rest()
+    assert [(frame.batch.first, frame.batch.end) for frame in queue.frames] == [(1, 3), (4, 4)]
 
 
-def test_a_token_in_the_queue_of_a_dead_writer_takes_nothing(outbox: Outbox) -> None:
-    outbox.push(Event("x"))
-    stale = outbox._token
-    outbox.attach(Queue())
-    assert outbox.drain(stale) == ()
-    assert outbox.drain(outbox._token)[1].end == 1
-
-
-def test_an_event_for_a_queue_that_has_just_been_closed_waits_for_the_next_one(outbox: Outbox, monkeypatch) -> None:
-    def put(item, block=True) -> None:
-        raise ValueError("Queue is closed")
-
-    outbox.drain(outbox._token)
-    monkeypatch.setattr(outbox._token.queue, "put", put)
-    outbox.push(Event("x"))
-    assert (outbox.dropped(), outbox.accepted()) == (0, 1)
+def test_what_was_emitted_while_there_was_no_writer_goes_to_the_next(outbox: Outbox, queue: Queue) -> None:
+    outbox.push(Event("x", task=1))
+    assert outbox.detach()
+    outbox.push(Event("x", task=2))
+    assert len(queue.frames) == 2  # the first tells where the numbers begin
+    other = Queue()
+    assert outbox.attach(other)  # type: ignore[arg-type]
+    outbox.push(Event("x", task=3))
+    assert outbox.put_rest()
+    assert [line[-2:-1] for line in other.lines()] == [b"1", b"2", b"3"]
 
 
 def test_an_event_that_can_not_be_taken_is_dropped_counted_and_leaves_a_gap(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def out_of_memory(*args) -> bytes:
         raise MemoryError
@@ -79,16 +89,119 @@ def test_an_event_that_can_not_be_taken_is_dropped_counted_and_leaves_a_gap(
     outbox.push(Event("x", task=3))
     assert (outbox.dropped(), outbox.accepted()) == (1, 2)
     assert "an event of type 'x' was dropped" in caplog.text
-    batch = outbox.drain(outbox._token)[1]
-    assert [line.rpartition(b"-")[2] for line in batch.data.splitlines()] == [b'1"}', b'3"}']
+    assert outbox.put_rest()
+    assert [line.rpartition(b"-")[2] for line in queue.lines()] == [b'1"}', b'3"}']
 
 
-def test_a_batch_is_bounded_and_what_is_left_comes_next(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketpusher.host.outbox.BATCH_BYTES", 100)
+def test_ids_rise_though_two_threads_met_at_the_end_of_a_gap_in_another_order(outbox: Outbox, queue: Queue) -> None:
+    """The one that saw fewer dropped events comes behind the one that saw more."""
+    from socketpusher.host.outbox import _LineAfterGap
+
+    outbox._session = b"s-"
+    for dropped in 0, 3, 2, 3:
+        line = _LineAfterGap(b'{"type":"x"}\n')
+        line.dropped = dropped
+        outbox._lines.append(line)
+    assert outbox.put_rest()
+    assert [line.rpartition(b"-")[2] for line in queue.lines()] == [b'1"}', b'5"}', b'6"}', b'7"}']
+
+
+def test_a_batch_is_bounded(outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketpusher.host.outbox.BATCH_BYTES", 130)
+    assert outbox.put_rest()
+    outbox._write_at = float("inf")
     for number in range(5):
         outbox.push(Event("x", task=number))
-    token, batches = outbox._token, []
-    while outbox._lines:
-        batches.append(outbox.drain(token)[1])
-        assert token.queue.items[-1] is token or not outbox._lines  # somebody comes for what is left
-    assert [(batch.first, batch.end) for batch in batches] == [(0, 2), (2, 4), (4, 5)]
+    assert outbox.put_rest()
+    assert [(frame.batch.first, frame.batch.end) for frame in queue.frames[1:]] == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_a_full_queue_makes_the_outbox_refuse_and_room_makes_it_take_again(
+    ledger: Ledger, outbox: Outbox, queue: Queue
+) -> None:
+    queue.full = True
+    outbox.in_flight_limit = outbox._accept_limit = 100
+    for number in range(9):
+        outbox.push(Event("x", task=number))
+    assert outbox.mode is Mode.REFUSING
+    accepted, dropped = outbox.accepted(), outbox.dropped()
+    assert (accepted + dropped, dropped > 0) == (9, True)
+    queue.full = False
+    assert outbox.put_rest()
+    ledger.received_offset = queue.frames[-1].offset
+    outbox.push(Event("x", task=9))
+    assert (outbox.mode, outbox.accepted()) == (Mode.OPEN, accepted + 1)
+
+
+def test_a_line_larger_than_all_limits_is_taken_when_nothing_waits(outbox: Outbox, queue: Queue) -> None:
+    outbox.in_flight_limit = outbox._accept_limit = 1
+    outbox.accept(b"x" * 20_000_000 + b"\n")
+    assert (outbox.accepted(), outbox.dropped()) == (1, 0)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(1, 8), st.just(0)),
+            st.tuples(st.sampled_from(["drop", "settle"]), st.integers(0, 40), st.integers(1, 10)),
+        )
+    )
+)
+def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int, int]]) -> None:
+    ledger = Ledger()
+    outbox = Outbox(ledger, PusherConfig(), lambda: None)
+    outbox.attach(Queue())  # type: ignore[arg-type]
+    model: set[int] = set()
+    end = 0
+    for what, a, b in steps:
+        if what == "add":
+            outbox._lines.extend(b"%d\n" % number for number in range(end, end + a))
+            model |= set(range(end, end + a))
+            end += a
+        elif what == "drop":
+            first, last = min(a, end), min(a + b, end)
+            ledger.drop(first, last)
+            model -= set(range(first, last))
+        else:
+            ledger.settled = max(ledger.settled, min(a, end))
+        assert outbox.put_rest()
+        kept = [int(n) for k in outbox._kept if k.frame is not None for n in k.frame.batch.data.split()]
+        assert kept == sorted(kept)
+        assert set(kept) <= model
+        assert all(number < ledger.settled for number in model - set(kept))
+    assert outbox.detach()
+    queue = Queue()
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    assert outbox.put_rest()
+    assert [int(line) for line in queue.lines()] == sorted(n for n in model if n >= ledger.settled)
+    ledger.close()
+
+
+def test_whoever_emitted_before_is_not_taken_for_a_handler_that_has_interrupted_itself(outbox: Outbox) -> None:
+    """The pusher's thread has the lock; two that write at once would tear lines."""
+    outbox.push(Event("x"))
+    with outbox._lock:
+        assert not outbox.interrupted()
+
+
+def test_a_batch_that_is_in_the_queue_in_part_is_finished_before_the_next(outbox: Outbox, ledger: Ledger) -> None:
+    """Also when the thread hears of dropped lines meanwhile."""
+
+    class Pipe(Queue):
+        def put(self, frame: Frame) -> bool:
+            self.frames.append(frame)
+            return not self.full
+
+    pipe = Pipe()
+    assert outbox.attach(pipe)  # type: ignore[arg-type]
+    outbox.push(Event("x", task=0))
+    assert outbox.put_rest()
+    pipe.full = True
+    outbox.push(Event("x", task=1))
+    assert not outbox.put_rest()
+    begun = pipe.frames[-1]
+    ledger.drop(0, 1)
+    assert not outbox.put_rest()
+    outbox.push(Event("x", task=2))
+    assert not outbox.put_rest()
+    assert all(frame is begun for frame in pipe.frames[-2:])

@@ -1,167 +1,204 @@
 """How events get out of a child that the host has forked.
 
-A fork copies the outbox but not the feeder thread, and any lock as some thread held it. So a child touches nothing of
-what it has inherited: it sends its lines through a socket pair to the host's supervisor, which emits them as the
-host's own. Each message is whole or is not there, whoever is killed when: a datagram is, and what is too large for one
-goes into a file without a name, of which the datagram carries the descriptor.
+A fork copies the outbox but not the pusher's thread, and any lock as some thread held it. So a child touches nothing
+of what it has inherited: it sends its lines through a socket pair to the host's thread, which emits them as the host's
+own. Each message is whole or is not there, whoever is killed when: a datagram is, and what is too large for one goes
+into a file without a name, whose descriptor travels with a datagram that says how many lines are in it.
 """
 
-import os
-import select
 import socket
 import threading
-import time
 from collections import deque
+from collections.abc import Callable
+from itertools import repeat, starmap
 from multiprocessing.util import Finalize
 
-from ..channel.ledger import anonymous_file
+from ..channel.clock import Deadline
+from ..channel.descriptors import Descriptor, above_standard, borrowed, memory_file, read_whole, wait
 
 DATAGRAM_BYTES = 32 << 10
 """The most that a datagram carries; a socket takes six of them before it makes its sender wait (208 KiB here)."""
 
-EXIT_DEADLINE = 5.0
+EXIT_TIMEOUT = 5.0
 """How long a child that ends may take to hand over what it has emitted, in seconds."""
 
+_IN_FILE = b"\0"  # a datagram that begins so names a number of lines; they are in the file that comes with it
 
-class SideDoor:
+
+class ForkChannel:
     """Both ends of the socket pair. The host receives, and every child that it forks can send."""
 
     def __init__(self) -> None:
-        self._inside, self._outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._inside.setblocking(False)
-        self._outside.setblocking(False)
+        host, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in host, child:
+            end.setblocking(False)
+        self._host, self._child = Descriptor(host.detach()), Descriptor(child.detach())
 
     def fileno(self) -> int:
         """The host's end, for waiting."""
-        return self._inside.fileno()
+        return self._host.fileno()
 
-    def receive(self) -> list[bytes]:
-        """The lines that have come. For the host."""
+    def intact(self) -> bool:
+        """Whether both ends are still ours."""
+        return self._host.intact() and self._child.intact()
+
+    def receive(self) -> tuple[list[bytes], int]:
+        """The lines that have come, and how many were lost, for the host had no descriptor left. For the host."""
         lines: list[bytes] = []
-        while True:
-            try:
-                data, descriptors, _, _ = socket.recv_fds(self._inside, DATAGRAM_BYTES, 1)
-            except OSError:  # nothing more for now, or closed
-                return lines
-            for fd in descriptors:
-                with open(fd, "rb") as file:
-                    file.seek(0)
-                    data = file.read()
-            lines += data.splitlines(keepends=True)
+        lost = 0
+        if not self._host.intact():
+            return lines, lost
+        with above_standard(), borrowed(self._host, socket.SOCK_DGRAM) as end:
+            while True:
+                try:
+                    data, descriptors, _, _ = socket.recv_fds(end, DATAGRAM_BYTES, 1)
+                except OSError:  # nothing more for now
+                    return lines, lost
+                if data[:1] == _IN_FILE:
+                    if descriptors:
+                        file = Descriptor(descriptors[0])
+                        data = read_whole(file.fileno())
+                        file.close()
+                    else:
+                        lost += int(data[1:])
+                        continue
+                lines += data.splitlines(keepends=True)
 
-    def send(self, lines: bytes) -> None:
+    def send(self, lines: bytes, count: int) -> None:
         """Hand over whole lines, all or none. For a child.
 
         Raises:
             BlockingIOError: The host has too much to take in.
             OSError: The host is gone.
         """
-        if len(lines) <= DATAGRAM_BYTES:
-            self._outside.send(lines)
-            return
-        fd = anonymous_file(0)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(lines)
-            socket.send_fds(self._outside, [b" "], [fd])
-        finally:
-            os.close(fd)
+        with above_standard(), borrowed(self._child, socket.SOCK_DGRAM) as end:
+            if len(lines) <= DATAGRAM_BYTES:
+                end.send(lines)
+                return
+            file = memory_file(lines)
+            try:
+                socket.send_fds(end, [_IN_FILE + b"%d" % count], [file.fileno()])
+            finally:
+                file.close()
 
-    def stay_outside(self) -> None:
+    def leave_to_host(self) -> None:
         """In a child, leave the host's end to the host, so that its end ends the pair."""
-        self._inside.close()
+        self._host.close()
 
     def wait(self, seconds: float) -> None:
         """Wait until there is room to send, or for so long. For a child."""
-        select.select([], [self._outside], [], max(0.0, seconds))
+        wait([], [self._child.fileno()], seconds)
 
     def close(self) -> None:
         """Close both ends, of this process."""
-        self._inside.close()
-        self._outside.close()
+        self._host.close()
+        self._child.close()
 
 
-class ForkedToken:
-    """In a forked child, what stands for the queue: it carries what waits in the outbox to the side door.
+class _HandOver:
+    """Lines on their way to the host. What was taken out of the outbox stays referred to until they are there."""
+
+    __slots__ = ("ended", "lines")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.ended: list[None] = []  # not empty once they have been sent
+
+
+class ForkedOutlet:
+    """In a forked child, what carries the lines of the outbox to the host.
 
     Args:
-        door: The way out.
+        channel: The way out.
         lines: What waits in the outbox of this child.
+        on_lost: Called when the host is found to be gone, for the first time.
     """
 
-    feeder = 0
-
-    def __init__(self, door: SideDoor, lines: deque[bytes]) -> None:
-        lock = threading.Lock()
-        self.mark = lock.acquire  # held by whoever hands over; an emit only tries it
-        self._unmark = lock.release
-        self._door = door
+    def __init__(self, channel: ForkChannel, lines: deque[bytes], on_lost: Callable[[], None]) -> None:
+        self._channel = channel
         self._lines = lines
+        self._on_lost = on_lost
+        self._lock = threading.Lock()  # held by whoever hands over; an emit only tries it
+        self._now = _HandOver()
         self.handed_over = 0  # lines
-        self.handed_over_bytes = 0
         self.lost = 0  # lines that were for a host that is gone
+        self.bytes = 0  # of both
         self.finish_at_exit()
 
+    def waiting(self) -> int:
+        """How many lines are not handed over."""
+        return len(self._lines) + (0 if self._now.ended else len(self._now.lines))
+
     def put(self) -> None:
-        """Hand over what waits; what the host can't take in now is left to a thread. By whoever has set the mark."""
-        try:
-            self._hand_over()
-        except BlockingIOError:
+        """Hand over what waits; what the host can't take in now is left to a thread. It never waits."""
+        if self._lock.locked():
+            return  # whoever holds it looks again
+        with self._lock:
+            done = self._hand_over()
+        if not done:
             try:
                 threading.Thread(target=self._hand_over_in_time, name="socketpusher-fork", daemon=True).start()
             except RuntimeError:  # the interpreter is ending: `finish` will do it
-                self._unmark()
-            return
-        self._unmark()
-        if self._lines and self.mark(False):  # appended since, by a thread that found the mark set
+                pass
+        elif self._lines:  # appended since, by a thread that found the lock held
             self.put()
 
-    def finish(self, deadline: float) -> bool:
-        """Hand over the rest until the deadline, of `time.monotonic`; whether nothing is left."""
+    def finish(self, deadline: Deadline) -> bool:
+        """Hand over the rest until the deadline; whether nothing is left."""
         while True:
-            # Whoever holds the mark has lines in hand that are no longer in the outbox, and not yet at the host.
-            if not self.mark(True, max(0.0, deadline - time.monotonic())):
+            # Whoever holds the lock has lines in hand that are no longer in the outbox, and not yet at the host.
+            if not self._lock.acquire(timeout=deadline.remaining()):
                 return False
             try:
-                self._hand_over()
-                return True
-            except BlockingIOError:
-                pass
+                if self._hand_over():
+                    return True
             finally:
-                self._unmark()
-            if time.monotonic() >= deadline:
+                self._lock.release()
+            if deadline.over():
                 return False
-            self._door.wait(deadline - time.monotonic())
+            self._channel.wait(deadline.remaining())
 
     def finish_at_exit(self) -> None:
         """Let the end of the interpreter wait for the rest to be handed over, for a while."""
-        Finalize(None, lambda: self.finish(time.monotonic() + EXIT_DEADLINE), exitpriority=100)
+        Finalize(None, lambda: self.finish(Deadline(EXIT_TIMEOUT)), exitpriority=100)
 
     def _hand_over_in_time(self) -> None:
         while True:
-            try:
-                self._hand_over()
-            except BlockingIOError:
-                self._door.wait(3600.0)
-                continue
-            self._unmark()
-            if not self._lines or not self.mark(False):
-                return
+            with self._lock:
+                if self._hand_over():
+                    break
+            self._channel.wait(3600.0)
+        if self._lines:
+            self.put()
 
-    def _hand_over(self) -> None:
-        """Raises BlockingIOError when the host has to take in something first; the lines are kept then."""
-        while self._lines:
-            lines: list[bytes] = []
-            size = 0
-            while self._lines and (not lines or size + len(self._lines[0]) <= DATAGRAM_BYTES):
-                lines.append(self._lines.popleft())
-                size += len(lines[-1])
+    def _hand_over(self) -> bool:
+        """Send what waits; False when the host has to take in something first."""
+        while True:
+            now = self._now
+            if now.ended:
+                self._now = now = _HandOver()
+            if not now.lines:
+                now.lines.extend(starmap(self._lines.popleft, repeat((), self._how_many())))
+            if not now.lines:
+                return True
+            data = b"".join(now.lines)
             try:
-                self._door.send(b"".join(lines))
-                self.handed_over += len(lines)
+                now.ended.extend(map(self._channel.send, (data,), (len(now.lines),)))
+                self.handed_over += len(now.lines)
             except BlockingIOError:
-                self._lines.extendleft(reversed(lines))
-                raise
+                return False
             except OSError:
-                self.lost += len(lines)
-            self.handed_over_bytes += size
+                now.ended.append(None)
+                self.lost += len(now.lines)
+                if self.lost == len(now.lines):
+                    self._on_lost()
+            self.bytes += len(data)
+
+    def _how_many(self) -> int:
+        """How many of the waiting lines go into one message."""
+        size = 0
+        for count in range(len(self._lines)):
+            size += len(self._lines[count])
+            if count and size > DATAGRAM_BYTES:
+                return count
+        return len(self._lines)

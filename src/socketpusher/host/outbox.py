@@ -1,322 +1,442 @@
-"""The hot path: from the bus handler into the `multiprocessing.Queue`, many lines at a time.
+"""The hot path: from the bus handler into the queue's pipe, many lines at a time, at once.
 
-A put for each event would cost a scheduler that is busy almost all of them: `Queue.put` hands the object to a feeder
-thread, whose every write releases the GIL, and a thread that gave up the GIL to a CPU-bound one gets it back after the
-switch interval, 5 ms. So the handler appends the encoded line to a deque, and puts a token into the queue only if none
-is outstanding. When the feeder thread pickles the token, its `__reduce__` first marks it as taken and then drains the
-deque into one batch. Append before testing the mark, clear the mark before draining: no line is forgotten, and beside
-a CPU-bound scheduler one put carries all that was emitted in 10 ms. `benchmarks/coalescing.py` has the figures.
+    emit -> lines -(at most every 2 ms: by the thread that emits)------> queue -> the writer
+                 \\-(the rest, within 20 ms: by the pusher's thread)--/
+                                    copies of what is not settled: unsettled
 
-The handler runs in any thread, in signal handlers, in finalizers that the garbage collector calls at any allocation,
-the feeder thread's included. So it takes no lock that it would have to wait for; the mark is a lock that is only tried.
+A thread that gives up the GIL to a CPU-bound one gets it back after the switch interval, 5 ms. So the thread that emits
+writes into the pipe itself, by a call that keeps the GIL and can't wait.
+
+The handler runs in any thread, in signal handlers, and in finalizers that the garbage collector calls at any
+allocation. A signal handler may raise between any two bytecodes, also behind a call that has returned. Hence the rules:
+what is moved or written is moved or written and noted in one call of C; whoever comes next finds at each step what is
+done and what is not, and goes on; the lock is never waited for by a thread that can be interrupted while it holds it.
 """
 
+import itertools
 import logging
 import secrets
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.queues import Queue
-from typing import Any
+from contextlib import suppress
+from enum import Enum
+from itertools import repeat, starmap
 
-from ..channel.batch import Batch, Retained
+from ..channel.batch import Batch
+from ..channel.clock import now
 from ..channel.ledger import Ledger
-from ..channel.messages import Message
+from ..channel.queue import BatchQueue, Frame
 from ..config import PusherConfig
+from ..errors import raised_by_signal_handler
 from ..events import Event, EventType
 from ..wire import encode
-from .forked import ForkedToken, SideDoor
+from .forked import ForkChannel, ForkedOutlet
 
 logger = logging.getLogger("socketpusher")
 
-HOST_BYTES = 8 << 20
+PUT_INTERVAL = 0.002
+"""The shortest time between two writes of threads that emit, in seconds. Measured 20 microseconds apart beside a
+CPU-bound thread: with 1 ms p50 falls from 1.2 to 0.7 ms, and the schedule takes 1 % longer."""
+
+IN_FLIGHT_BYTES = 8 << 20
 """How much may be on its way from the host to the writer, in bytes. It fills only when the writer does not read."""
 
 ID_BYTES = 64
 """Room on a line for the key `id`: 12 hexadecimal digits, up to 20 decimal ones, and what JSON puts around them."""
 
 BATCH_BYTES = 1 << 20
-"""After how many bytes a batch is full. The writer holds a batch three times for a moment, and a host that is killed
-loses the one that it is handing over. Larger ones were not faster (0.5 million events/s in a burst)."""
+"""After how many bytes a batch is full, about. A host that is killed loses the one that it is handing over."""
+
+KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
+"""After so many more batches, or bytes, the pusher's thread looks which of them are settled."""
 
 STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 
 
-class Tally:
-    """Counts from any thread, signal handler or finalizer, without a lock that anyone would wait for."""
+class Mode(Enum):
+    """What becomes of the next event."""
+
+    OPEN = "it is taken"
+    REFUSING = "too much is on its way to the writer: it is dropped, unless there is room again"
+    ENDED = "the pusher has ended by itself: it is dropped"
+    SEALED = "the pusher is closed: it is ignored"
+
+
+class Counter:
+    """Counts from any thread, signal handler or finalizer: one call of C, which nothing can interrupt."""
 
     def __init__(self) -> None:
-        self._marks: deque[None] = deque()
-        self._folded = 0
-        self._folding = threading.Lock()
+        self._count = itertools.count()
 
-    def add(self) -> None:
-        """Count one."""
-        self._marks.append(None)
-        if len(self._marks) > 1000:
-            self._fold()
+    def add(self, number: int = 1) -> None:
+        """Count so many."""
+        for _ in range(number):
+            next(self._count)
 
     def value(self) -> int:
         """How many were counted."""
-        self._fold()
-        return self._folded + len(self._marks)
-
-    def _fold(self) -> None:
-        if self._folding.acquire(blocking=False):
-            try:
-                for _ in range(len(self._marks)):
-                    self._marks.popleft()
-                    self._folded += 1
-            finally:
-                self._folding.release()
+        return int(repr(self._count)[6:-1])  # "count(3)"; asking for it otherwise would count
 
 
-class _AfterGap(bytes):
+class _LineAfterGap(bytes):
     """A line that was accepted when others before it had been dropped: `dropped` so far."""
 
-    dropped: int
-
-    def __new__(cls, line: bytes, dropped: int) -> "_AfterGap":
-        self = super().__new__(cls, line)
-        self.dropped = dropped
-        return self
+    dropped = 0
 
 
-class _Token:
-    """Stands in a queue for all that waits in the outbox. There is at most one outstanding in a queue."""
+class _Kept:
+    """A batch that is kept until it is settled. The last one is open: lines are taken, then joined, then in the queue.
 
-    __slots__ = ("feeder", "mark", "outbox", "queue", "taken")
+    Args:
+        first: The number of its first line.
+        offset: Where it begins in the stream of all lines, in bytes without ids.
+    """
 
-    def __init__(self, outbox: "Outbox", queue: "Queue[Any]") -> None:
-        lock = threading.Lock()
-        self.mark = lock.acquire  # tried, never waited for: held while the token is outstanding
-        self.taken = lock.release
-        self.outbox = outbox
-        self.queue = queue
-        self.feeder = 0  # the queue's feeder thread, once it has been seen
+    __slots__ = ("first", "frame", "lines", "offset")
 
-    def put(self) -> None:
-        """Into the queue, by whoever has set the mark."""
-        if threading.get_ident() == self.feeder:
-            # A finalizer that emits has interrupted the feeder thread, perhaps where it holds the queue's lock, for
-            # which `put` would wait. Somebody else has to.
-            self.taken()
-            self.outbox.wake()
-            return
-        try:
-            self.queue.put(self, block=False)
-        except Exception:  # closed, for its writer is gone; the next queue begins with what waits
-            self.taken()
+    def __init__(self, first: int, offset: int) -> None:
+        self.first = first
+        self.offset = offset
+        self.lines: list[bytes] = []
+        self.frame: Frame | None = None  # once they are joined
 
-    def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[Message]]:
-        self.feeder = threading.get_ident()
-        return tuple, (self.outbox.drain(self),)
+    @property
+    def end(self) -> int:
+        """The number after its last line."""
+        return self.first + len(self.lines) if self.frame is None else self.frame.batch.end
 
 
 class Outbox:
-    """What was emitted and is not yet on its way to the writer, and copies of what is not yet settled.
+    """What was emitted and is not yet in the queue, and copies of what is not yet settled.
 
     Args:
         ledger: The numbers shared with the writer.
-        config: The limit on a line, and whether events have ids.
-        wake: Makes the supervisor call `feed`; it must not wait.
+        config: The limits, and whether events have ids.
+        wake: Makes the pusher's thread look around; it must not wait.
     """
 
     def __init__(self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None]) -> None:
         self._ledger = ledger
         self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
         self._max_line_bytes = config.max_line_bytes - (ID_BYTES if config.event_ids else 0)
-        self.wake = wake
-        # How much of what was accepted is off our hands.
-        self._taken_bytes: Callable[[], int] = lambda: ledger.received_offset
-        self._lines: deque[bytes] = deque()  # accepted, not yet drained
-        self._token: _Token | ForkedToken | None = None  # of the present queue
-        self._sealed = False  # whether no more events are taken
-        # Two numbers that only bound memory. A thread switch can't fall inside `+=` on a CPython with a GIL; where it
-        # could, the bound would be off by a line.
+        self.in_flight_limit = max(1, min(IN_FLIGHT_BYTES, config.buffer_bytes // 8))
+        self._wake = wake
+        self._lines: deque[bytes] = deque()  # accepted, not yet in a batch
+        self.mode = Mode.OPEN
+        # Two numbers that only bound memory: an interrupt, or a thread switch without a GIL, may cost them a line.
         self._accepted_bytes = 0
-        self._allowed_bytes = HOST_BYTES
-        self._dropped = Tally()  # refused, as too much was on its way to the writer
-        self.refusing: int | None = None  # if the last event was refused, how many were dropped before that began
-        self._noted = Tally()  # notes sent in place of something
-        self.first_note = ""  # the first of them, for the log
-        # Guards what follows. Held by the feeder thread while it drains, and by threads that can wait.
-        self._draining = threading.RLock()
-        self._drained = 0  # the number after the last line drained
-        self._drained_bytes = 0
-        self._retained = Retained()
+        self._accept_limit = self.in_flight_limit
+        self._dropped = Counter()  # not accepted
+        self.dropped_before_refusing = 0
+        self._placeholders = Counter()
+        self.first_placeholder = ""  # for the log
+        self._write_at = 0.0  # when a thread that emits writes again
+        self.asleep = True  # whether the pusher's thread has to be woken for what is left behind
+        self._outlet: ForkedOutlet | None = None  # in a forked child
+        # What follows is changed under the lock.
+        self._lock = threading.Lock()
+        self._owner = 0  # the thread that emits and holds it; 0 if it is free, or the pusher's thread has it
+        self._turn: object = None  # whose turn it is: a signal handler takes it from what it has interrupted
+        self._queue: BatchQueue | None = None  # of the present writer
+        self._again: deque[Frame] = deque()  # what earlier writers had not settled, and is not yet in this queue
+        self._kept = deque([_Kept(0, 0)])  # ascending, without overlap; only the last one is open
+        self._look_at = (KEPT_BATCHES, KEPT_BYTES)  # when the thread looks what is settled: a number, an offset
         self._dropped_by_writer = 0
-        self._passed_over = 0  # dropped events before the last line drained, whose ids were passed over
-        self.started = b""  # the last `orch.started` that was drained, as a line
+        self._passed_over = 0  # dropped events before the last line in a batch, whose ids were passed over
+        self.last_started = b""  # the last `orch.started` in a batch, as a line
 
     # The hot path
 
     def push(self, event: Event) -> None:
         """The bus handler: take the event, as it is now. It never waits and never raises."""
         try:
-            line = encode(event, self._max_line_bytes, self._on_note)
-            self._accept(line)
-        except Exception:
+            line = encode(event, self._max_line_bytes, self._on_placeholder)
+        except Exception as error:
             self._dropped.add()
-            self._allowed_bytes = -1  # so that the next line is told of the gap
-            self.refusing = self._dropped.value() - 1 if self.refusing is None else self.refusing
-            logger.exception("an event of type %r was dropped", event.type)
-
-    def _accept(self, line: bytes) -> None:
-        size = len(line)
-        self._accepted_bytes += size
-        if self._accepted_bytes > self._allowed_bytes and not (line := self._if_there_is_room(line)):
+            self._accept_limit = -1  # so that the next line is told of the gap
+            if raised_by_signal_handler(error):
+                raise
+            with suppress(Exception):  # a filter of the host's may raise
+                logger.exception("an event of type %r was dropped", getattr(event, "type", type(event)))
             return
+        self.accept(line)
+
+    def accept(self, line: bytes) -> None:
+        """Take a line, or count it as dropped."""
+        if self._accepted_bytes > self._accept_limit:
+            if not self._admit():
+                return
+            if self._session:
+                line = _LineAfterGap(line)
+                line.dropped = self._dropped.value()
         self._lines.append(line)
-        token = self._token
-        if token is not None and token.mark(False):
-            token.put()
+        size = len(line)
+        self._accepted_bytes += size  # behind `append`: an interrupt between them costs the bound a line, for good
+        moment = now()
+        if moment >= self._write_at:
+            self._write(moment)
+        elif self.asleep:
+            self._wake_thread()
 
-    def drain(self, token: _Token) -> Message:
-        """Take the mark off the token and everything out of the deque. For the feeder thread."""
-        with self._draining:
-            if token is not self._token:
-                return ()  # of the queue of a writer that is dead
-            token.taken()
-            batch = self._next_batch()
-            message: Message = (self._drained_bytes, batch) if batch.data else ()
-        if self._lines and token.mark(False):  # a full batch leaves some; the feeder thread holds no lock of the queue
-            token.queue.put(token)
-        return message
+    def _write(self, moment: float) -> None:
+        """Put what waits into the queue, unless somebody is about to."""
+        if self._outlet is not None:
+            self._outlet.put()
+            return
+        me = threading.get_ident()
+        if not self._lock.locked():
+            self._write_at = moment + PUT_INTERVAL
+            with self._lock:
+                try:
+                    self._owner = me
+                    all_written = self._put()
+                finally:
+                    self._owner = 0
+            kept, offset = self._look_at
+            if all_written and len(self._kept) < kept and self._kept[-1].offset < offset:
+                return
+        if self.asleep:
+            self._wake_thread()
 
-    def _next_batch(self) -> Batch:
-        lines: list[bytes] = []
-        size = 0
-        while self._lines and size < BATCH_BYTES:
-            lines.append(self._lines.popleft())
-            size += len(lines[-1])
+    def _wake_thread(self) -> None:
+        self.asleep = False
+        self._wake()
+
+    def _admit(self) -> bool:
+        """Whether there is room for a line, now that the writer may have got further."""
+        if self.mode in (Mode.OPEN, Mode.REFUSING):
+            taken = self._ledger.received_offset if self._outlet is None else self._outlet.bytes
+            # Once it has refused, half must be free, or it would change its mind with each read of the writer.
+            limit = self.in_flight_limit if self.mode is Mode.OPEN else self.in_flight_limit // 2
+            if self._accepted_bytes <= taken + limit:
+                self._accept_limit = taken + self.in_flight_limit
+                if self.mode is Mode.REFUSING:
+                    self.mode = Mode.OPEN
+                    self._wake_thread()
+                return True
+            if self.mode is Mode.OPEN:
+                self.dropped_before_refusing = self._dropped.value()
+                self.mode = Mode.REFUSING
+                self._wake_thread()  # which writes the log, for that may take time
+        if self.mode is not Mode.SEALED:
+            self._dropped.add()
+        self._accept_limit = -1  # so that the next line looks again, and is told of the gap
+        return False
+
+    def _on_placeholder(self, placeholder: str) -> None:
+        self._placeholders.add()
+        if not self.first_placeholder:
+            self.first_placeholder = placeholder
+            self._wake_thread()
+
+    # Under the lock
+
+    def _put(self) -> bool:
+        """Put into the queue what it takes at once; whether nothing is left.
+
+        Before each step that changes anything: whether a signal handler has done it meanwhile, see `BatchQueue.put`.
+        """
+        self._turn = turn = object()
+        while (queue := self._queue) is not None:
+            if self._again:
+                if not queue.put(self._again[0]) or self._turn is not turn:
+                    return False
+                self._again.popleft()
+                continue
+            batch = self._kept[-1]
+            if batch.frame is None:
+                if not batch.lines:
+                    lines = starmap(self._lines.popleft, repeat((), self._batch_length()))
+                    if self._turn is not turn:
+                        return False
+                    batch.lines.extend(lines)
+                if not batch.lines:
+                    return True
+                frame = self._joined(batch)
+                if self._turn is not turn:
+                    return False
+                batch.frame = frame
+            if not queue.put(batch.frame):
+                return False
+            following = _Kept(batch.end, batch.frame.offset)
+            if self._turn is not turn:
+                return False
+            self._kept.append(following)
+            batch.lines = []
+        return True
+
+    def _batch_length(self) -> int:
+        """How many of the waiting lines make a batch: all, or as many as are some `BATCH_BYTES` on average."""
+        count, size = len(self._lines), self._accepted_bytes - self._kept[-1].offset
+        return count if size <= BATCH_BYTES else max(1, count * BATCH_BYTES // size)
+
+    def _joined(self, batch: _Kept) -> Frame:
+        lines = batch.lines
+        offset = batch.offset + sum(map(len, lines))
         if self._session:
-            lines = self._with_ids(lines)
-        batch = Batch(self._drained, self._drained + len(lines), b"".join(lines))
-        if STARTED in batch.data:
-            self.started = next((line for line in reversed(lines) if line.startswith(STARTED)), self.started)
-        self._drained = batch.end
-        self._drained_bytes += size
-        self._forget_settled()
-        if lines:
-            self._retained.add(batch)
-        return batch
+            lines = self._with_ids(batch)
+        data = b"".join(lines)
+        joined = Batch(batch.first, batch.end, data)
+        if joined.has_line(STARTED):
+            self.last_started = next(line for line in reversed(lines) if line.startswith(STARTED))
+        return Frame(joined, offset)
 
-    def _with_ids(self, lines: list[bytes]) -> list[bytes]:
+    def _with_ids(self, batch: _Kept) -> list[bytes]:
         numbered = []
-        for place, line in enumerate(lines, self._drained + 1):
-            if isinstance(line, _AfterGap):
-                self._passed_over = line.dropped
+        for place, line in enumerate(batch.lines, batch.first + 1):
+            if isinstance(line, _LineAfterGap):
+                self._passed_over = max(self._passed_over, line.dropped)  # two threads may come in another order
             numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._passed_over))
         return numbered
 
+    # Called by the pusher's thread, which no signal handler interrupts
+
+    def put_rest(self) -> bool | None:
+        """Put what was left behind, and forget what is settled.
+
+        Returns:
+            Whether nothing is left; None if another thread has the lock, and perhaps for long: a signal handler that
+            interrupted it may wait for this thread.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            all_written = self._put()
+            self._forget_settled()
+            return all_written
+        finally:
+            self._lock.release()
+
+    def interrupted(self) -> bool:
+        """Whether the caller is a signal handler that has interrupted `_put` in its own thread."""
+        return self._owner == threading.get_ident()
+
+    def put_if_interrupted(self) -> None:
+        """In such a signal handler, do what nobody else can."""
+        if self.interrupted():
+            self._put()
+
+    def attach(self, queue: BatchQueue) -> bool:
+        """From now on fill this queue: first with what earlier writers have not settled. False as `put_rest`'s None."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            offset = self._kept[-1].offset
+            again = [Frame(kept.frame.batch, kept.frame.offset) for kept in self._kept if kept.frame is not None]
+            # What is missing below its end was settled.
+            again.append(Frame(Batch(self._kept[-1].first, self._kept[-1].first, b""), offset))
+            self._again = deque(again)
+            self._queue = queue
+            return True
+        finally:
+            self._lock.release()
+
+    def detach(self) -> bool:
+        """Let go of the queue of a writer that is gone, and make the ledger true: the writer may have died between two
+        of its entries. False as `put_rest`'s None."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._queue = None
+            ledger = self._ledger
+            self._close_open_batch()
+            self._forget_settled()
+            self._drop_lines(0, ledger.settled)
+            first, end = self._kept[0].first, self._kept[-1].first
+            ledger.received = ledger.unsent = ledger.settled = first
+            ledger.dropped = self._dropped_by_writer
+            waiting = sum(kept.end - kept.first for kept in self._kept if kept.frame is not None)
+            ledger.sent = end - self._dropped_by_writer - waiting
+            return True
+        finally:
+            self._lock.release()
+
+    def _close_open_batch(self) -> None:
+        """Let a batch that is in the queue, if only in part, be one of those that wait to be settled."""
+        last = self._kept[-1]
+        if last.frame is not None:
+            self._kept.append(_Kept(last.end, last.frame.offset))
+
     def _forget_settled(self) -> None:
-        self._retained.settle(self._ledger.settled)
+        settled = self._ledger.settled
+        while len(self._kept) > 1 and self._kept[0].end <= settled:
+            self._kept.popleft()
         for first, end in self._ledger.take_dropped():
-            self._retained.drop(first, end)
+            self._drop_lines(first, end)
             self._dropped_by_writer += end - first
+        self._look_at = (len(self._kept) + KEPT_BATCHES, self._kept[-1].offset + KEPT_BYTES)
 
-    def _if_there_is_room(self, line: bytes) -> bytes:
-        """Look again how far the writer is: the line, or b"" if there is no room for it and it was dropped."""
-        if not self._sealed:
-            self._allowed_bytes = self._taken_bytes() + HOST_BYTES
-            if self._accepted_bytes <= self._allowed_bytes:
-                if self.refusing is not None:
-                    self.refusing = None
-                    self.wake()
-                    line = _AfterGap(line, self._dropped.value())
-                return line
-            if self.refusing is None:
-                self.refusing = self._dropped.value()
-                self.wake()  # the supervisor writes the log, for that may take time
-            self._dropped.add()
-            self._allowed_bytes = -1  # so that the next event looks again, however small it is
-        self._accepted_bytes -= len(line)
-        return b""
-
-    def _on_note(self, note: str) -> None:
-        self._noted.add()
-        if not self.first_note:
-            self.first_note = note
-            self.wake()
-
-    # Called by the supervisor and by threads that can wait
-
-    def adopt(self, lines: list[bytes]) -> None:
-        """Take over what a forked child has emitted."""
-        for line in lines:
-            self._accept(line)
-
-    def feed(self) -> None:
-        """Put a token for what waits, if none is outstanding."""
-        token = self._token
-        if self._lines and token is not None and token.mark(False):
-            token.put()
-
-    def attach(self, queue: "Queue[Any]") -> None:
-        """From now on fill this queue: first with what earlier writers have not settled."""
-        token = _Token(self, queue)
-        token.mark(False)
-        with self._draining:
-            self._take_stock()
-            for batch in self._retained.batches():
-                queue.put((0, batch))
-            # Whatever is missing until here was settled; and everything until here is off our hands when this is taken.
-            queue.put((self._drained_bytes, Batch(self._drained, self._drained, b"")))
-            queue.put(token)
-            self._token = token
-
-    def detach(self) -> None:
-        """Let go of the queue of a writer that is gone."""
-        with self._draining:
-            self._token = None
+    def _drop_lines(self, first: int, end: int) -> None:
+        """Forget the lines numbered `first` to `end - 1`, none of which is in the open batch."""
+        start = stop = bisect_right(self._kept, first, key=lambda kept: kept.end)
+        parts: list[_Kept] = []
+        while stop < len(self._kept) - 1 and self._kept[stop].first < end:
+            kept = self._kept[stop]
+            assert kept.frame is not None
+            for part in kept.frame.batch.without(first, end):
+                parts.append(_Kept(part.first, kept.offset))
+                parts[-1].frame = Frame(part, kept.frame.offset)
+            stop += 1
+        for _ in range(stop - start):
+            del self._kept[start]
+        for left in reversed(parts):
+            self._kept.insert(start, left)
 
     def clear(self) -> None:
-        """Let go of every line; the books stay as they are."""
-        with self._draining:
-            self._drained += len(self._lines)
-            self._lines.clear()
-            self._retained = Retained()
+        """Let go of every line that waits; the numbers stay as they are. To be called last, in any thread."""
+        end = self.accepted()
+        self._queue = None
+        self._again = deque()
+        self._kept = deque([_Kept(end, self._accepted_bytes)])
+        self._lines.clear()
 
-    def _take_stock(self) -> None:
-        """Make the ledger true after the death of a writer, which may have fallen between two of its entries."""
-        self._forget_settled()
-        self._retained.cut(self._ledger.settled)
-        batches = self._retained.batches()
-        self._ledger.received = batches[0].first if batches else self._drained
-        self._ledger.unsent = self._ledger.settled = self._ledger.received
-        self._ledger.dropped = self._dropped_by_writer
-        self._ledger.sent = self._drained - self._dropped_by_writer - len(self._retained)
+    # Called by any thread
 
-    def begin_anew(self, door: SideDoor) -> ForkedToken:
-        """In a forked child: what the host had is the host's, and every lock may be held for ever."""
-        self._lines = deque()
-        self._dropped, self._noted = Tally(), Tally()
-        self._draining = threading.RLock()
-        self._accepted_bytes = self._drained = 0
-        self._allowed_bytes = -1 if self._sealed else HOST_BYTES
-        self._retained = Retained()
-        token = ForkedToken(door, self._lines)
-        self._taken_bytes = lambda: token.handed_over_bytes
-        self.wake = lambda: None
-        self._token = token
-        return token
+    def adopt(self, lines: list[bytes], lost: int) -> None:
+        """Take over what a forked child has emitted, and count what was lost on the way."""
+        self._dropped.add(lost)
+        if lost:
+            self._accept_limit = -1
+        for line in lines:
+            self.accept(line)
 
-    def seal(self) -> int:
-        """Take no more events. Returns the number after the last line accepted."""
-        self._sealed = True
-        self._allowed_bytes = -1
-        return self.accepted()
+    def waits(self) -> bool:
+        """Whether a line is in no batch yet."""
+        return bool(self._lines)
+
+    def seal(self, mode: Mode = Mode.SEALED) -> None:
+        """Take no more events."""
+        self.mode = mode
+        self._accept_limit = -1
 
     def accepted(self) -> int:
         """The number after the last line accepted."""
-        with self._draining:
-            return self._drained + len(self._lines)
+        while True:  # until nobody has moved lines between two looks
+            last = self._kept[-1]
+            end = last.end
+            count = end + len(self._lines)
+            if self._kept[-1] is last and last.end == end:
+                return count
 
     def dropped(self) -> int:
         """How many events were dropped on this side."""
         return self._dropped.value()
 
-    def noted(self) -> int:
-        """How many notes were sent in place of something that could not be encoded."""
-        return self._noted.value()
+    def placeholders(self) -> int:
+        """How many placeholders were sent for something that could not be encoded."""
+        return self._placeholders.value()
+
+    def reset_in_child(self, channel: ForkChannel, on_lost: Callable[[], None]) -> ForkedOutlet:
+        """In a forked child: what the host had is the host's, and the lock may be held for ever."""
+        self._lines = deque()
+        self._dropped, self._placeholders = Counter(), Counter()
+        self._lock = threading.Lock()
+        self._accepted_bytes = 0
+        self._accept_limit = -1 if self.mode is Mode.SEALED else self.in_flight_limit
+        self._queue, self._again, self._kept = None, deque(), deque([_Kept(0, 0)])
+        self._wake = lambda: None
+        self._write_at = 0.0
+        self._outlet = ForkedOutlet(channel, self._lines, on_lost)
+        return self._outlet

@@ -1,39 +1,59 @@
-"""The host's thread that owns the writer process: starts it, listens to it, replaces it if it dies, ends it.
+"""The host's thread: it owns the writer process, starts it, listens to it, replaces it if it dies, ends it.
 
-Whatever the writer reports is logged here, in the host, where logging is set up. Callers that wait for something wait
-for `changed`, which every report and every end of a writer notifies; nothing polls.
+It is also the backstop of the outbox: it puts what the threads that emit have left behind. Nothing but `close` ends it,
+and it waits for nothing that a thread of the host may hold: a signal handler that has interrupted such a thread may
+wait for this one.
+
+It sleeps in one place. Callers that wait for something wait for `changes`, which every report and every end of a writer
+notifies.
 """
 
+import _thread
+import dataclasses
 import errno
+import json
 import logging
 import os
+import signal
+import sys
 import threading
-import time
+import traceback
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
-from multiprocessing import process, util
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing import util
+from operator import call
 from typing import Any
 
+from ..channel.clock import Deadline, now
+from ..channel.descriptors import Descriptor, above_standard, drain, memory_file, nudge, pipe, process_descriptor, wait
 from ..channel.ledger import Ledger
-from ..channel.messages import Report
+from ..channel.messages import Report, WriterSpec
 from ..config import PusherConfig
 from ..graph import GraphPayload
 from ..run_state import cells_needed
-from ..writer.process import CONTEXT, signals_blocked
-from .forked import ForkedToken, SideDoor
-from .outbox import Outbox
-from .writer_handle import Lifeline, nudge
+from ..unix_socket import SUN_PATH_MAX
+from .changes import Changes
+from .forked import ForkChannel, ForkedOutlet
+from .log import Log
+from .outbox import Mode, Outbox
+from .writer_handle import SEARCH_PATH, WriterHandle
 
-logger = logging.getLogger("socketpusher")
-
+BACKSTOP_INTERVAL = 0.020
+"""How long a line may be left behind, in seconds, and how often the thread is woken for one at most. A thread that is
+woken for each line costs 30 % of the schedule 20 microseconds apart."""
 
 STEADY = 5.0
 """A writer that lived so long, in seconds, was all right: the next one is started without a pause."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""The pause before the next writer if the last one died young, in seconds; it doubles while they keep dying."""
+"""The pause before something that has failed is tried again, in seconds; it doubles while it fails."""
+
+MARGIN = 1.0
+"""How long after its deadline a caller of `close` cleans up itself, if the thread has not, in seconds."""
+
+HANDLER_INTERVAL = 0.010
+"""How often a signal handler that waits does the work of the thread that it has interrupted, in seconds."""
 
 
 _open: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
@@ -48,263 +68,437 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Supervisor:
-    """Keeps a writer running from `start` to `close`."""
+    """Keeps a writer running from `start` to `close`.
+
+    Args:
+        config: How the pusher is set up.
+        graph: The payload of the `graph` event, or None.
+        parallelism: How many units may run at a time.
+
+    Raises:
+        OSError: The directory of a relative path is gone.
+    """
 
     def __init__(self, config: PusherConfig, graph: GraphPayload | None, parallelism: int) -> None:
         self._config = config
-        self._graph = graph
         self._parallelism = parallelism
-        self._directory = os.getcwd()  # which a relative path of the socket is relative to, wherever the host goes
-        with ExitStack() as opened:
-            self.ledger = Ledger(cells_needed(graph) if graph is not None else 0)
-            opened.callback(self.ledger.close)
-            self._wakeups, self._waker = CONTEXT.Pipe(duplex=False)
-            opened.callback(self._wakeups.close)
-            opened.callback(self._waker.close)
-            os.set_blocking(self._waker.fileno(), False)
-            self._door = SideDoor()
-            opened.callback(self._door.close)
-            self._opened = opened.pop_all()
-        self.outbox = Outbox(self.ledger, config, self.wake)
+        self._connect_to, self._directory = _reachable(str(config.socket_path))
+        self._graph_json = json.dumps(graph).encode()
+        self._slots = cells_needed(graph) if graph is not None else 0
+        # From here to `opened` the thread makes what has to be closed: no signal handler comes in there.
+        self.ledger: Ledger
+        self.outbox: Outbox
+        self._graph: Descriptor
+        self._host: Descriptor | None
+        self._wakeups: Descriptor
+        self._waker: Descriptor
+        self._fork_channel: ForkChannel
+        self.opened = False
+        self._files: list[Any] = []  # all of these
+        self.subscriptions: list[Any] = []  # what subscribing has returned
+        self.exit: util.Finalize | None = None  # closes at the end of the interpreter
 
-        self.forked: ForkedToken | None = None  # in a child of the host, what carries its events
-
-        self.changed = threading.Condition()  # notified whenever something below or in the ledger may have changed
+        self.forked: ForkedOutlet | None = None  # in a child of the host, what carries its events
+        self.changes = Changes()  # of what follows, and of the ledger
         self.failure: OSError | None = None  # why the last attempt to connect failed
+        self.trouble: Exception | None = None  # why there is no writer
+        self.open = False  # whether `start` has succeeded: until then it says what goes wrong
+        self.ready = False  # whether a writer has begun to work
         self.writer_restarts = 0
-        self.writer_pid: int | None = None  # None while none runs
         self.ended = False  # whether there is and will be no writer
 
-        self._deadline: float | None = None  # when closing must be over, of `time.monotonic`; None while open
-        self._flushing = threading.Lock()  # held by the thread whose `flush_target` is in the ledger
-        self._refusing: int | None = None  # what the log says of `outbox.refusing`
-        self._note_logged = False  # whether the log tells of `outbox.first_note`
-        self._lifeline: Lifeline | None = None  # None between two writers
-        self._thread = threading.Thread(target=self._supervise, name="socketpusher-supervisor", daemon=True)
+        self._log = Log()
+        self._deadlines: list[Deadline] = []  # of those who close; the first of them holds
+        self._flush_targets: list[int] = []  # of those who flush
+        self._claims: dict[str, object] = {}  # who does what only one may do: see `_claim`
+        self._writer: WriterHandle | None = None  # None between two writers
+        self._told: tuple[object, float] | None = None  # the writer that was told to end, and its deadline
+        self._start_at = 0.0  # when the next writer is started
+        self._start_pause = 0.0
+        self._refusing = False  # what the log says of the outbox
+        self._placeholder_logged = False
+        self._thread = threading.Thread(target=self._run, name="socketpusher", daemon=True)
+
+    def _open_files(self) -> None:
+        with above_standard():
+            self._files.append(ledger := Ledger(self._slots))
+            self._files.append(graph := memory_file(self._graph_json))
+            self._files.append(fork_channel := ForkChannel())
+            self._files += (ends := pipe())
+            self._files += [] if (host := process_descriptor(os.getpid())) is None else [host]
+        self.ledger, self._graph, self._fork_channel, self._host = ledger, graph, fork_channel, host
+        self._wakeups, self._waker = ends
+        self.outbox = Outbox(ledger, self._config, self.wake)
+        self.opened = True
+
+    # For the pusher, in any thread
 
     def start(self) -> None:
-        """Start the writer and the thread. If it raises, `abandon` what was begun.
+        """Start the thread, which starts the writer.
 
         Raises:
-            OSError: The system can't start another process.
-            RuntimeError: It can't start another thread.
+            RuntimeError: The system can't start another thread.
         """
-        with signals_blocked():  # a Ctrl-C comes when everything that was begun has an owner
-            self._start_writer()
-            self._thread.start()
-            _open.add(self)
-            util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
+        _open.add(self)
+        util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
+        self._starter = threading.get_native_id()
+        # An interrupt in the middle of `Thread.start` leaves it among the living for ever, so it is called in a thread.
+        _thread.start_new_thread(self._start_thread, ())
 
-    def abandon(self) -> None:
-        """End at once, however far `start` came."""
-        if self._thread.ident is None:
-            self._release()
-        else:
-            self.close(time.monotonic())
+    @property
+    def connected(self) -> bool:
+        """Whether a consumer is connected."""
+        if not self.opened or self.ledger.connected == 0:
+            return False
+        return self.forked is None or self._host is None or not wait([self._host.fileno()], [], 0)
+
+    @property
+    def writer_pid(self) -> int | None:
+        """The writer's process id; None while none runs."""
+        return writer.pid if (writer := self._writer) is not None and not writer.silent else None
+
+    @property
+    def closing(self) -> bool:
+        """Whether it was told to end."""
+        return bool(self._deadlines)
 
     def wake(self) -> None:
         """Make the thread look around. It does not wait and may be called from anywhere."""
-        nudge(self._waker)
+        if self.opened:
+            nudge(self._waker)
 
-    def wake_writer(self) -> None:
-        """Make the writer look at the ledger."""
-        if (lifeline := self._lifeline) is not None:
-            nudge(lifeline.wakeups)
-
-    def wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+    def wait_until(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until the condition holds or the deadline is over; whether it holds then."""
-        with self.changed:
-            return self.changed.wait_for(condition, max(0.0, deadline - time.monotonic()))
+        interrupted = self.opened and self.outbox.interrupted()
 
-    def flush(self, deadline: float) -> bool:
+        def helped() -> bool:
+            if interrupted:
+                self.outbox.put_if_interrupted()
+            return condition()
+
+        return self.changes.wait_until(helped, deadline, HANDLER_INTERVAL if interrupted else 3600.0)
+
+    def flush(self, deadline: Deadline) -> bool:
         """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
         target = self.outbox.accepted()
-        if not self._flushing.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            return self.ledger.unsent >= target
-        try:
-            self.ledger.flush_target = target
-            self.wake_writer()  # behind the store, so that the writer has seen it or this process sees `unsent`
-            self.wait_until(lambda: self.ledger.unsent >= target or self.ended, deadline)
-            return self.ledger.unsent >= target
-        finally:
-            self._flushing.release()
+        self._flush_targets.append(target)
+        self.wake()
+        self.wait_until(lambda: self.ledger.unsent >= target or self.ended, deadline)
+        return self.ledger.unsent >= target
 
-    def begin_close(self, deadline: float) -> None:
+    def request_close(self, deadline: Deadline) -> None:
         """Let the writer send what waits, until the deadline. It does not wait."""
-        self._deadline = deadline
+        self._deadlines.append(deadline)
         self.wake()
 
-    def close(self, deadline: float) -> None:
+    def close(self, deadline: Deadline) -> None:
         """The same, and wait for it. Afterwards no process, thread, file or pipe is left."""
+        self.unsubscribe()
         if self.forked is not None:  # the writer is the host's
             self.outbox.seal()
             self.forked.finish(deadline)
             return
-        self.begin_close(deadline)
-        self._thread.join()
+        self.request_close(deadline)
+        if threading.current_thread() is self._thread:
+            return
+        if self._claim("thread"):  # it was never started, or has not begun
+            self._release()
+        elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + MARGIN)):
+            self._release()  # something holds the thread up
+        self._log.flush()
+        # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
+        if self.exit is not None:
+            self.exit.cancel()
+
+    def unsubscribe(self) -> None:
+        """Take the handler out of the bus."""
+        unsubscribers = [unsubscribe for unsubscribe in self.subscriptions if callable(unsubscribe)]
+        self.subscriptions.clear()
+        for _ in map(call, unsubscribers):
+            pass
 
     def after_fork(self) -> None:
         """In a child of the host: there is no thread here, and the writer is not ours to end."""
-        if (writer := getattr(self._lifeline, "process", None)) is not None:  # it has none at first
-            process._children.discard(writer)  # type: ignore[attr-defined]
-        self.changed = threading.Condition()
-        self._door.stay_outside()
-        self.forked = self.outbox.begin_anew(self._door)
+        self.changes = Changes()
+        self._log = Log()
+        if self.ended or not self.opened:
+            self.ended = True
+            return
+        if (writer := self._writer) is not None:
+            writer.let_go()
+        self._wakeups.close()
+        self._waker.close()
+        self._fork_channel.leave_to_host()
+        self.forked = self.outbox.reset_in_child(self._fork_channel, self._on_host_lost)
 
     def _after_multiprocessing_fork(self) -> None:
         """multiprocessing's own children forget, behind `after_fork`, what shall be done at their end."""
         if self.forked is not None:
             self.forked.finish_at_exit()
 
+    def _on_host_lost(self) -> None:
+        self._log.say(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
+
+    def _claim(self, what: str) -> bool:
+        """Whether it is for the caller to do this. One call of C decides."""
+        me = object()
+        return self._claims.setdefault(what, me) is me
+
     # The thread
 
-    def _supervise(self) -> None:
-        pause = 0.0
+    def _start_thread(self) -> None:
         try:
-            while not self._attend():
-                steady = self._bury() > STEADY
-                pause = 0.0 if steady else min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
-                if not self._replace(pause):
-                    break
-        except Exception:
-            logger.exception("the pusher ends: its supervisor failed")
+            self._thread.start()
+        except Exception as error:  # the system has no other thread
+            self.trouble = error
+            if self._claim("thread"):
+                self._release()
+
+    def _run(self) -> None:
+        if not self._claim("thread"):
+            return  # closed before it began
+        if threading.get_native_id() != self._starter:  # with gevent a "thread" is no thread
+            # Signals are for the host's threads: one may wait for them with sigwait.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._open_files()
+            self._take_turns()
+        except Exception as error:  # no descriptor or memory left for the files
+            self.trouble = error
         finally:
             self._release()
 
-    def _replace(self, pause: float) -> bool:
-        """Start another writer, after a pause, in seconds; False if the deadline came first."""
+    def _take_turns(self) -> None:
+        """Go on until everything is over, whatever happens; a fault is logged once an episode."""
+        said = ""
+        pause = 0.0
         while True:
-            until = time.monotonic() + pause
-            while (now := time.monotonic()) < until:
-                if self._deadline is not None and now >= self._deadline:
-                    return False
-                if wait([self._wakeups], min(until, self._deadline or until) - now):
-                    self._on_wakeup()
             try:
-                self._start_writer()
-                return True
-            except OSError as error:  # no process, descriptor or memory left
+                if self._turn():
+                    return
+                said, pause = "", 0.0
+            except Exception as error:
+                if repr(error) != said:
+                    said = repr(error)
+                    self._log.say(logging.ERROR, "the pusher goes on after a fault:\n%s", traceback.format_exc())
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
-                logger.warning("can't start another writer process: %s; trying again in %.1f s", error, pause)
+                if (deadline := self._deadline()) is not None:
+                    pause = min(pause, deadline.remaining())
+                wait([self._wakeups.fileno()], [], pause)
 
-    def _attend(self) -> bool:
-        """Attend to the writer until it is gone; whether no other is needed."""
-        lifeline = self._lifeline
-        assert lifeline is not None
-        told = False
-        sources: list[Any] = [lifeline.process.sentinel, lifeline.reports, self._wakeups, self._door.fileno()]
-        while True:
-            if self._deadline is not None and not told:
-                told = True
-                self._tell_to_end(lifeline, self._deadline)
-            timeout = None if self._deadline is None else self._deadline - time.monotonic()
-            if timeout is not None and timeout <= 0:
+    def _deadline(self) -> Deadline | None:
+        return min(self._deadlines, key=lambda deadline: deadline.at, default=None)
+
+    def _turn(self) -> bool:
+        """Do what there is to do, and sleep until there is more; whether everything is over."""
+        deadline = self._deadline()
+        if deadline is not None and deadline.over():
+            return True
+        if not self._intact():
+            self._log.say(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
+            return True
+        self._say_what_is_new()
+        if (writer := self._writer) is not None and writer.ended():
+            if deadline is not None and writer.done:
                 return True
-            ready = wait(sources, timeout)
-            if self._wakeups in ready:
-                self._on_wakeup()
-            if self._door.fileno() in ready:
-                self.outbox.adopt(self._door.receive())
-            if lifeline.reports in ready:
-                if not self._on_report(lifeline):
-                    sources.remove(lifeline.reports)
-            elif lifeline.process.sentinel in ready:  # its last report is read
-                lifeline.process.join()  # its pipes end a moment before it does
-                return told and lifeline.process.exitcode == 0
+            if not self.outbox.detach():
+                self._sleep(BACKSTOP_INTERVAL, deadline)
+                return False
+            self._bury(writer)
+        if self._writer is None:
+            if deadline is not None and self._undelivered() == 0:
+                return True
+            if now() >= self._start_at:
+                self._start_writer()
+        if self._writer is not None:
+            self._attend(self._writer, deadline)
+        else:
+            self._sleep(self._start_at - now(), deadline)
+        return False
 
-    def _tell_to_end(self, lifeline: Lifeline, deadline: float) -> None:
-        self.outbox.adopt(self._door.receive())
-        self.ledger.close_target = self.outbox.seal()
-        self.ledger.close_deadline = int(deadline * 1e9)
-        nudge(lifeline.wakeups)
+    def _attend(self, writer: WriterHandle, deadline: Deadline | None) -> None:
+        """Give the writer what there is, hear what it says."""
+        if not writer.attached:
+            writer.attached = self.outbox.attach(writer.queue)
+        waited = self.outbox.waits()
+        all_put = self.outbox.put_rest()
+        if deadline is not None:
+            self._tell_to_end(writer, deadline)
+        self._ask_for_flush(writer)
+        if all_put is None or not writer.attached or (all_put and waited):
+            self._sleep(BACKSTOP_INTERVAL, deadline)
+        elif not all_put:
+            self._sleep(None, deadline, writable=[writer.queue.writer.fileno()])
+        else:
+            self.outbox.asleep = True
+            self._sleep(0 if self.outbox.waits() else None, deadline)
+            self.outbox.asleep = False
 
-    def _on_wakeup(self) -> None:
-        os.read(self._wakeups.fileno(), 4096)
-        self.outbox.feed()
-        refusing = self.outbox.refusing
-        if refusing is not None and self._refusing is None:
-            logger.warning("the writer process does not keep up: with 8 MiB on their way to it, new events are dropped")
-        elif refusing is None and self._refusing is not None:
-            dropped = self.outbox.dropped() - self._refusing
-            logger.warning("the writer process keeps up again; %d events dropped", dropped)
+    def _sleep(self, seconds: float | None, deadline: Deadline | None, writable: list[int] | None = None) -> None:
+        if deadline is not None:
+            seconds = deadline.remaining() if seconds is None else min(seconds, deadline.remaining())
+        writer = self._writer
+        readable = [self._wakeups.fileno(), self._fork_channel.fileno()]
+        ready = wait(readable + (writer.sources() if writer is not None else []), writable or [], seconds)
+        if not self._intact():
+            return  # a number may be another file's by now
+        if self._wakeups.fileno() in ready:
+            drain(self._wakeups)
+        if self._fork_channel.fileno() in ready:
+            self.outbox.adopt(*self._fork_channel.receive())
+        if writer is not None:
+            writer.reap()
+            if not writer.silent:
+                for report in writer.take_reports():
+                    self._on_report(report)
+                self.changes.notify()
+
+    def _intact(self) -> bool:
+        mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
+        return mine and (self._writer is None or self._writer.intact())
+
+    def _tell_to_end(self, writer: WriterHandle, deadline: Deadline) -> None:
+        if self._told == (writer, deadline.at):
+            return
+        self._told = writer, deadline.at
+        self.outbox.adopt(*self._fork_channel.receive())
+        self.outbox.seal()
+        self.ledger.close_target = self.outbox.accepted()
+        self.ledger.close_deadline = deadline.nanoseconds()
+        writer.nudge()
+
+    def _ask_for_flush(self, writer: WriterHandle) -> None:
+        """Let the writer report when it reaches the lowest number that somebody waits for."""
+        if not self._flush_targets:
+            return
+        unsent = self.ledger.unsent
+        for target in list(self._flush_targets):
+            if target <= unsent:
+                self._flush_targets.remove(target)
+        if len(self._flush_targets):
+            target = min(self._flush_targets)
+            if self.ledger.flush_target != target:
+                self.ledger.flush_target = target
+                writer.nudge()  # behind the store, so that the writer has seen it or this process sees `unsent`
+        self.changes.notify()
+
+    def _say_what_is_new(self) -> None:
+        refusing = self.outbox.mode is Mode.REFUSING
+        dropped = self.outbox.dropped() - self.outbox.dropped_before_refusing
+        if refusing and not self._refusing:
+            self._log.say(
+                logging.WARNING,
+                "the writer process does not keep up: with %d bytes on their way to it, new events are dropped",
+                self.outbox.in_flight_limit,
+            )
+        elif self._refusing and not refusing:
+            self._log.say(logging.WARNING, "the writer process keeps up again; %d events dropped", dropped)
         self._refusing = refusing
-        if self.outbox.first_note and not self._note_logged:
-            self._note_logged = True
-            logger.warning(
+        if self.outbox.first_placeholder and not self._placeholder_logged:
+            self._placeholder_logged = True
+            self._log.say(
+                logging.WARNING,
                 "a part of an event can't be sent and is replaced by a note, %s; stats().noted counts them",
-                self.outbox.first_note,
+                self.outbox.first_placeholder,
             )
 
-    def _on_report(self, lifeline: Lifeline) -> bool:
-        """Take a report in; whether more may come."""
-        try:
-            report: Report = lifeline.reports.recv()
-        except (EOFError, OSError):
-            return False
-        lifeline.forget_names()
+    def _on_report(self, report: Report) -> None:
+        if report.ready:
+            self.ready = True
+            self.trouble = None
         if report.level:
-            logger.log(report.level, "%s", report.text)
+            self._log.say(report.level, "%s", report.text)
         if report.failure != (0, ""):
-            self._on_failure(OSError(*report.failure))
-        self._notify()
-        return True
+            failure = OSError(*report.failure)
+            if self.failure is None or failure.args != self.failure.args:  # said once, until it is another reason
+                absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
+                level = logging.INFO if absent else logging.WARNING
+                self._log.say(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
+            self.failure = failure
 
-    def _on_failure(self, failure: OSError) -> None:
-        """An attempt to connect failed; the log says so once, until it fails for another reason."""
-        if self.failure is None or failure.args != self.failure.args:
-            absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
-            level = logging.INFO if absent else logging.WARNING
-            logger.log(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
-        self.failure = failure
-
-    def _bury(self) -> float:
-        """Take note of the death of the writer. Returns how long it lived, in seconds."""
-        lifeline, self._lifeline = self._lifeline, None
-        assert lifeline is not None
-        self.outbox.detach()
-        code = lifeline.process.exitcode
-        lived = time.monotonic() - lifeline.began
-        lifeline.end()
-        self.writer_pid = None
-        self.writer_restarts += 1
+    def _bury(self, writer: WriterHandle) -> None:
+        """Take note that a writer is gone."""
+        self._writer = None
+        lived = now() - writer.began
+        writer.end()
         self.ledger.connected = 0
-        self.failure = ChildProcessError(errno.ECHILD, f"the writer process died with exit code {code}")
-        self._notify()
-        logger.error("the writer process died with exit code %s after %.1f s; starting another", code, lived)
-        return lived
+        self.writer_restarts += 1
+        self._start_pause = 0.0 if lived > STEADY else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self._start_at = now() + self._start_pause
+        if writer.ready:
+            said = f"the writer process died after {lived:.1f} s"
+        else:
+            said = f"the writer process ended before it had begun; it ran sys.executable, {sys.executable!r}"
+        self.trouble = ChildProcessError(errno.ECHILD, said)
+        if self.open:
+            self._log.say(logging.ERROR, "%s; starting another", said)
+        self.changes.notify()
 
     def _start_writer(self) -> None:
-        # It has an owner before it has a process, so that a Ctrl-C between the two leaves nothing.
-        self._lifeline = lifeline = Lifeline(
-            self._config, self.ledger, self._graph, self._parallelism, self.outbox.started, self._directory
+        ledger = self.ledger
+        spec = WriterSpec(
+            search_path=SEARCH_PATH,
+            directory=self._directory,
+            config={**dataclasses.asdict(self._config), "socket_path": self._connect_to},
+            parallelism=self._parallelism,
+            slots=len(ledger.slots),
+            last_started=self.outbox.last_started.decode(),
+            received=ledger.received,
+            high_water=ledger.high_water,
+            sent=ledger.sent,
+            resent=ledger.resent,
+            connections=ledger.connections,
         )
-        lifeline.start()
-        self.writer_pid = lifeline.process.pid
-        self.outbox.attach(lifeline.queue)
+        try:
+            self._writer = WriterHandle(spec, ledger, self._graph, self._host)
+        except Exception as error:  # no process, descriptor or memory left
+            if self.open and (self.trouble is None or self.trouble.args != error.args):
+                self._log.say(logging.WARNING, "no writer process, trying again: %s", error)
+            self.trouble = error
+            self._start_pause = min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
+            self._start_at = now() + self._start_pause
+            self.changes.notify()
+
+    # The end
+
+    def _undelivered(self) -> int:
+        return self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
 
     def _release(self) -> None:
-        """Let go of everything that `__init__` and `start` took."""
+        """Let go of everything, whatever raises on the way."""
+        if not self._claim("release"):
+            return
+        steps: list[Callable[[], object]] = [file.close for file in self._files]
+        if self.opened:
+            seal = partial(self.outbox.seal, Mode.SEALED if self.closing else Mode.ENDED)
+            steps = [seal, self._end_writer, self._say_undelivered, *steps, self.outbox.clear]
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                self._log.say(logging.ERROR, "the pusher's clean-up goes on after a fault:\n%s", traceback.format_exc())
         _open.discard(self)
-        if self._deadline is not None:  # else this is a failure, and what is emitted from now on counts as dropped
-            self.outbox.seal()
-        if self._lifeline is not None:
-            self._lifeline.end()
-            self._lifeline = None
-        self.outbox.detach()
-        self.writer_pid = None
-        self.ledger.connected = 0
-        undelivered = self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
-        self._opened.close()
-        self.outbox.clear()
-        if undelivered:
-            logger.warning(
-                "closed with %d events not sent to %s: the time was over", undelivered, self._config.socket_path
-            )
         self.ended = True
-        self._notify()
+        self.changes.notify()
 
-    def _notify(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
+    def _end_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.end()
+        self.ledger.connected = 0
+
+    def _say_undelivered(self) -> None:
+        if undelivered := self._undelivered():
+            path = self._config.socket_path
+            self._log.say(logging.WARNING, "closed with %d events not sent to %s: the time was over", undelivered, path)
+
+
+def _reachable(path: str) -> tuple[str, str]:
+    """A path that means the same wherever the host goes, and the directory to work in for it."""
+    if os.path.isabs(path):
+        return path, "/"
+    directory = os.getcwd()
+    absolute = os.path.join(directory, path)
+    return (absolute, "/") if len(os.fsencode(absolute)) <= SUN_PATH_MAX else (path, directory)

@@ -1,127 +1,228 @@
-"""One writer process and the host's ends of what connects it: made together, ended together."""
+"""One writer process and the host's ends of what connects it: made together, ended together.
+
+The process is started by a plain exec, not by multiprocessing. What it must know is in memory files and pipes, which go
+to it with one message through a socket that is its standard input. So nothing is inherited by number, no size blocks,
+and nothing has a name. It is nobody's child, see `writer/main.py`; that it has ended is told by a descriptor.
+"""
 
 import errno
-import fcntl
 import os
-import time
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from multiprocessing import util
-from multiprocessing.connection import Connection as Pipe
-from multiprocessing.queues import Queue
-from typing import Any
+from importlib.util import find_spec
 
+from ..channel.clock import Deadline, now
+from ..channel.descriptors import (
+    Descriptor,
+    above_standard,
+    drain,
+    hung_up,
+    memory_file,
+    nudge,
+    pipe,
+    process_descriptor,
+    wait,
+)
 from ..channel.ledger import Ledger
-from ..channel.messages import Assignment, Message
-from ..config import PusherConfig
-from ..graph import GraphPayload
-from ..writer.process import CONTEXT, WriterProcess
+from ..channel.messages import Report, Reports, WriterSpec
+from ..channel.queue import BatchQueue
+from ..writer import main as script
 
-PIPE_BYTES = 1 << 20
-"""The size of the queue's pipe where it can be set, in bytes: what Linux lets any user ask for (pipe(7)). A feeder
-thread that has to wait for the writer has to wait for the GIL too."""
+HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Signals that a terminal or a service manager sends to the host's whole process group. The host decides what they
+mean; the writer leaves when the host tells it to, or is gone. They are held back until it ignores them."""
+
+KILL_TIMEOUT = 5.0
+"""How long a process may take to end once it was killed, in seconds: one that the kernel can't interrupt takes long."""
 
 
-class Lifeline:
-    """A writer process, once it is started.
+def _packages() -> list[str]:
+    """Where the packages are that a writer needs: absolute paths."""
+    specs = map(find_spec, ("socketpusher", "orjson", "tenacity"))
+    files = [os.path.abspath(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(os.path.dirname(os.path.dirname(file)) for file in files))
+
+
+SEARCH_PATH = _packages()  # now, for the host may change its directory, and a relative entry would mean another one
+
+_FROZEN_ARGUMENT = "socketpusher-writer"
+_frozen_support: list[None] = []  # not empty once `freeze_support` was called
+
+
+def freeze_support() -> None:
+    """Let a frozen program (PyInstaller, cx_Freeze, Nuitka) run a writer process; elsewhere this does nothing.
+
+    To be called first thing in the main module, under `if __name__ == "__main__":`. The writer process of a frozen
+    program is the program itself: there this call does the writer's work and never returns.
+    """
+    _frozen_support.append(None)
+    if sys.argv[1:2] == [_FROZEN_ARGUMENT]:
+        script.main()
+        os._exit(0)
+
+
+class WriterHandle:
+    """A writer process, started.
 
     Args:
-        config, ledger, graph, parallelism, started, directory: See `Assignment`.
+        spec: What it is given.
+        ledger: The numbers that it shares with the host.
+        graph: The payload of the `graph` event as JSON.
+        host: What tells it that this process has ended, if there is that.
+
+    Raises:
+        OSError: The system has no process, descriptor or memory left, or can't run the interpreter; nothing is left
+            behind then.
+        RuntimeError: The program is frozen, and did not call `freeze_support`.
     """
 
-    def __init__(
-        self,
-        config: PusherConfig,
-        ledger: Ledger,
-        graph: GraphPayload | None,
-        parallelism: int,
-        started: bytes,
-        directory: str,
-    ) -> None:
-        self.wakeups: Pipe[Any, Any] | None = None  # wakes the writer; from the middle of `start` on
-        self._given = (ledger, config, graph, parallelism, started, directory, os.getpid())
-        self._opened = ExitStack()  # what `end` has to undo
+    def __init__(self, spec: WriterSpec, ledger: Ledger, graph: Descriptor, host: Descriptor | None) -> None:
+        command = _command()
+        self.launcher: Descriptor | None = None  # the end of the child of this process that starts the writer
+        self.process: Descriptor | None = None  # the end of the writer, once it is known
+        self.pid: int | None = None
+        self.attached = False  # whether the outbox fills its queue
+        self.ready = False  # whether the writer has said that it works
+        self.done = False  # whether it has said that it ends because nothing is left to do
+        self.silent = False  # whether it will say no more: it is gone, or about to be
+        self._reports = Reports()
+        with above_standard(), ExitStack() as opened:
+            self.queue = BatchQueue()
+            opened.callback(self.queue.close)
+            # The writer's end stays open here as well, for a pipe without a reader raises SIGPIPE.
+            self._wakeups, self._waker = pipe()
+            self.reports, reporter = pipe()
+            for file in self._wakeups, self._waker, self.reports, reporter:
+                opened.callback(file.close)
+            given = [memory_file(spec.encode()), self.queue.reader, self._wakeups, reporter, ledger.file, graph]
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                socket.send_fds(ours, [b"f"], [file.fileno() for file in (*given, *([host] if host else []))])
+                given[0].close()
+                self.began = now()
+                self._launcher_pid = _spawn(command, theirs.fileno(), reporter.fileno())
+            opened.pop_all()
+            reporter.close()
+        self.launcher = process_descriptor(self._launcher_pid)
 
-    def start(self) -> None:
-        """Start the process.
+    def files(self) -> list[Descriptor]:
+        """Everything of ours that is open."""
+        held = [self.queue.reader, self.queue.writer, self._wakeups, self._waker, self.reports]
+        return held + [file for file in (self.launcher, self.process) if file is not None]
 
-        Raises:
-            OSError: The system has no process, descriptor or memory left; nothing is left behind then.
-        """
-        with ExitStack() as opened, ExitStack() as given_away:
-            self.queue = _new_queue()
-            locks = (self.queue._rlock, self.queue._wlock, self.queue._sem)  # type: ignore[attr-defined]
-            self._names = [(lock._semlock.name,) for lock in locks]  # of its semaphores, while they have any
-            opened.callback(self._close_queue)
-            # The writer's ends must be the only ones, or the death of the one process would not end the pipe.
-            given_away.callback(self.queue._reader.close)  # type: ignore[attr-defined]
-            wakeups, waker = CONTEXT.Pipe(duplex=False)
-            given_away.callback(wakeups.close)
-            opened.callback(waker.close)
-            self.reports, reports = CONTEXT.Pipe(duplex=False)
-            given_away.callback(reports.close)
-            opened.callback(self.reports.close)
-            os.set_blocking(waker.fileno(), False)
-            self.wakeups = waker  # before the process, so that no writer misses what it should look at
-            self.process = WriterProcess(Assignment(self.queue, wakeups, reports, *self._given))
-            opened.callback(self._end_process)
-            self.process.start()
-            self.began = time.monotonic()
-            self._opened = opened.pop_all()
+    def sources(self) -> list[int]:
+        """What to wait for: its reports, and its end."""
+        files = [self.launcher, self.process if self.silent else self.reports]
+        return [file.fileno() for file in files if file is not None]
 
-    def forget_names(self) -> None:
-        """Remove the names of the queue's semaphores once the writer has opened them, or never will.
+    def take_reports(self) -> Iterator[Report]:
+        """What the writer has said since."""
+        data = drain(self.reports)
+        if data is not None:
+            self._reports.feed(data or b"\n")
+            self.silent = not data
+        for report in self._reports:
+            if report.pid:
+                self._on_pid(report.pid)
+            self.ready = self.ready or report.ready
+            self.done = self.done or report.done
+            yield report
 
-        multiprocessing keeps them, in /dev/shm, as long as the queue; its resource tracker removes them, with a
-        warning, after a host that is killed, and nobody does if the tracker is killed as well. What runs here is the
-        clean-up that multiprocessing itself would run later.
-        """
-        if not self._names:
-            return
-        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
-            if getattr(finalizer, "_args", None) in self._names:
-                finalizer()
-        self._names = []
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.silent and (self.process is None or bool(wait([self.process.fileno()], [], 0)))
+
+    def reap(self) -> None:
+        """Take note of the end of the launcher, unless somebody else has: a host may wait for every child."""
+        if self._launcher_pid and (self.launcher is None or wait([self.launcher.fileno()], [], 0)):
+            with suppress(ChildProcessError):
+                if self.launcher is not None:
+                    os.waitid(os.P_PIDFD, self.launcher.fileno(), os.WEXITED | os.WNOHANG)
+                elif os.waitpid(self._launcher_pid, os.WNOHANG)[0] == 0:
+                    return
+            self._launcher_pid = 0
+            if self.launcher is not None:
+                self.launcher.close()
+                self.launcher = None
+
+    def nudge(self) -> None:
+        """Make the writer look at the ledger."""
+        nudge(self._waker)
 
     def end(self) -> None:
         """Kill the process if it still runs, and let go of everything."""
-        self._opened.close()
+        if self._launcher_pid and self.launcher is not None and self.launcher.intact():
+            _kill(self.launcher)
+        deque(self.take_reports(), 0)
+        if self.process is not None and self.process.intact():
+            _kill(self.process)
+        elif self.pid is not None and not self.silent and self.process is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGKILL)  # it has not closed its pipe, so this is still its number
+        deadline = Deadline(KILL_TIMEOUT)
+        while self.intact() and not (self.ended() and not self._launcher_pid) and not deadline.over():
+            wait(self.sources(), [], deadline.remaining())
+            deque(self.take_reports(), 0)
+            self.reap()
+        if self.process is not None and self.process.intact():
+            with suppress(ChildProcessError):  # it is a child of a host that is process 1, or takes in orphans
+                os.waitid(os.P_PIDFD, self.process.fileno(), os.WEXITED | os.WNOHANG)
+        self.let_go()
 
-    def _end_process(self) -> None:
-        if self.process.pid is not None:
-            self.process.kill()
-            self.process.join()
-            self.process.close()
+    def intact(self) -> bool:
+        """Whether all of its descriptors are still ours."""
+        return all(file.intact() for file in self.files())
 
-    def _close_queue(self) -> None:
-        self.forget_names()
+    def let_go(self) -> None:
+        """Close everything of ours. A writer that still runs finds that its host is gone."""
         self.queue.close()
-        if self.queue._thread is None:  # type: ignore[attr-defined]  # else the feeder thread closes it
-            self.queue._writer.close()  # type: ignore[attr-defined]
+        for file in self.files():
+            file.close()
+
+    def _on_pid(self, pid: int) -> None:
+        self.pid = pid
+        self.process = process_descriptor(pid)
+        # While its pipe is open it lives, and its number is its own.
+        if self.process is not None and hung_up(self.reports):
+            self.process.close()
+            self.process = None
 
 
-def _new_queue() -> "Queue[Message]":
+def _spawn(command: list[str], files: int, output: int) -> int:
+    streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((files, output, output))]
     try:
-        queue: Queue[Message] = CONTEXT.Queue()
+        return os.posix_spawn(command[0], command, os.environ, file_actions=streams, setsigmask=HELD_SIGNALS)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        reason = (
-            f"can't make a multiprocessing.Queue: {error.strerror}; its semaphores need room in a writable /dev/shm"
-        )
+        reason = f"can't run the writer process with sys.executable, {command[0]!r}: {error.strerror or error}"
         raise OSError(error.errno, reason) from error
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # the user's pipes take too much memory already
-            fcntl.fcntl(queue._writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[attr-defined]
-    queue.cancel_join_thread()  # at its end the interpreter must not wait for a writer that reads nothing
-    queue._ignore_epipe = True  # type: ignore[attr-defined]  # a writer that dies ends the feeder thread
-    return queue
 
 
-def nudge(pipe: "Pipe[Any, Any] | None") -> None:
-    """Wake whoever sleeps at the other end of a pipe that does not block, if there is one."""
-    if pipe is None:
-        return
-    try:
-        os.write(pipe.fileno(), b"w")
-    except OSError:
-        pass  # it is as awake as it can be, or gone
+def _command() -> list[str]:
+    """What to run."""
+    executable = sys.executable
+    if not executable:
+        raise FileNotFoundError(
+            errno.ENOENT, "can't run the writer process: sys.executable is not set; set it to a Python interpreter"
+        )
+    name = f"host={os.getpid()}"  # for those who read a list of processes
+    if not hasattr(sys, "frozen"):
+        isolated = [flag for flag, given in _FLAGS.items() if getattr(sys.flags, given)]
+        return [executable, "-P", "-S", *isolated, os.path.abspath(script.__file__), name]
+    if not _frozen_support:
+        raise RuntimeError(
+            "can't run the writer process of a frozen program: call socketpusher.freeze_support() first thing in the "
+            'main module, under if __name__ == "__main__":'
+        )
+    return [executable, _FROZEN_ARGUMENT, name]
+
+
+_FLAGS = {"-E": "ignore_environment", "-s": "no_user_site", "-B": "dont_write_bytecode"}
+
+
+def _kill(process: Descriptor) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it is gone, or this process has dropped its rights
+        signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
