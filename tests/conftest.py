@@ -1,7 +1,6 @@
 """What every test must leave behind: nothing."""
 
 import gc
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -12,13 +11,8 @@ from hypothesis import settings
 
 from socketpusher import Bus
 from support.consumer import Consumer
-from support.leftovers import SEMAPHORES, left_behind
+from support.leftovers import left_behind
 from support.waiting import wait_for
-
-# Other programs on this machine have semaphores too; ours, and those of the hosts in
-# `producer_script`, are told by this.
-os.environ["SEMAPHORES"] = SEMAPHORES
-multiprocessing.current_process()._config["semprefix"] = f"/{SEMAPHORES}"  # type: ignore[attr-defined]
 
 # A runner in the background may have it ignored, and so would every host that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,7 +23,7 @@ settings.load_profile("default")
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
-    # Started before the first look, for it keeps a descriptor and stays.
+    # Process pools of the tests start it; it keeps a descriptor and stays.
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()

@@ -226,7 +226,7 @@ class Storm:
                 try:
                     event = wire.decode(line)
                 except wire.DecodeError as error:
-                    self.outcome.problems.append(f"torn: {error}")
+                    self.outcome.problems.append(f"torn: {error} {line!r}")
                     continue
                 if b'"id":"' not in line[-60:]:
                     continue  # the handshake

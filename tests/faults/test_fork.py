@@ -187,14 +187,14 @@ print(child.exitcode)
 
 
 def test_what_a_forked_child_has_emitted_last_is_sent_though_the_pusher_closes(bus, consumer: Consumer) -> None:
-    """It is in the side door when `close` begins."""
+    """It is on its way when `close` begins."""
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.start()
     supervisor = pusher._supervisor
     tell = supervisor._tell_to_end
 
     def emitted_meanwhile(*args) -> None:
-        supervisor._door.send(wire.encode(Event("x", task=7)))
+        supervisor._fork_channel.send(wire.encode(Event("x", task=7)), 1)
         tell(*args)
 
     supervisor._tell_to_end = emitted_meanwhile

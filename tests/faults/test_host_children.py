@@ -65,7 +65,7 @@ def ask():
 thread = threading.Thread(target=ask)
 thread.start()
 restarts = 0
-for number in range(100):
+for number in range(25):
     with SocketPusher(bus, config) as pusher:
         emit(1, number)
     restarts += pusher.stats().writer_restarts
@@ -75,7 +75,7 @@ thread.join()
 print(restarts)
 """
     assert producer_script.run(lines, consumer.path, timeout=120) == (0, "0\n", "")
-    assert consumer.wait_for_tasks(100) == list(range(100))
+    assert consumer.wait_for_tasks(25) == list(range(25))
 
 
 REAPERS = {
@@ -160,8 +160,10 @@ def test_no_resource_tracker_is_started_and_nothing_is_named_in_shared_memory(co
     lines = f"""{HELPERS}
 from multiprocessing import resource_tracker
 seen = set()
+prefix = f"mp-test{{os.getpid()}}"
+multiprocessing.current_process()._config["semprefix"] = f"/{{prefix}}"
 def look():
-    return {{name for name in os.listdir("/dev/shm") if os.environ["SEMAPHORES"] in name}}
+    return {{name for name in os.listdir("/dev/shm") if prefix in name}}
 def watch():
     while not stop:
         seen.update(look())

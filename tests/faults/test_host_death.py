@@ -98,17 +98,16 @@ pid = pusher.stats().writer_pid
 os.kill(pid, signal.SIGSTOP)
 for number in range(2000):
     bus.emit(Event("x", task=number, payload="x" * 1000))
-while not pusher._supervisor.outbox._drained:
+assert not pusher.flush(0)
+while len(pusher._supervisor.outbox._kept) < 2:
     time.sleep(0.001)
 print(pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     host = producer_script.start(lines, consumer.path)
     assert host.stdout is not None
-    output = host.stdout.readline()  # its end comes when the writer, which is stopped, lets go of the tracker
-    host.wait()
+    output, _ = host.communicate()
     os.kill(int(output), signal.SIGCONT)
-    host.communicate()
     wait_for(lambda: not is_running(output))
     assert consumer.torn() == [b""]
 

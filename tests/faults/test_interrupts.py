@@ -256,6 +256,7 @@ def emit_at_every_point(
     """The problems after an interrupt at each point of `emit`."""
     host = Host(recorder, bus(), **config)
     host.pusher.start()
+    host.emit(payload)  # orjson imports numpy to convert the first one, and swallows interrupts of that
 
     def trial(point: Point) -> list[str]:
         before(host)

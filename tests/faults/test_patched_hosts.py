@@ -73,7 +73,7 @@ print(failed)
 """
     code, output, errors = producer_script.run(lines, consumer.path)
     assert (code, output.splitlines()[:1]) == (0, ["9 9 0 0 [] 1"]), errors
-    assert "True" not in output or "made to fail" in errors
+    assert "True" not in output or "made to fail" in errors or name == "os.pidfd_open"  # it can do without
     wait_for(lambda: set(consumer.tasks()) == set(range(9)))
 
 
@@ -285,6 +285,7 @@ with freeze_time("1999-02-02"{tick}):
         host.wait()
         consumer.go_on()
     assert (host.returncode, output) == (0, f"{reads} True 0\n"), errors
+    wait_for(lambda: len(consumer.lines()) >= 3)
     events = consumer.events()
     assert [event.task for event in events[:3]] == [0, 1, 2]
     assert all(1999 <= event.time.year < 2020 for event in events if event.time)

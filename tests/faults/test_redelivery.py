@@ -10,7 +10,7 @@ from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
 from socketpusher.run_state import Progress
 from socketpusher.wire import decode, encode
-from socketpusher.writer.preface import Handshake
+from socketpusher.writer.preface import Preface
 from support.consumer import Consumer
 from support.waiting import wait_for
 
@@ -119,7 +119,7 @@ def test_ids_count_what_the_host_dropped_too(bus: Bus, consumer: Consumer, monke
     import os
     import signal
 
-    monkeypatch.setattr("socketpusher.host.outbox.HOST_BYTES", 100_000)
+    monkeypatch.setattr("socketpusher.host.outbox.IN_FLIGHT_BYTES", 100_000)
     config = PusherConfig(socket_path=consumer.path, event_ids=True, buffer_size=1 << 40)
     with SocketPusher(bus, config) as pusher:
         pid = pusher.stats().writer_pid
@@ -189,25 +189,25 @@ def picture(lines: list[bytes]) -> dict[str, tuple[str, int, int]]:
 
 @given(runs(), st.data())
 def test_a_consumer_that_starts_in_the_middle_ends_with_the_same_picture(run: list[Event], data: st.DataObject) -> None:
-    """The handshake, fed as the writer does it: what has left the backlog first, then the preface, then the rest."""
+    """The preface, fed as the writer does it: what has left the backlog first, then the preface, then the rest."""
     cells = data.draw(st.sampled_from([None, "kept"]))
-    handshake = Handshake(GRAPH.payload(), 2, 1 << 20)
+    preface = Preface(GRAPH.payload(), 2, 1 << 20)
     if cells == "kept":  # another writer takes over
         kept = [0] * 100
-        handshake = Handshake(GRAPH.payload(), 2, 1 << 20, kept)
-    lines = [handshake.completed(Batch(n, n + 1, encode(event))) for n, event in enumerate(run)]
+        preface = Preface(GRAPH.payload(), 2, 1 << 20, kept)
+    lines = [preface.fill_in_graph(Batch(n, n + 1, encode(event))) for n, event in enumerate(run)]
     restart = data.draw(st.integers(0, len(run)))
-    from_the_start = [*handshake.preface().splitlines(), *(line.data for line in lines)]
+    from_the_start = [*preface.lines().splitlines(), *(line.data for line in lines)]
     for line in lines[:restart]:
-        handshake.left(line)
+        preface.observe(line)
     if cells == "kept":
         started = next((line.data for line in lines[:restart] if b'"orch.started"' in line.data[:30]), b"")
-        handshake = Handshake(GRAPH.payload(), 2, 1 << 20, kept, started)
-    preface = handshake.preface().splitlines()
-    assert decode(preface[0]).type == "graph"
+        preface = Preface(GRAPH.payload(), 2, 1 << 20, kept, started)
+    opening = preface.lines().splitlines()
+    assert decode(opening[0]).type == "graph"
     begun = any(event.type == "orch.started" for event in run[:restart])
-    assert [decode(line).type for line in preface[1:]] == ["orch.started"] * begun
-    assert picture([*preface, *(line.data for line in lines[restart:])]) == picture(from_the_start)
+    assert [decode(line).type for line in opening[1:]] == ["orch.started"] * begun
+    assert picture([*opening, *(line.data for line in lines[restart:])]) == picture(from_the_start)
 
 
 def test_a_display_that_restarts_under_load_ends_with_the_same_picture(bus: Bus, consumer: Consumer) -> None:

@@ -66,7 +66,7 @@ def test_a_signal_handler_may_emit_while_the_same_thread_emits(bus: Bus, consume
 
 
 def test_a_finalizer_may_emit_wherever_the_garbage_collector_calls_it(bus: Bus, consumer: Consumer) -> None:
-    """The collector runs at almost every allocation, in the feeder thread and in the supervisor too."""
+    """The collector runs at almost every allocation, in the pusher's thread too."""
     finalized: collections.Counter[int] = collections.Counter()
 
     class Emits:
@@ -96,43 +96,9 @@ def test_a_finalizer_may_emit_wherever_the_garbage_collector_calls_it(bus: Bus, 
     wait_for(lambda: len(consumer.lines()) == stats.sent)
 
 
-def test_the_feeder_thread_may_emit_while_it_holds_the_queues_lock(bus: Bus, consumer: Consumer) -> None:
-    """What a finalizer there would do, made to happen: the lock is held, and the mark is not set."""
-    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
-        bus.emit(Event("x", task=0))
-        consumer.wait_for_tasks(1)
-        token = pusher._supervisor.outbox._token
-        wait_for(lambda: not token.mark.__self__.locked())
-        me, token.feeder = token.feeder, threading.get_ident()
-        with token.queue._notempty:
-            bus.emit(Event("x", task=1))
-            token.feeder = me
-        assert consumer.wait_for_tasks(2) == [0, 1]
-
-
 def test_a_handler_of_the_same_bus_may_emit(bus: Bus, consumer: Consumer) -> None:
     bus.subscribe(lambda event: event.task < 100 and bus.emit(Event("x", task=event.task + 1)))
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)):
         bus.emit(Event("x", task=0))
     # The handler was subscribed before the pusher, so the innermost event comes first.
     assert consumer.wait_for_tasks(101) == list(range(100, -1, -1))
-
-
-def test_at_most_one_token_is_outstanding(bus: Bus, consumer: Consumer) -> None:
-    most = 0
-    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=UNLIMITED)) as pusher:
-        queue = pusher._supervisor.outbox._token.queue
-
-        def work() -> None:
-            nonlocal most
-            for _ in range(3000):
-                bus.emit(Event("x"))
-                most = max(most, len(queue._buffer))
-
-        workers = [threading.Thread(target=work) for _ in range(4)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        assert pusher.flush(30)
-    assert most <= 1

@@ -206,11 +206,11 @@ def lines_like(server: Server) -> bytes:
 
 
 def test_watch_shows_the_runs_of_several_hosts(socket_path: str, server: Server) -> None:
-    for host in ("one", "two"):
+    for published, host in ((3, "one"), (6, "two")):
         with publishing(socket_path, server.url, host):
             kinds = ("orch.started", "unit.started", "unit.completed")
             send(socket_path, b"".join(line(host, n, kind, kind[:4] + host) for n, kind in enumerate(kinds, 1)))
-            wait_for(lambda: server.count() in (3, 6))
+            wait_for(lambda published=published: server.count() == published)
     shown = run("watch", "--from", server.url, "--once").stdout
     assert re.findall(r"^(\w+ \w+)  running", shown, re.MULTILINE) == ["one one", "two two"]
     assert "two two" not in run("watch", "--from", server.url, "--once", "--host", "one").stdout

@@ -4,6 +4,7 @@ import networkx
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from support.consumer import Consumer
+from support.waiting import wait_for
 
 
 def test_a_consumer_is_told_the_graph_and_where_its_units_stand(consumer: Consumer, bus: Bus) -> None:
@@ -20,6 +21,7 @@ def test_a_consumer_is_told_the_graph_and_where_its_units_stand(consumer: Consum
                 break
             bus.emit(Event("unit.completed", unit=unit))
         assert pusher.flush(30)
+        wait_for(lambda: len(consumer.lines()) == pusher.stats().sent + 1)  # or it would be told of it again
         consumer.go_away()
         consumer.come_back()
         bus.emit(Event("orch.failed"))

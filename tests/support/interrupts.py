@@ -1,15 +1,16 @@
 """Interrupts a call at its n-th point where CPython may run a signal handler.
 
-CPython 3.11 to 3.13 runs signal handlers where it looks at the eval breaker: at the start of a Python function and when
-a generator is resumed (RESUME), at a jump backward, and behind the call of something that is not a Python function; the
-blocking calls of C look too, while they wait. It does not look between BEFORE_WITH and the body of a `with`, between
-the body and the call of `__exit__`, or between the return of a Python function and the next instruction. So
-`with lock:` on a lock of C is safe, and nothing is raised there. `sys.monitoring` has an event for exactly each of these places
-(PY_START, PY_RESUME, JUMP, C_RETURN, and CALL for a call that waits), and an exception of its callback has the same
-offset in the exception table as that of a handler; tracing by line or opcode would raise one instruction too late,
-outside of a `try` that ends with the call.
+CPython 3.11 to 3.13 runs signal handlers where it looks at the eval breaker: at the start of a Python function and
+when a generator is resumed (RESUME), at a jump backward, and behind the call of something that is not a Python
+function; the blocking calls of C look too, while they wait. It does not look between BEFORE_WITH and the body of a
+`with`, between the body and the call of `__exit__`, or between the return of a Python function and the next
+instruction. So `with lock:` on a lock of C is safe, and nothing is raised there. `sys.monitoring` has an event for
+exactly each of these places (PY_START, PY_RESUME, JUMP, C_RETURN, and CALL for a call that waits), and an exception
+of its callback has the same offset in the exception table as that of a handler; tracing by line or opcode would raise
+one instruction too late, outside of a `try` that ends with the call.
 
 Python 3.11 has no `sys.monitoring`. `sys.setprofile` gives the same places but for jumps and the calls of classes.
+
 """
 
 import contextlib
@@ -38,8 +39,8 @@ _FILES = (
     subprocess.__file__,
     contextlib.__file__,
 )
-"""The package, and what it waits in and starts processes by. Not logging: an interrupt does the same to a lock of logging
-with and without a pusher."""
+"""The package, and what it waits in and starts processes by. Not logging: an interrupt does the same to a lock of
+logging with and without a pusher."""
 
 _C_FUNCTIONS = (types.BuiltinFunctionType, types.MethodDescriptorType)
 
@@ -98,10 +99,10 @@ class Point:
 
 
 def raising(error: type[BaseException]) -> Callable[[], object]:
-    def action() -> None:
+    def handler(signum: int, frame: types.FrameType) -> None:
         raise error("at this point")
 
-    return action
+    return lambda: handler(signal.SIGUSR1, sys._getframe())
 
 
 def _is_traced(code: types.CodeType) -> bool:

@@ -1,14 +1,12 @@
-"""What a test, or a host, may leave behind: processes, descriptors, threads, names in /dev/shm."""
+"""What a test, or a host, may leave behind: processes, descriptors, threads."""
 
 import os
 import threading
 from pathlib import Path
 
-SEMAPHORES = f"mp-test{os.getpid()}"
-
 
 def children() -> set[str]:
-    """The processes that this one has started, but for multiprocessing's resource tracker, which lives as long."""
+    """The processes that this one has started, and its pushers' writers, which are nobody's children."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -16,8 +14,25 @@ def children() -> set[str]:
             command = stat.with_name("cmdline").read_bytes()
         except OSError:
             continue  # it has ended
-        if int(fields[1]) == os.getpid() and b"resource_tracker" not in command:
+        if int(fields[1]) == os.getpid() or is_writer(command):
             found.add(f"process {stat.parent.name}: {command!r}")
+    return found
+
+
+def is_writer(command: bytes) -> bool:
+    """Whether a process with this command line is the writer of a pusher in this process."""
+    return f"host={os.getpid()}".encode() in command.split(b"\0")
+
+
+def writers() -> set[int]:
+    """The process ids of this process's writers."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if is_writer(file.read_bytes()):
+                found.add(int(file.parent.name))
+        except OSError:
+            continue  # it has ended
     return found
 
 
@@ -34,6 +49,4 @@ def descriptors() -> set[str]:
 def left_behind() -> set[str]:
     """Everything of these kinds that exists now."""
     threads = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
-    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
-    shared = {f"/dev/shm/{name}" for name in names if SEMAPHORES in name}
-    return children() | descriptors() | threads | shared
+    return children() | descriptors() | threads

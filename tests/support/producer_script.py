@@ -9,7 +9,6 @@ import time
 # What a host needs before its own lines: no guard, no function, as in a notebook or a quick script.
 PROLOGUE = """
 import multiprocessing, os, signal, sys, threading, time
-multiprocessing.current_process()._config["semprefix"] = "/" + os.environ["SEMAPHORES"]
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 bus = Bus()
 config = PusherConfig(socket_path=os.environ["SOCKET"], reconnect_backoff=0.01)
