@@ -65,8 +65,18 @@ def subject_filter(prefix: str, host: str | None, session: str | None) -> str:
 def source(prefix: str, subject: str) -> Source:
     """Where an event with this subject comes from."""
     tokens = subject[len(prefix) + 1 :].split(".")
-    host, session = (unquote(part) if part != "%" else "" for part in (*tokens, "", "")[:2])
+    host, session = map(_name, (*tokens, "", "")[:2])
     return Source(host, session)
+
+
+def _name(token: str) -> str:
+    """What `token` was made of."""
+    if token == "%":
+        return ""
+    try:
+        return unquote(token, errors="surrogatepass")
+    except UnicodeDecodeError:  # somebody else's
+        return unquote(token)
 
 
 def checked_prefix(prefix: str) -> str:
