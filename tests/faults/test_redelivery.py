@@ -1,6 +1,10 @@
 """Consumers come and go: what one had not read goes to the next, which is first told where the run stands."""
 
+import os
 import random
+import signal
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -293,3 +297,29 @@ def test_events_that_come_twice_or_late_do_not_change_what_is_newest(run: list[E
     shuffled = [*order, *random.choices(order, k=5)]
     random.shuffle(shuffled)
     assert states(shuffled) == states(order)
+
+
+def test_a_flush_returns_as_soon_as_what_was_taken_back_is_sent_again(bus: Bus, consumer: Consumer) -> None:
+    """The same number may be flushed twice: what was on the socket the first time was never read."""
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, write_timeout=60, **QUICK))
+    pusher.set_graph({f"unit-{number:05}": [] for number in range(8000)}, 4)  # more than a socket takes
+    with pusher:
+        writer = pusher.stats().writer_pid
+        assert writer is not None
+        wait_for(lambda: len(consumer.lines()) == 1)
+        consumer.stall()
+        bus.emit(Event("x"))
+        consumer.wait_for_tasks(1)  # the read that has begun ends with it
+        os.kill(writer, signal.SIGSTOP)  # so that the first flush has to be reported
+        for number in range(10):
+            bus.emit(Event("x", task=number))
+        threading.Timer(0.2, os.kill, (writer, signal.SIGCONT)).start()
+        assert pusher.flush(60)
+        consumer.die_unread()
+        wait_for(lambda: pusher.stats().pending > 0)
+        consumer.come_back()
+        wait_for(lambda: pusher.connected)
+        threading.Timer(0.5, consumer.go_on).start()
+        begun = time.monotonic()
+        assert pusher.flush(30)
+        assert time.monotonic() - begun < 15

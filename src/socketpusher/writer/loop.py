@@ -396,6 +396,7 @@ class Writer:
         ledger.resent = self._spec.resent + backlog.resent
         ledger.sent = self._spec.sent + backlog.sent
         ledger.unsent = backlog.unsent  # last, for whoever flushes waits for it, and then asks for the others
+        self._flushed = min(self._flushed, backlog.unsent)  # what was taken back may be waited for again
         if self._flushed < ledger.flush_target <= backlog.unsent:
             self._flushed = ledger.flush_target
             self._report(Report())
