@@ -6,6 +6,7 @@ import signal
 import threading
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from socketpusher.host import outbox as outbox_module
 from support.consumer import Consumer
 from support.waiting import wait_for
 
@@ -94,6 +95,42 @@ def test_a_finalizer_may_emit_wherever_the_garbage_collector_calls_it(bus: Bus, 
         stats = pusher.stats()
     assert stats.emitted == stats.sent == emitted + finalized.total()
     wait_for(lambda: len(consumer.lines()) == stats.sent)
+
+
+def test_a_finalizer_may_flush_in_the_middle_of_an_emit(bus: Bus, consumer: Consumer) -> None:
+    """Then it writes what the emit was about to write, which must not write it again."""
+    interrupting = 0
+
+    class Flushes:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            nonlocal interrupting
+            if threading.current_thread() is threading.main_thread():
+                interrupting += outbox.interrupted()
+                pusher.flush(0)
+
+    thresholds = gc.get_threshold()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=UNLIMITED)) as pusher:
+        assert pusher._supervisor is not None
+        outbox = pusher._supervisor.outbox
+        outbox_was, emitted = outbox_module.PUT_INTERVAL, 0
+        outbox_module.PUT_INTERVAL = 0.0  # each emit writes
+        try:
+            while interrupting < 300 and emitted < 100_000:
+                gc.set_threshold(0)
+                Flushes()
+                gc.set_threshold(emitted % 40 + 1, 1000, 1000)
+                emitted += 1
+                bus.emit(Event("main", task=emitted))
+        finally:
+            gc.set_threshold(*thresholds)
+            outbox_module.PUT_INTERVAL = outbox_was
+        assert pusher.flush(30)
+        stats = pusher.stats()
+    assert (stats.emitted, stats.sent, stats.pending) == (emitted, emitted, 0)
+    assert consumer.wait_for_tasks(emitted) == list(range(1, emitted + 1))
 
 
 def test_a_handler_of_the_same_bus_may_emit(bus: Bus, consumer: Consumer) -> None:

@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import starmap
 from typing import Any
 
 from .clock import LONGEST_WAIT
@@ -22,7 +23,7 @@ _libc: Any = None
 try:
     import ctypes
 
-    _libc = ctypes.PyDLL(None, use_errno=True)
+    _libc = ctypes.PyDLL(None)
     _write = _libc.write
     _write.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
     _write.restype = ctypes.c_ssize_t
@@ -40,10 +41,11 @@ def write_now(fd: int, data: bytes, offset: int = 0) -> Iterator[int]:
         An iterator of C. It writes when it is asked for its one item: how many bytes were taken, or -1 for none. So
         `list.extend` writes and takes note of it in one call, in which no signal handler can come.
     """
+    # `starmap` hands its tuple on. `map` would make one, and then the garbage collector may run finalizers before 3.12.
     if _libc is None:
-        return map(os.write, (fd,), (memoryview(data)[offset:],))
+        return starmap(os.write, ((fd, memoryview(data)[offset:]),))
     start: Any = data if not offset else (ctypes.cast(data, ctypes.c_void_p).value or 0) + offset  # type: ignore[arg-type]
-    return map(_write, (fd,), (start,), (len(data) - offset,))
+    return starmap(_write, ((fd, start, len(data) - offset),))
 
 
 def _identity(fd: int) -> object:
