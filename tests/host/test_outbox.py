@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, PusherConfig
+from socketpusher.channel.clock import now
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
 from socketpusher.host.outbox import Mode, Outbox
@@ -205,3 +206,51 @@ def test_a_batch_that_is_in_the_queue_in_part_is_finished_before_the_next(outbox
     outbox.push(Event("x", task=2))
     assert not outbox.put_rest()
     assert all(frame is begun for frame in pipe.frames[-2:])
+
+
+def test_an_interrupt_while_the_thread_is_woken_does_not_let_it_sleep_on(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts = [KeyboardInterrupt()]
+    woken = []
+
+    def wake() -> None:
+        if interrupts:
+            raise interrupts.pop()
+        woken.append(None)
+
+    outbox = Outbox(ledger, PusherConfig(), wake)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    monkeypatch.setattr("socketpusher.host.outbox.PUT_INTERVAL", 1000.0)
+    outbox.push(Event("x", task=0))  # this one is put, the next ones are left behind
+    with pytest.raises(KeyboardInterrupt):
+        outbox.push(Event("x", task=1))
+    outbox.push(Event("x", task=2))
+    assert woken
+
+
+@pytest.mark.parametrize("step", ["_batch_length", "_joined", "_queue"])
+def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
+    outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It waited for the GIL in the middle of `_put`, and `close` did not wait for it."""
+    for number in range(3):
+        outbox.push(Event("x", task=number))
+    outbox.push(Event("x", task=3))
+    owner, name = (queue, "put") if step == "_queue" else (outbox, step)
+    real = getattr(owner, name)
+    counts = []
+
+    def held_up(*arguments: object) -> object:
+        result = real(*arguments)
+        if not counts:
+            outbox.push(Event("x", task=4))  # of another thread
+            outbox.seal()
+            counts.append(outbox.accepted())
+            outbox.clear()
+        return result
+
+    monkeypatch.setattr(owner, name, held_up)
+    outbox._write(now())
+    assert counts == [5]
+    assert outbox.accepted() == 5

@@ -202,7 +202,11 @@ class Outbox:
 
     def _wake_thread(self) -> None:
         self.asleep = False
-        self._wake()
+        try:
+            self._wake()
+        except BaseException:  # of a signal handler: perhaps it sleeps on
+            self.asleep = True
+            raise
 
     def _admit(self) -> bool:
         """Whether there is room for a line, now that the writer may have got further."""
@@ -386,11 +390,12 @@ class Outbox:
 
     def clear(self) -> None:
         """Let go of every line that waits; the numbers stay as they are. To be called last, in any thread."""
+        self._turn = None  # a thread that waits for the GIL in the middle of `_put` finds that it is not its turn
         end = self.accepted()
         self._queue = None
         self._again = deque()
         self._kept = deque([_Kept(end, self._accepted_bytes)])
-        self._lines.clear()
+        self._lines = deque()  # not cleared: that thread may be about to move lines
 
     # Called by any thread
 
