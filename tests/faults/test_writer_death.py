@@ -3,11 +3,17 @@
 import itertools
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
+from socketpusher import pusher as pusher_module
+from socketpusher.host import writer_handle
 from socketpusher.host.writer_handle import WriterHandle
 from support.consumer import Consumer
 from support.waiting import is_running, wait_for
@@ -265,3 +271,46 @@ def test_a_writer_that_is_killed_with_a_full_pipe_leaves_no_trace_in_the_log(
             bus.emit(Event("x", payload="x" * 1000))  # more than the pipe takes
         kill_writer(pusher)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_writer_that_died_is_noticed_though_a_forked_child_holds_its_pipe(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that was forked while the pusher's thread started the writer has inherited what was open there."""
+    inherited = []
+
+    def spawn(command: list[str], files: int, output: int, real: Callable[..., int] = writer_handle._spawn) -> int:
+        inherited.append(os.dup(output))
+        return real(command, files, output)
+
+    monkeypatch.setattr(writer_handle, "_spawn", spawn)
+    try:
+        with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+            pid = pusher.stats().writer_pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            bus.emit(Event("x", task=1))
+            assert consumer.wait_for_tasks(1) == [1]
+            assert pusher.stats().writer_restarts == 1
+    finally:
+        for fd in inherited:
+            os.close(fd)
+
+
+def test_an_interpreter_that_hangs_is_killed_where_there_are_no_process_descriptors(
+    bus: Bus, socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 300\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(wrapper))
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    monkeypatch.setattr(pusher_module, "BEGIN_TIMEOUT", 1.0)
+    with pytest.raises(TimeoutError):
+        SocketPusher(bus, PusherConfig(socket_path=socket_path)).start(1, wait=False)
+    pid = (tmp_path / "pid").read_text()
+    try:
+        wait_for(lambda: not is_running(pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)

@@ -116,13 +116,15 @@ class WriterHandle:
 
     def sources(self) -> list[int]:
         """What to wait for: its reports, and its end."""
-        files = [self.launcher, self.process if self.silent else self.reports]
+        files = [self.launcher, self.process, None if self.silent else self.reports]
         return [file.fileno() for file in files if file is not None]
 
     def take_reports(self) -> Iterator[Report]:
         """What the writer has said since."""
+        gone = self._process_ended()  # before the look into the pipe, which then holds everything
         data = drain(self.reports)
-        if data is not None:
+        # A child that was forked while this one was started may hold the other end for as long as it lives.
+        if data is not None or gone:
             self._reports.feed(data or b"\n")
             self.silent = not data
         for report in self._reports:
@@ -134,7 +136,10 @@ class WriterHandle:
 
     def ended(self) -> bool:
         """Whether the process is gone."""
-        return self.silent and (self.process is None or bool(wait([self.process.fileno()], [], 0)))
+        return self.silent and (self.process is None or self._process_ended())
+
+    def _process_ended(self) -> bool:
+        return self.process is not None and bool(wait([self.process.fileno()], [], 0))
 
     def reap(self) -> None:
         """Take note of the end of the launcher, unless somebody else has: a host may wait for every child."""
@@ -155,8 +160,12 @@ class WriterHandle:
 
     def end(self) -> None:
         """Kill the process if it still runs, and let go of everything."""
-        if self._launcher_pid and self.launcher is not None and self.launcher.intact():
-            _kill(self.launcher)
+        self.reap()
+        if self._launcher_pid:
+            if self.launcher is None:
+                os.kill(self._launcher_pid, signal.SIGKILL)  # nobody has reaped it, so this is still its number
+            elif self.launcher.intact():
+                _kill(self.launcher)
         deque(self.take_reports(), 0)
         if self.process is not None and self.process.intact():
             _kill(self.process)
