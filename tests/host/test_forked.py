@@ -1,12 +1,15 @@
 """How events get out of a forked child, where the host takes them in slowly or not at all."""
 
+import itertools
 import threading
 from collections import deque
+from contextlib import suppress
 
 import pytest
 
 from socketpusher.channel.clock import Deadline
 from socketpusher.host.forked import ForkedOutlet
+from support.interrupts import Interrupt, Point, raising
 from support.waiting import wait_for
 
 
@@ -94,3 +97,14 @@ def test_lines_that_a_thread_is_just_sending_are_not_yet_handed_over() -> None:
     assert outlet.finish(Deadline(30))
     assert (channel.taken, outlet.handed_over) == ([b"a\n"], 1)
     sender.join()
+
+
+def test_an_interrupt_at_any_point_of_a_finish_does_not_leave_the_lock_held() -> None:
+    for n in itertools.count(1):
+        outlet = outlet_with(Channel(refusals=1), b"a\n")
+        point = Point(n, raising(Interrupt))
+        with suppress(Interrupt), point:
+            outlet.finish(Deadline(30))
+        assert not outlet._lock.locked(), point.place
+        if not point.reached:
+            return

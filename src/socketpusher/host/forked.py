@@ -147,13 +147,16 @@ class ForkedOutlet:
         """Hand over the rest until the deadline; whether nothing is left."""
         while True:
             # Whoever holds the lock has lines in hand that are no longer in the outbox, and not yet at the host.
-            if not self._lock.acquire(timeout=deadline.remaining()):
-                return False
+            taken: list[bool] = []  # the lock is taken and noted in one call of C
             try:
+                taken.extend(map(self._lock.acquire, (True,), (deadline.remaining(),)))
+                if not taken[0]:
+                    return False
                 if self._hand_over():
                     return True
             finally:
-                self._lock.release()
+                if taken and taken[0]:
+                    self._lock.release()
             if deadline.over():
                 return False
             self._channel.wait(deadline.remaining())
