@@ -94,3 +94,19 @@ def test_a_start_that_is_cancelled_leaves_no_process(consumer: Consumer, bus: Bu
     asyncio.run(host())
     wait_for(lambda: not writers())
     assert not pusher.connected
+
+
+def test_a_start_that_is_cancelled_when_it_has_just_ended_leaves_no_handler(consumer: Consumer, bus: Bus) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+
+    async def host() -> None:
+        task = asyncio.ensure_future(pusher.__aenter__())
+        await asyncio.sleep(0)
+        wait_for(lambda: "open" in repr(pusher))  # the loop does not turn, so the task has not heard of it
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    asyncio.run(host())
+    wait_for(lambda: "closed" in repr(pusher))
+    assert not bus._handlers

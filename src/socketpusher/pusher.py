@@ -269,6 +269,7 @@ class SocketPusher:
             self._reached.setdefault(State.CLOSING)
             if (supervisor := self._supervisor) is not None:
                 supervisor.request_close(Deadline(0))
+                supervisor.unsubscribe()  # it may have ended just before
             raise
         return self
 
