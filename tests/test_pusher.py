@@ -456,3 +456,26 @@ def test_flush_in_many_threads_returns_to_each(bus: Bus, consumer: Consumer) -> 
             thread.join()
         assert results == [True] * 300
         assert pusher.stats().sent == 300
+
+
+def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wakes_the_thread(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        supervisor = pusher._supervisor
+        assert supervisor is not None
+
+        def fault() -> None:
+            if not turns:
+                supervisor.wake()
+            turns.append(time.monotonic())
+            raise ValueError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(supervisor, "_say_what_is_new", fault)
+            pusher.flush(0)
+            wait_for(lambda: len(turns) >= 6)
+        assert turns[5] - turns[0] > 0.5
+        bus.emit(Event("x", task=1))
+        assert pusher.flush(30)

@@ -287,6 +287,7 @@ class Supervisor:
                 if (deadline := self._deadline()) is not None:
                     pause = min(pause, deadline.remaining())
                 wait([self._wakeups.fileno()], [], pause)
+                drain(self._wakeups)  # or the next pause would be none
 
     def _deadline(self) -> Deadline | None:
         return min(self._deadlines, key=lambda deadline: deadline.at, default=None)
