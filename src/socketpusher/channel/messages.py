@@ -83,7 +83,7 @@ class Report:
         said = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
         line = json.dumps(said).encode() + b"\n"
         if len(line) > REPORT_BYTES:
-            return dataclasses.replace(self, text=self.text[-REPORT_BYTES // 8 :]).encode()
+            return dataclasses.replace(self, text=self.text[-REPORT_BYTES // 16 :]).encode()
         return line
 
 
