@@ -1,8 +1,11 @@
 """A host that forks after `start`."""
 
+import os
+import signal
+
 import pytest
 
-from socketpusher import Event, PusherConfig, SocketPusher, wire
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from support import producer_script
 from support.consumer import Consumer
 from support.waiting import wait_for
@@ -194,10 +197,57 @@ def test_what_a_forked_child_has_emitted_last_is_sent_though_the_pusher_closes(b
     tell = supervisor._tell_to_end
 
     def emitted_meanwhile(*args) -> None:
-        supervisor._fork_channel.send(wire.encode(Event("x", task=7)), 1)
+        list(supervisor._fork_channel.sending(wire.encode(Event("x", task=7)), 1))
         tell(*args)
 
     supervisor._tell_to_end = emitted_meanwhile
     pusher.close()
     assert consumer.wait_for_tasks(1) == [7]
     assert pusher.stats().sent == 1
+
+
+def test_interrupts_of_a_forked_child_that_emits_lose_and_repeat_nothing_else(consumer: Consumer) -> None:
+    """Also while the child's end of the channel is in use."""
+
+    class Interrupted(KeyboardInterrupt):
+        pass
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            armed.clear()
+            raise Interrupted
+
+    armed: list[None] = []
+    bus = Bus()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 40)) as pusher:
+        result, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            sure = emitted = interrupts = 0
+            try:
+                signal.signal(signal.SIGALRM, interrupt)
+                signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0013)
+                while interrupts < 500:
+                    try:
+                        armed.append(None)
+                        emitted += 1
+                        bus.emit(Event("x", task=emitted))
+                        sure += 1
+                        armed.clear()
+                    except Interrupted:
+                        interrupts += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                pusher.flush(30)
+                os.write(told, b"%d %d" % (sure, pusher.stats().dropped))
+            finally:
+                os._exit(0)
+        os.close(told)
+        os.waitpid(pid, 0)
+        sure, dropped = map(int, os.read(result, 100).split())
+        os.close(result)
+        assert dropped == 0
+        assert pusher.flush(30)
+        sent = pusher.stats().sent
+    assert sent >= sure
+    tasks = consumer.wait_for_tasks(sent)
+    assert len(tasks) == len(set(tasks))

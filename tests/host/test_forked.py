@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -25,6 +26,9 @@ class Channel:
             self.refusals -= 1
             raise BlockingIOError
         self.taken.append(lines)
+
+    def sending(self, lines: bytes, count: int) -> Iterator[None]:
+        return map(self.send, (lines,), (count,))
 
     def wait(self, seconds: float) -> None:
         pass

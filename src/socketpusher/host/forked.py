@@ -6,10 +6,12 @@ own. Each message is whole or is not there, whoever is killed when: a datagram i
 into a file without a name, whose descriptor travels with a datagram that says how many lines are in it.
 """
 
+import errno
+import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat, starmap
 from multiprocessing.util import Finalize
 
@@ -64,22 +66,28 @@ class ForkChannel:
                         continue
                 lines += data.splitlines(keepends=True)
 
-    def send(self, lines: bytes, count: int) -> None:
+    def sending(self, lines: bytes, count: int) -> Iterator[object]:
         """Hand over whole lines, all or none. For a child.
 
+        Returns:
+            An iterator of C, as `write_now` does; for more than a datagram carries, of a call that may be interrupted.
+            It raises BlockingIOError if the host has too much to take in, and another OSError if it is gone.
+
         Raises:
-            BlockingIOError: The host has too much to take in.
-            OSError: The host is gone.
+            OSError: This process has closed the channel.
         """
-        with above_standard(), borrowed(self._child, socket.SOCK_DGRAM) as end:
-            if len(lines) <= DATAGRAM_BYTES:
-                end.send(lines)
-                return
-            file = memory_file(lines)
-            try:
-                socket.send_fds(end, [_IN_FILE + b"%d" % count], [file.fileno()])
-            finally:
-                file.close()
+        if not self._child.intact():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if len(lines) <= DATAGRAM_BYTES:
+            return map(os.writev, (self._child.fileno(),), ((lines,),))  # eventlet makes `write` wait
+        return map(self._send_file, (lines,), (count,))
+
+    def _send_file(self, lines: bytes, count: int) -> None:
+        file = memory_file(lines)
+        # A copy, for an interrupt before the end of the block closes what the socket object has.
+        with above_standard(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0, os.dup(self._child.fileno())) as end:
+            end.setblocking(False)  # gevent would wait by itself
+            socket.send_fds(end, [_IN_FILE + b"%d" % count], [file.fileno()])
 
     def leave_to_host(self) -> None:
         """In a child, leave the host's end to the host, so that its end ends the pair."""
@@ -102,7 +110,7 @@ class _HandOver:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.ended: list[None] = []  # not empty once they have been sent
+        self.ended: list[object] = []  # not empty once they have been sent
 
 
 class ForkedOutlet:
@@ -186,7 +194,7 @@ class ForkedOutlet:
                 return True
             data = b"".join(now.lines)
             try:
-                now.ended.extend(map(self._channel.send, (data,), (len(now.lines),)))
+                now.ended.extend(self._channel.sending(data, len(now.lines)))
                 self.handed_over += len(now.lines)
             except BlockingIOError:
                 return False
