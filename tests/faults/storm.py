@@ -16,7 +16,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,25 +24,15 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from socketpusher import Bus, Event, PusherConfig, SocketPusher
 
-CONNECTION = b"--- connection\n"
+sys.path.append(str(Path(__file__).parent.parent))  # it is run as a script, too
 
-CONSUMER = """
-import os, socket, sys
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
-listener.listen()
-while True:
-    connection, _ = listener.accept()
-    with open(sys.argv[2], "ab", buffering=0) as file:
-        file.write(b"--- connection\\n")
-        while data := connection.recv(65536, socket.MSG_PEEK):
-            # On record before it counts as read: killed between the two, it gets the same again, and none is missing.
-            file.write(data)
-            connection.recv(len(data))
-"""
+from storm_hosts import KINDS, Hosts, read_events, session
+
+from support.recorder import Recorder
 
 
 @dataclass
@@ -67,7 +56,7 @@ class Storm:
         self.random = random.Random(seed)
         self.outcome = Outcome(seed)
         self.path = os.path.join(directory, "s")
-        self.record = os.path.join(directory, "record")
+        self.recorder = Recorder(self.path)
         self.bus = Bus()
         self.config = PusherConfig(
             socket_path=self.path,
@@ -81,7 +70,6 @@ class Storm:
         self.pusher = SocketPusher(self.bus, self.config)
         if self.random.random() < 0.5:
             self.pusher.set_graph({f"u{i}": [] for i in range(20)}, 4)
-        self.consumer: subprocess.Popen[bytes] | None = None
         self.count = 0
         self.lock = threading.Lock()
 
@@ -89,26 +77,6 @@ class Storm:
         payload = "x" * self.random.choice([0, 10, 10, 10, 300, 5000])
         kind = self.random.choice(["unit.started", "unit.completed", "task.completed", "log"])
         self.bus.emit(Event(kind, unit=f"u{number % 20}", task=number, payload={"source": source, "pad": payload}))
-
-    def start_consumer(self) -> None:
-        if self.consumer is None:
-            if os.path.exists(self.path):
-                os.unlink(self.path)
-            self.consumer = subprocess.Popen([sys.executable, "-S", "-c", CONSUMER, self.path, self.record])
-
-    def kill_consumer(self) -> None:
-        if self.consumer is not None:
-            self.consumer.kill()
-            self.consumer.wait()
-            self.consumer = None
-
-    def stall_consumer(self) -> None:
-        if self.consumer is not None:
-            os.kill(self.consumer.pid, signal.SIGSTOP)
-
-    def resume_consumer(self) -> None:
-        if self.consumer is not None:
-            os.kill(self.consumer.pid, signal.SIGCONT)
 
     def signal_writer(self, number: int) -> None:
         pid = self.pusher.stats().writer_pid
@@ -145,23 +113,26 @@ class Storm:
             finally:
                 os._exit(0)
         self.count += 1
-        os.waitpid(pid, 0)
+        try:
+            os.waitpid(pid, 0)
+        except KeyboardInterrupt:
+            os.kill(pid, signal.SIGKILL)
+            raise
 
     def rest(self) -> None:
         time.sleep(self.random.choice([0, 0.001, 0.01, 0.1]))
 
     def run(self, seconds: float) -> Outcome:
-        self.start_consumer()
         self.pusher.start(wait=False)
         actions: list[tuple[int, Callable[[], object]]] = [
             (30, self.burst),
             (8, self.threads),
             (6, self.fork),
             (25, self.rest),
-            (8, self.kill_consumer),
-            (14, self.start_consumer),
-            (6, self.stall_consumer),
-            (12, self.resume_consumer),
+            (8, self.recorder.kill),
+            (14, self.recorder.start),
+            (6, self.recorder.stall),
+            (12, self.recorder.go_on),
             (3, lambda: self.signal_writer(signal.SIGKILL)),
             (4, lambda: self.signal_writer(signal.SIGSTOP)),
             (10, lambda: self.signal_writer(signal.SIGCONT)),
@@ -183,8 +154,8 @@ class Storm:
     def calm(self) -> None:
         """The storm is over: everything runs, and everything that waits must arrive."""
         self.signal_writer(signal.SIGCONT)
-        self.start_consumer()
-        self.resume_consumer()
+        self.recorder.start()
+        self.recorder.go_on()
         if not self.pusher.flush(60):
             self.outcome.problems.append(f"not flushed a minute after the storm: {self.pusher.stats()}")
         stats = self.pusher.stats()
@@ -194,56 +165,21 @@ class Storm:
             if books.emitted != books.sent + books.dropped + books.pending or books.pending:
                 self.outcome.problems.append(f"the books do not add up: {books}")
         self.outcome.emitted, self.outcome.dropped = closed.emitted, closed.dropped
-        # The writer closes when all is sent; the last consumer has read it all when it waits for the next connection.
-        deadline = time.monotonic() + 30
-        while not self.accepts_again() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self.kill_consumer()
-        os.unlink(self.path)
-
-    def accepts_again(self) -> bool:
-        """Whether a connection made now is accepted, which comes after the end of the one before."""
-        with socket.socket(socket.AF_UNIX) as probe, open(self.record, "rb") as record:
-            before = record.read().count(CONNECTION)
-            probe.connect(self.path)
-            end = time.monotonic() + 5
-            while time.monotonic() < end:
-                record.seek(0)
-                if record.read().count(CONNECTION) > before:
-                    return True
-                time.sleep(0.01)
-        return False
+        self.recorder.catch_up()
+        self.recorder.kill()
 
     def judge(self) -> None:
-        with open(self.record, "rb") as file:
-            connections = file.read().split(CONNECTION)[1:]
-        seen: set[int] = set()
+        events, lines, problems = read_events(self.recorder.connections())
+        self.outcome.problems += problems
         sources: dict[str, list[int]] = {}
-        lines = 0
-        for connection in connections:
-            last = 0
-            for line in connection.split(b"\n")[:-1]:
-                try:
-                    event = wire.decode(line)
-                except wire.DecodeError as error:
-                    self.outcome.problems.append(f"torn: {error} {line!r}")
-                    continue
-                if b'"id":"' not in line[-60:]:
-                    continue  # the handshake
-                lines += 1
-                number = int(line.rpartition(b"-")[2].rstrip(b'"}'))
-                if number <= last:
-                    self.outcome.problems.append(f"out of order: id {number} after {last}")
-                last = number
-                if number not in seen:
-                    sources.setdefault(event.payload["source"], []).append(event.task or 0)
-                seen.add(number)
+        for event in events.values():
+            sources.setdefault(event.payload["source"], []).append(event.task or 0)
         for source, tasks in sources.items():
             if tasks != sorted(tasks) or len(tasks) != len(set(tasks)):
                 self.outcome.problems.append(f"events of {source!r} out of order: {tasks[:50]}")
         self.outcome.received = lines
-        self.outcome.repeated = lines - len(seen)
-        self.outcome.missing = self.outcome.emitted - len(seen)
+        self.outcome.repeated = lines - len(events)
+        self.outcome.missing = self.outcome.emitted - len(events)
         # More may be counted: what a consumer had read, but not as far as the kernel told, may be dropped on its way to
         # the next one.
         if self.outcome.missing > self.outcome.dropped:
@@ -259,23 +195,23 @@ def storm(seconds: float, seed: int) -> Outcome:
     try:
         with tempfile.TemporaryDirectory(prefix="sp") as directory, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried
-            return Storm(seed, directory).run(seconds)
+            one = Storm(seed, directory)
+            try:
+                return one.run(seconds)
+            finally:
+                one.recorder.kill()
+                one.pusher.close(0)
     finally:
         logger.disabled = False
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60, help="how long in all (default: 60)")
-    parser.add_argument("--each", type=float, default=10, help="how long each storm lasts (default: 10)")
-    parser.add_argument("--seed", type=int, default=None, help="of the first storm (default: random)")
-    options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.randrange(1_000_000)
-    end = time.monotonic() + options.seconds
+def storms(seconds: float, each: float, seed: int) -> int:
+    """One storm after the other; how many had problems."""
+    end = time.monotonic() + seconds
     failed = 0
     total = Outcome(seed)
     while time.monotonic() < end:
-        outcome = storm(min(options.each, options.seconds), seed)
+        outcome = storm(min(each, seconds), seed)
         print(
             f"seed {seed}: {outcome.emitted} emitted, {outcome.received} received, {outcome.repeated} repeated, "
             f"{outcome.dropped} dropped; {outcome.faults}",
@@ -289,7 +225,57 @@ def main() -> int:
         total.dropped += outcome.dropped
         seed += 1
     print(f"{failed} storms with problems; {total.emitted} events, {total.dropped} dropped, {total.repeated} repeated")
-    return failed > 0
+    return failed
+
+
+def with_hosts(kinds: list[str], seconds: float, each: float, seed: int) -> int:
+    """The same in a process of its own, and beside it the hostile hosts; how many of all had problems."""
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, _: stop.append(signum))  # an exception might lose a process
+    began = said = time.monotonic()
+    command = [sys.executable, __file__, "--seconds", str(seconds), "--each", str(each), "--seed", str(seed), "--hosts"]
+    failed = judged = events = 0
+    with tempfile.TemporaryDirectory(prefix="sp") as directory:
+        hosts = Hosts(kinds, seconds, seed, directory)
+        alone = subprocess.Popen(command, start_new_session=True)
+        try:
+            while not stop and not (hosts.over and alone.poll() is not None):
+                for host in hosts.turn():
+                    problems = host.judge()
+                    for problem in problems[:10]:
+                        print(f"  PROBLEM {host.kind}, seed {host.seed}: {problem}", flush=True)
+                    failed += bool(problems)
+                    judged += 1
+                    events += host.emitted
+                if time.monotonic() > said + 10:
+                    said = time.monotonic()
+                    alive = ", ".join(f"{host.kind} {host.age():.0f} s" for host in hosts.alive)
+                    print(f"{said - began:.0f} s: {judged} hosts with {events} events judged; {alive}", flush=True)
+                time.sleep(0.1)
+        finally:
+            hosts.end()
+            for pid in session(alone.pid):
+                os.kill(pid, signal.SIGKILL)
+            alone.wait()
+    print(f"{failed} of {judged} hosts with problems, {events} events" + ", interrupted" * bool(stop))
+    return failed + abs(alone.returncode) + len(stop)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60, help="how long in all (default: 60)")
+    parser.add_argument("--each", type=float, default=10, help="how long each storm lasts (default: 10)")
+    parser.add_argument("--seed", type=int, default=None, help="of the first storm and hosts (default: random)")
+    parser.add_argument(
+        "--hosts", nargs="*", choices=[*KINDS, []], default=list(KINDS), metavar="KIND",
+        help=f"which hostile hosts run beside it, none or any of {', '.join(KINDS)} (default: all)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.randrange(1_000_000)
+    if options.hosts:
+        return with_hosts(options.hosts, options.seconds, options.each, seed) > 0
+    return storms(options.seconds, options.each, seed) > 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -46,7 +47,8 @@ class Recorder:
                 os.unlink(self.path)
             with open(self.record, "ab"):
                 pass
-            self.process = subprocess.Popen([sys.executable, "-S", "-c", SCRIPT, self.path, self.record])
+            command = [sys.executable, "-S", "-c", SCRIPT, self.path, self.record]
+            self.process = subprocess.Popen(command, process_group=0)  # a terminal's Ctrl-C is for who started it
             wait_for(lambda: os.path.exists(self.path), what="the recorder's socket")
 
     def kill(self) -> None:
@@ -64,6 +66,18 @@ class Recorder:
 
     def go_on(self) -> None:
         self.signal(signal.SIGCONT)
+
+    def catch_up(self) -> None:
+        """Return when it has read everything that was sent and closed before: it then takes the next connection."""
+
+        def count() -> int:
+            with open(self.record, "rb") as file:
+                return file.read().count(CONNECTION)
+
+        before = count()
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(self.path)
+            wait_for(lambda: count() > before, what="an accepted connection")
 
     def remove(self) -> None:
         """End, and leave no file."""
