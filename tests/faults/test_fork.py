@@ -10,6 +10,8 @@ from support import producer_script
 from support.consumer import Consumer
 from support.waiting import wait_for
 
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 # Python warns that a process with threads forks, which is what is tried here.
 FORK = """
 import multiprocessing, warnings
@@ -187,6 +189,35 @@ print(child.exitcode)
 """
     assert producer_script.run(lines, consumer.path) == (0, "0\n", "")
     wait_for(lambda: sorted(event.type for event in consumer.events()) == ["own", "parent"])
+
+
+def test_a_forked_child_that_closes_the_pusher_keeps_nothing_of_it(consumer: Consumer) -> None:
+    """A daemon closes what it has inherited, and starts a pusher of its own; the host is undisturbed."""
+    lines = f"""
+sys.path.append({TESTS!r})
+from support.leftovers import descriptors
+before = descriptors()
+{FORK}
+def work():
+    emit("child", 5)
+    pusher.close()
+    assert (pusher.stats().emitted, pusher.stats().sent, pusher.connected) == (5, 5, False), pusher.stats()
+    print(descriptors() - before, flush=True)
+pid = os.fork()
+if pid == 0:
+    try:
+        work()
+    finally:
+        os._exit(0)
+os.waitpid(pid, 0)
+emit("parent", 1)
+assert pusher.flush()
+assert pusher.connected
+pusher.close()
+"""
+    code, output, errors = producer_script.run(lines, consumer.path)
+    assert (code, output, errors) == (0, "set()\n", "")
+    wait_for(lambda: sorted(event.type for event in consumer.events()) == ["child"] * 5 + ["parent"])
 
 
 def test_what_a_forked_child_has_emitted_last_is_sent_though_the_pusher_closes(bus, consumer: Consumer) -> None:

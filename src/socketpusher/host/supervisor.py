@@ -198,7 +198,8 @@ class Supervisor:
         self.unsubscribe()
         if self.forked is not None:  # the writer is the host's
             self.outbox.seal()
-            self.forked.finish(deadline)
+            if self.forked.finish(deadline):
+                self._let_go_in_child()
             return
         self.request_close(deadline)
         if threading.current_thread() is self._thread:
@@ -237,6 +238,14 @@ class Supervisor:
         """multiprocessing's own children forget, behind `after_fork`, what shall be done at their end."""
         if self.forked is not None:
             self.forked.finish_at_exit()
+
+    def _let_go_in_child(self) -> None:
+        """Close this process's copies of what the host has open. A chain of daemons would gather them."""
+        for file in self._files:
+            file.close()
+        self.ledger.connected = 0  # of this process, for the memory is no longer shared
+        _open.discard(self)
+        self.ended = True
 
     def _on_host_lost(self) -> None:
         self._log.say(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
