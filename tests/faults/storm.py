@@ -242,10 +242,9 @@ def with_hosts(kinds: list[str], seconds: float, each: float, seed: int) -> int:
         try:
             while not stop and not (hosts.over and alone.poll() is not None):
                 for host in hosts.turn():
-                    problems = host.judge()
-                    for problem in problems[:10]:
+                    for problem in host.problems[:10]:
                         print(f"  PROBLEM {host.kind}, seed {host.seed}: {problem}", flush=True)
-                    failed += bool(problems)
+                    failed += bool(host.problems)
                     judged += 1
                     events += host.emitted
                 if time.monotonic() > said + 10:

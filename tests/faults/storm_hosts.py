@@ -37,10 +37,12 @@ given = itertools.count()  # events that the bus was given, in this process
 def going():
     return now() < end
 def loop(*actions):
-    while going():
+    while True:
         random.choice(actions)()
-        emit(random.randrange(40), payload="x" * random.choice([0, 10, 300, 5000]))
+        emit(random.randrange(1, 40), payload="x" * random.choice([0, 10, 300, 5000]))
         time.sleep(random.choice([0, 0.001, 0.02]))
+        if not going():
+            return
 def nothing():
     pass
 def kill_writer():
@@ -86,7 +88,7 @@ def settle(books):
     total[:] = map(sum, zip(total, books))
 before = left_behind()
 pusher = SocketPusher(bus, config)
-pusher.start(30)
+pusher.start(wait=False)
 count = bus.subscribe(lambda event: next(given))
 """
 
@@ -301,8 +303,8 @@ exact = True
 """,
 }
 
-# What a pusher has sent is with the kernel when it closes. Nobody sends it again if the listener is killed then, so only
-# the listeners of hosts that keep one pusher are killed.
+# What a pusher has sent is with the kernel when it closes. Nobody sends it again if the listener is killed then, so
+# only the listeners of hosts that keep one pusher are killed.
 KEEP_ONE_PUSHER = {"ender", "forks", "closed", "busy", "logging", "gevent"}
 
 
@@ -350,6 +352,7 @@ class Host:
         self.began = time.monotonic()
         self.ends = self.began + seconds
         self.emitted = self.received = 0
+        self.problems: list[str] = []  # once it is over
         directory = os.path.join(directory, f"{kind}-{seed}")
         os.mkdir(directory)
         self.report = os.path.join(directory, "report")
@@ -387,28 +390,27 @@ class Host:
 
     def over(self) -> bool:
         """Whether it is to be judged: nothing of it runs any more, or it had more than enough time."""
-        return time.monotonic() > self.ends + 150 or (self.process.poll() is not None and not session(self.process.pid))
+        ended = self.process.poll() is not None and not session(self.process.pid)
+        return ended or time.monotonic() > self.ends + 100
 
-    def judge(self) -> list[str]:
-        """What is wrong, once it is over."""
-        problems = []
+    def judge(self) -> None:
+        """Find out what is wrong, once it is over."""
         for pid in session(self.process.pid):
-            problems.append(f"process {pid} still runs")
+            self.problems.append(f"process {pid} still runs")
             os.kill(pid, signal.SIGUSR1)  # a host writes its stacks
             time.sleep(1)
         self.end()
         if self.process.returncode != 0 or not os.path.exists(self.report):
-            said = [Path(f"{self.report}.{kind}").read_text()[-3000:] for kind in ("stacks", "errors")]
-            return [*problems, f"ended with {self.process.returncode}", *said]
-        emitted, sent, dropped, pending, given = json.loads(Path(self.report).read_text())
-        self.emitted = emitted
-        if emitted != sent + dropped or pending or given not in (None, emitted):
-            problems.append(f"the books: {emitted=} {sent=} {dropped=} {pending=} {given=}")
+            self.problems.append(f"ended with {self.process.returncode}")
+            self.problems += [Path(f"{self.report}.{kind}").read_text()[-3000:] for kind in ("stacks", "errors")]
+            return
+        self.emitted, sent, dropped, pending, given = json.loads(Path(self.report).read_text())
+        if self.emitted != sent + dropped or pending or given not in (None, self.emitted):
+            self.problems.append(f"the books: {self.emitted} emitted, {sent=} {dropped=} {pending=} {given=}")
         events, self.received, wrong = read_events(self.recorder.connections())
-        problems += wrong
-        if not emitted - dropped <= len(events) <= emitted:
-            problems.append(f"{emitted - len(events)} events missing, {dropped} counted as dropped")
-        return problems
+        self.problems += wrong
+        if not self.emitted - dropped <= len(events) <= self.emitted:
+            self.problems.append(f"{self.emitted - len(events)} events missing, {dropped} counted as dropped")
 
     def end(self) -> None:
         """Leave no process, whatever state it is in."""
@@ -442,13 +444,14 @@ class Hosts:
         self.alive: list[Host] = []
 
     def turn(self) -> list[Host]:
-        """Begin one, if one is missing, and disturb those that live. Returns those that are over, to be judged."""
+        """Begin one, if one is missing, and disturb those that live. Returns those that are over, judged."""
         if self._next:
             kind, seed = self._next.pop(0)
             life = min(self._life, max(2.0, self._ends - time.monotonic()))
             self.alive.append(Host(kind, seed, life, self._directory))
         over = [host for host in self.alive if host.over()]
         for host in over:
+            host.judge()
             self.alive.remove(host)
             if time.monotonic() < self._ends - 2:
                 self._next.append((host.kind, host.seed + 1))

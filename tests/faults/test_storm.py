@@ -1,6 +1,8 @@
 """Some seconds of the fault storm; `tox -e storm` for as long as one likes."""
 
 import sys
+import tempfile
+import time
 
 import pytest
 
@@ -8,6 +10,7 @@ if sys.platform != "linux":
     pytest.skip("the storm looks into /proc", allow_module_level=True)
 
 from storm import storm
+from storm_hosts import KINDS, Host, Hosts
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -15,3 +18,17 @@ def test_no_storm_loses_tears_or_disorders_anything_that_the_books_do_not_count(
     outcome = storm(3.0, seed)
     assert outcome.problems == []
     assert outcome.emitted > 100
+
+
+def test_no_hostile_host_loses_tears_or_leaves_anything() -> None:
+    over: list[Host] = []
+    with tempfile.TemporaryDirectory(prefix="sp") as directory:
+        hosts = Hosts(KINDS, 2.0, 1, directory)
+        try:
+            while not hosts.over:
+                over += hosts.turn()
+                time.sleep(0.02)
+        finally:
+            hosts.end()
+    assert {host.kind: host.problems for host in over if host.problems} == {}
+    assert [host.kind for host in over if not host.received] == []
