@@ -282,3 +282,12 @@ def test_interrupts_of_a_forked_child_that_emits_lose_and_repeat_nothing_else(co
     assert sent >= sure
     tasks = consumer.wait_for_tasks(sent)
     assert len(tasks) == len(set(tasks))
+
+
+def test_flush_waits_for_what_a_forked_child_has_handed_over_before(bus, consumer: Consumer) -> None:
+    """A host that has waited for its child may end right after a flush."""
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        for number in range(1, 101):
+            pusher._supervisor._fork_channel.send(wire.encode(Event("x", task=number)), 1)
+            assert pusher.flush(30)
+            assert pusher.stats().sent == number

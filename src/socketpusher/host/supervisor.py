@@ -110,6 +110,7 @@ class Supervisor:
         self._log = Log()
         self._deadlines: list[Deadline] = []  # of those who close; the first of them holds
         self._flush_targets: list[int] = []  # of those who flush
+        self._adopting = False  # whether it is taking in what forked children have emitted
         self._claims: dict[str, object] = {}  # who does what only one may do: see `_claim`
         self._writer: WriterHandle | None = None  # None between two writers
         self._told: tuple[object, float] | None = None  # the writer that was told to end, and its deadline
@@ -182,6 +183,7 @@ class Supervisor:
         """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
+        self.wait_until(self._has_adopted, deadline)
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -357,13 +359,27 @@ class Supervisor:
         if self._wakeups.fileno() in ready:
             drain(self._wakeups)
         if self._fork_channel.fileno() in ready:
-            self.outbox.adopt(*self._fork_channel.receive())
+            self._adopt()
         if writer is not None:
             writer.reap()
             if not writer.silent:
                 for report in writer.take_reports():
                     self._on_report(report)
                 self.changes.notify()
+
+    def _adopt(self) -> None:
+        self._adopting = True
+        try:
+            self.outbox.adopt(*self._fork_channel.receive())
+        finally:
+            self._adopting = False
+            self.changes.notify()
+
+    def _has_adopted(self) -> bool:
+        """Whether everything that forked children have handed over is in the outbox."""
+        channel = self._fork_channel
+        waiting = channel.intact() and bool(wait([channel.fileno()], [], 0))
+        return self.ended or not (waiting or self._adopting)  # in this order: it is one before it is the other
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
@@ -373,7 +389,7 @@ class Supervisor:
         if self._told == (writer, deadline.at):
             return
         self._told = writer, deadline.at
-        self.outbox.adopt(*self._fork_channel.receive())
+        self._adopt()
         self.outbox.seal()
         self.ledger.close_target = self.outbox.accepted()
         self.ledger.close_deadline = deadline.nanoseconds()
