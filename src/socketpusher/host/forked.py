@@ -44,6 +44,11 @@ class ForkChannel:
         """Whether both ends are still ours."""
         return self._host.intact() and self._child.intact()
 
+    def holds_something(self) -> bool:
+        """Whether there is something to receive. For the host, in any thread: another one may close it meanwhile."""
+        fd = self._host.fileno()
+        return fd >= 0 and self._host.intact() and bool(wait([fd], [], 0))
+
     def receive(self) -> tuple[list[bytes], int]:
         """The lines that have come, and how many were lost, for the host had no descriptor left. For the host."""
         lines: list[bytes] = []

@@ -377,9 +377,8 @@ class Supervisor:
 
     def _has_adopted(self) -> bool:
         """Whether everything that forked children have handed over is in the outbox."""
-        channel = self._fork_channel
-        waiting = channel.intact() and bool(wait([channel.fileno()], [], 0))
-        return self.ended or not (waiting or self._adopting)  # in this order: it is one before it is the other
+        # In this order, for what is taken out of the channel is being adopted by then.
+        return self.ended or not (self._fork_channel.holds_something() or self._adopting)
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
