@@ -7,6 +7,9 @@
 - order: on one connection ids only rise, and the events of one thread and of one forked child come in their order;
 - emitted == sent + dropped + pending, and pending is 0 after a flush.
 
+Beside it run hostile hosts, each in a process of its own, see `storm_hosts`: `--hosts reaper forks` for some of them,
+`--hosts` for none. Ctrl-C ends everything at once.
+
 A consumer that is killed and a writer that is killed before the kernel's count was read are the two cases in which
 events come twice; repetitions are counted, and shown.
 """

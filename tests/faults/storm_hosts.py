@@ -1,12 +1,13 @@
 """The hostile hosts of the storm: each a process of its own with its own pusher and listener, all at once.
 
-`KINDS` says what each does for as long as it lives. At its end it must have left nothing in itself (`END`), and nothing
-outside, and what its listener has must agree with its books (`Host.judge`).
+`KINDS` says what each does while it lives. At its end no process, thread or descriptor may be left (`END`), its books
+must add up, and its listener must have every event that they do not count as dropped (`Host.judge`).
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -452,6 +453,7 @@ class Hosts:
         over = [host for host in self.alive if host.over()]
         for host in over:
             host.judge()
+            shutil.rmtree(os.path.dirname(host.report))
             self.alive.remove(host)
             if time.monotonic() < self._ends - 2:
                 self._next.append((host.kind, host.seed + 1))
