@@ -33,7 +33,7 @@ from socketpusher import Bus, Event, PusherConfig, SocketPusher
 
 sys.path.append(str(Path(__file__).parent.parent))  # it is run as a script, too
 
-from storm_hosts import KINDS, Hosts, read_events, session
+from storm_hosts import KINDS, Hosts, end_session, read_events
 
 from support.recorder import Recorder
 
@@ -257,8 +257,7 @@ def with_hosts(kinds: list[str], seconds: float, each: float, seed: int) -> int:
                 time.sleep(0.1)
         finally:
             hosts.end()
-            for pid in session(alone.pid):
-                os.kill(pid, signal.SIGKILL)
+            end_session(alone.pid)
             alone.wait()
     print(f"{failed} of {judged} hosts with problems, {events} events" + ", interrupted" * bool(stop))
     return failed + abs(alone.returncode) + len(stop)

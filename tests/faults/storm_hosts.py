@@ -19,7 +19,7 @@ from socketpusher import wire
 from support import producer_script
 from support.hostile import HELPERS
 from support.recorder import Recorder
-from support.waiting import is_running, wait_for
+from support.waiting import is_running
 
 BEGIN = f"""{HELPERS}
 import faulthandler, itertools, json, random, subprocess, tempfile, traceback, warnings
@@ -319,6 +319,15 @@ def session(pid: int) -> list[int]:
     return found
 
 
+def end_session(pid: int) -> None:
+    """Kill all of it, with what is started meanwhile."""
+    while found := session(pid):
+        for member in found:
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        time.sleep(0.005)
+
+
 def read_events(connections: Iterable[list[bytes]]) -> tuple[dict[bytes, wire.Event], int, list[str]]:
     """The events with an id by their ids, how many lines they were, and what is wrong with the lines."""
     events: dict[bytes, wire.Event] = {}
@@ -398,7 +407,8 @@ class Host:
         """Find out what is wrong, once it is over."""
         for pid in session(self.process.pid):
             self.problems.append(f"process {pid} still runs")
-            os.kill(pid, signal.SIGUSR1)  # a host writes its stacks
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)  # a host writes its stacks
             time.sleep(1)
         self.end()
         if self.process.returncode != 0 or not os.path.exists(self.report):
@@ -415,11 +425,8 @@ class Host:
 
     def end(self) -> None:
         """Leave no process, whatever state it is in."""
-        for pid in session(self.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_session(self.process.pid)
         self.process.wait()
-        wait_for(lambda: not session(self.process.pid))
         if self.recorder.process is not None:
             with suppress(AssertionError):  # what it lacks will be missing
                 self.recorder.catch_up()
