@@ -311,12 +311,13 @@ KEEP_ONE_PUSHER = {"ender", "forks", "closed", "busy", "logging", "gevent"}
 
 def session(pid: int) -> list[int]:
     """The running processes of a session: a host, its children, and its writers."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == pid and is_running(stat.parent.name):
-                found.append(int(stat.parent.name))
-    return found
+    found = set()
+    for _ in range(2):  # one look may miss a child whose parent ends meanwhile
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended
+                if int(stat.read_text().rpartition(")")[2].split()[3]) == pid and is_running(stat.parent.name):
+                    found.add(int(stat.parent.name))
+    return list(found)
 
 
 def end_session(pid: int) -> None:
