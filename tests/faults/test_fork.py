@@ -288,6 +288,6 @@ def test_flush_waits_for_what_a_forked_child_has_handed_over_before(bus, consume
     """A host that has waited for its child may end right after a flush."""
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         for number in range(1, 101):
-            pusher._supervisor._fork_channel.send(wire.encode(Event("x", task=number)), 1)
+            list(pusher._supervisor._fork_channel.sending(wire.encode(Event("x", task=number)), 1))
             assert pusher.flush(30)
             assert pusher.stats().sent == number

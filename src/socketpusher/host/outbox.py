@@ -192,6 +192,9 @@ class Outbox:
                 try:
                     self._owner = me
                     all_written = self._put()
+                except BaseException:
+                    self._wake()  # or what is in hand would wait for the next event
+                    raise
                 finally:
                     self._owner = 0
             kept, offset = self._look_at

@@ -316,7 +316,7 @@ class Supervisor:
             if deadline is not None and writer.done:
                 return True
             if not self.outbox.detach():
-                self._sleep(BACKSTOP_INTERVAL, deadline)
+                wait([], [], BACKSTOP_INTERVAL)  # for nothing else: that the writer is gone would wake it at once
                 return False
             self._bury(writer)
         if self._writer is None:

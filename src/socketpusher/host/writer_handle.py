@@ -204,7 +204,8 @@ class WriterHandle:
 def _spawn(command: list[str], files: int, output: int) -> int:
     streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((files, output, output))]
     try:
-        return os.posix_spawn(command[0], command, os.environ, file_actions=streams, setsigmask=HELD_SIGNALS)
+        environment = {**os.environ, **dict.fromkeys(_TALKATIVE & os.environ.keys(), "")}
+        return os.posix_spawn(command[0], command, environment, file_actions=streams, setsigmask=HELD_SIGNALS)
     except OSError as error:
         reason = f"can't run the writer process with sys.executable, {command[0]!r}: {error.strerror or error}"
         raise OSError(error.errno, reason) from error
@@ -228,6 +229,8 @@ def _command() -> list[str]:
         )
     return [executable, _FROZEN_ARGUMENT, name]
 
+
+_TALKATIVE = {"PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME"}  # what they make an interpreter say would be logged as faults
 
 _FLAGS = {"-E": "ignore_environment", "-s": "no_user_site", "-B": "dont_write_bytecode"}
 
