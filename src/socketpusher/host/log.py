@@ -10,6 +10,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from ..errors import raised_by_signal_handler
+
 logger = logging.getLogger("socketpusher")
 
 PATIENCE = 0.5
@@ -35,15 +37,17 @@ class Log:
 
     def flush(self) -> None:
         """Wait until everything is written, unless that is held up; what no thread could be started for is written."""
-        with suppress(Exception):
-            if (thread := self._thread) is not None and thread is not threading.current_thread():
-                if thread.is_alive():
-                    thread.join(PATIENCE)
-                if not thread.is_alive():
-                    self._write()
+        if (thread := self._thread) is not None and thread is not threading.current_thread():
+            if thread.is_alive():
+                thread.join(PATIENCE)
+            if not thread.is_alive():
+                self._write()
 
     def _write(self) -> None:
         while self._records:
-            with suppress(Exception):
+            try:
                 level, message, arguments = self._records.popleft()
                 logger.log(level, message, *arguments)
+            except (Exception, SystemExit) as error:  # of a handler of logging, which may not end the caller of `close`
+                if raised_by_signal_handler(error):
+                    raise
