@@ -101,6 +101,7 @@ def work(number):
     if number == 0:
         pusher.start()
     bus.emit(Event("x", task=number))
+    assert pusher.flush(30)  # or SIGTERM comes before the last ones are in the queue
 with multiprocessing.get_context("fork").Pool(1) as pool:
     pool.map(work, range(3))
 """

@@ -1,5 +1,6 @@
 """The outbox where races would have to be waited for: a queue that only keeps, and a ledger that is written by hand."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,8 @@ from socketpusher.channel.clock import now
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
 from socketpusher.host.outbox import Mode, Outbox
+
+logger = logging.getLogger("socketpusher")
 
 
 class Queue:
@@ -43,7 +46,7 @@ def queue() -> Queue:
 
 @pytest.fixture
 def outbox(ledger: Ledger, queue: Queue) -> Outbox:
-    outbox = Outbox(ledger, PusherConfig(), lambda: None)
+    outbox = Outbox(ledger, PusherConfig(), lambda: None, logger.log)
     assert outbox.attach(queue)  # type: ignore[arg-type]
     return outbox
 
@@ -151,7 +154,7 @@ def test_a_line_larger_than_all_limits_is_taken_when_nothing_waits(outbox: Outbo
 )
 def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int, int]]) -> None:
     ledger = Ledger()
-    outbox = Outbox(ledger, PusherConfig(), lambda: None)
+    outbox = Outbox(ledger, PusherConfig(), lambda: None, logger.log)
     outbox.attach(Queue())  # type: ignore[arg-type]
     model: set[int] = set()
     end = 0
@@ -220,7 +223,7 @@ def test_an_interrupt_while_the_thread_is_woken_does_not_let_it_sleep_on(
             raise interrupts.pop()
         woken.append(None)
 
-    outbox = Outbox(ledger, PusherConfig(), wake)
+    outbox = Outbox(ledger, PusherConfig(), wake, logger.log)
     assert outbox.attach(queue)  # type: ignore[arg-type]
     monkeypatch.setattr("socketpusher.host.outbox.PUT_INTERVAL", 1000.0)
     outbox.push(Event("x", task=0))  # this one is put, the next ones are left behind

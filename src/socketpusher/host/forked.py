@@ -6,9 +6,12 @@ own. Each message is whole or is not there, whoever is killed when: a datagram i
 into a file without a name, whose descriptor travels with a datagram that says how many lines are in it.
 """
 
+import array
 import errno
+import fcntl
 import os
 import socket
+import termios
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -46,8 +49,11 @@ class ForkChannel:
 
     def holds_something(self) -> bool:
         """Whether there is something to receive. For the host, in any thread: another one may close it meanwhile."""
-        fd = self._host.fileno()
-        return fd >= 0 and self._host.intact() and bool(wait([fd], [], 0))
+        if not self._host.intact():
+            return False
+        size = array.array("i", [0])
+        fcntl.ioctl(self._host.fileno(), termios.FIONREAD, size)  # not `wait`: with eventlet only one may wait for it
+        return size[0] > 0
 
     def receive(self) -> tuple[list[bytes], int]:
         """The lines that have come, and how many were lost, for the host had no descriptor left. For the host."""

@@ -17,6 +17,7 @@ import itertools
 import logging
 import secrets
 import threading
+import traceback
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
@@ -33,8 +34,6 @@ from ..errors import raised_by_signal_handler
 from ..events import Event, EventType
 from ..wire import encode
 from .forked import ForkChannel, ForkedOutlet
-
-logger = logging.getLogger("socketpusher")
 
 PUT_INTERVAL = 0.002
 """The shortest time between two writes of threads that emit, in seconds. Measured 20 microseconds apart beside a
@@ -115,14 +114,18 @@ class Outbox:
         ledger: The numbers shared with the writer.
         config: The limits, and whether events have ids.
         wake: Makes the pusher's thread look around; it must not wait.
+        say: Writes into the log: a level, a message, its arguments. It must not wait.
     """
 
-    def __init__(self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None], say: Callable[..., None]
+    ) -> None:
         self._ledger = ledger
         self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
         self._max_line_bytes = config.max_line_bytes - (ID_BYTES if config.event_ids else 0)
         self.in_flight_limit = max(1, min(IN_FLIGHT_BYTES, config.buffer_bytes // 8))
         self._wake = wake
+        self._say = say
         self._lines: deque[bytes] = deque()  # accepted, not yet in a batch
         self.mode = Mode.OPEN
         # Two numbers that only bound memory: an interrupt, or a thread switch without a GIL, may cost them a line.
@@ -158,8 +161,9 @@ class Outbox:
             self._accept_limit = -1  # so that the next line is told of the gap
             if raised_by_signal_handler(error):
                 raise
-            with suppress(Exception):  # a filter of the host's may raise
-                logger.exception("an event of type %r was dropped", getattr(event, "type", type(event)))
+            with suppress(Exception):  # the type's own `__repr__` may raise
+                kind = f"{getattr(event, 'type', type(event))!r}"
+                self._say(logging.ERROR, "an event of type %s was dropped\n%s", kind, traceback.format_exc())
             return
         self.accept(line)
 

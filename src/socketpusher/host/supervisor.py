@@ -129,7 +129,7 @@ class Supervisor:
             self._files += [] if (host := process_descriptor(os.getpid())) is None else [host]
         self.ledger, self._graph, self._fork_channel, self._host = ledger, graph, fork_channel, host
         self._wakeups, self._waker = ends
-        self.outbox = Outbox(ledger, self._config, self.wake)
+        self.outbox = Outbox(ledger, self._config, self.wake, self._say)
         self.opened = True
 
     # For the pusher, in any thread
@@ -251,6 +251,9 @@ class Supervisor:
 
     def _on_host_lost(self) -> None:
         self._log.say(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
+
+    def _say(self, level: int, message: str, *arguments: object) -> None:
+        self._log.say(level, message, *arguments)  # that of this process: a forked child has its own
 
     def _claim(self, what: str) -> bool:
         """Whether it is for the caller to do this. One call of C decides."""
