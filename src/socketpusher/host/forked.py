@@ -15,6 +15,7 @@ import termios
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import repeat, starmap
 from multiprocessing.util import Finalize
 
@@ -49,10 +50,12 @@ class ForkChannel:
 
     def holds_something(self) -> bool:
         """Whether there is something to receive. For the host, in any thread: another one may close it meanwhile."""
-        if not self._host.intact():
+        fd = self._host.fileno()
+        if fd < 0 or not self._host.intact():
             return False
         size = array.array("i", [0])
-        fcntl.ioctl(self._host.fileno(), termios.FIONREAD, size)  # not `wait`: with eventlet only one may wait for it
+        with suppress(OSError):  # closed just now
+            fcntl.ioctl(fd, termios.FIONREAD, size)  # not `wait`: with eventlet only one may wait for it
         return size[0] > 0
 
     def receive(self) -> tuple[list[bytes], int]:
