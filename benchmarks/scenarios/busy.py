@@ -10,6 +10,7 @@ time is what all events would have taken at that pace.
 
 import threading
 import time
+from array import array
 from typing import Any
 
 from ..findings import Findings, Table, Target
@@ -26,7 +27,7 @@ LIMIT = 2.0
 LOST_NOTE = "the worst round"
 
 
-def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int) -> Figures:
+def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int, timed: bool = False) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
     time.sleep(0.3)  # until children have imported what they need
     stop = threading.Event()
@@ -39,6 +40,15 @@ def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int
     for thread in computing:
         thread.start()
     emit = peer.emit
+    took = array("q")  # nanoseconds of each emit, if it is to be timed
+
+    def emit_timed(*arguments: Any) -> None:
+        begin = time.perf_counter_ns()
+        peer.emit(*arguments)
+        took.append(time.perf_counter_ns() - begin)
+
+    if timed:
+        emit = emit_timed
     start = time.monotonic_ns()
     give_up = start + int(LIMIT * (1 + threads) * 1e9)
     done = 0
@@ -52,10 +62,11 @@ def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int
     for thread in computing:
         thread.join()
     finish(peer.close, 60.0)
-    return {"emitted": done, "schedule": schedule / 1e9 * events / done}
+    figures = {"emitted": done, "schedule": schedule / 1e9 * events / done}
+    return figures | ({"emit_p50": sorted(took)[done // 2] / 1e3} if timed else {})
 
 
-def measure(lab: Lab, peer: str, threads: int = 0, **other: int) -> Figures:
+def measure(lab: Lab, peer: str, threads: int = 0, **other: Any) -> Figures:
     options = {"events": lab.events(EVENTS), "turns": lab.work, "threads": threads, **other}
     figures = lab.measure(peer, "busy", "record", **options)
     if "received" in figures:
