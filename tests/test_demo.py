@@ -22,7 +22,7 @@ from socketpusher.demo.figures import Figures, Kill, Note, Timing, line_of, note
 from socketpusher.demo.modules import packages, standard_library, units_of
 from socketpusher.demo.scheduler import Scheduler, examine
 from support.terminal import Terminal
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 COMMAND = [sys.executable, "-m", "socketpusher", "demo"]
 
@@ -439,7 +439,7 @@ def display(path: str, notes: BinaryIO) -> "Iterator[tuple[subprocess.Popen[byte
 def test_the_display_takes_all_that_was_sent_before_it_ends(place: str) -> None:
     path = os.path.join(place, "d", "s")
     with tempfile.TemporaryFile() as notes, display(path, notes) as (process, demo):
-        process.send_signal(signal.SIGSTOP)  # so that it finds everything at once
+        stop(process.pid)  # so that it finds everything at once
         with socket.socket(socket.AF_UNIX) as sender:
             sender.connect(path)
             line = wire.encode(Event("x"))[:-2]
@@ -515,7 +515,7 @@ def test_a_terminal_shows_the_run_as_watch_does_and_then_the_table(place: str) -
 def test_the_next_display_shows_what_the_demo_said_and_where_the_run_stands(place: str) -> None:
     with in_terminal("--package", "asyncio", "--rounds", "2") as terminal:
         terminal.wait_for(lambda: entered(terminal) == 2)
-        terminal.process.send_signal(signal.SIGSTOP)  # so that it says nothing more
+        stop(terminal.process.pid)  # so that it says nothing more
         terminal.matches(r"^schedule [45] of 5, with", r"[1-9]\d*/\d+ tasks")
         terminal.process.send_signal(signal.SIGCONT)
         assert terminal.ends() == 0

@@ -14,7 +14,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from support.cli import listening, run, running
 from support.consumer import Consumer
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 NOBODY = 65534
 CHECKS = ["path", "length", "directory", "socket", "listener", "user", "reading", "shared memory", "pusher"]
@@ -191,8 +191,7 @@ def test_a_full_queue(directory: str) -> None:
 
 def test_a_consumer_that_is_stopped(socket_path: str) -> None:
     with listening(socket_path) as process:
-        process.send_signal(signal.SIGSTOP)
-        os.waitpid(process.pid, os.WUNTRACED)
+        stop(process.pid)
         reason = failure(socket_path, "reading")
         assert re.fullmatch(rf"process {process.pid} \(.*\) is stopped continue it: kill -CONT {process.pid}", reason)
         process.send_signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ from socketpusher import Event, wire
 from socketpusher.cli.pace import Pace
 from support.cli import run, running
 from support.consumer import Consumer
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 START = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
 
@@ -84,7 +84,7 @@ def test_a_slow_consumer_loses_nothing(consumer: Consumer, recording: Path) -> N
     consumer.stall()
     with running("replay", str(recording), consumer.path) as process:
         wait_for(lambda: consumer.connections)
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         process.send_signal(signal.SIGCONT)
         consumer.go_on()
         assert process.wait(60) == 0

@@ -14,7 +14,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from support import producer_script
 from support.consumer import Consumer
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -404,7 +404,7 @@ with pusher:
     assert host.stdout is not None
     writer = int(host.stdout.readline())
     for pid in (host.pid, writer):
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     threading.Event().wait(0.3)  # the length of the suspension
     for pid in (writer, host.pid):
         os.kill(pid, signal.SIGCONT)

@@ -11,7 +11,7 @@ import pytest
 from support import producer_script
 from support.consumer import Consumer
 from support.hostile import HELPERS
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 # Functions of the standard library that fail once, in any thread but the main one
 
@@ -360,7 +360,7 @@ print(*books(), flush=True)
         assert host.stdin is not None and host.stdout is not None
         writer = int(host.stdout.readline() or 0)
         assert writer
-        os.kill(writer, signal.SIGSTOP)
+        stop(writer)
         host.stdin.write("\n")
         host.stdin.flush()
         assert host.stdout.readline() == "emitted\n"

@@ -16,7 +16,7 @@ from socketpusher.run_state import Progress
 from socketpusher.wire import decode, encode
 from socketpusher.writer.preface import Preface
 from support.consumer import Consumer
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.005, "max_reconnect_backoff": 0.02}
 
@@ -130,7 +130,7 @@ def test_ids_count_what_the_host_dropped_too(bus: Bus, consumer: Consumer, monke
         assert pid is not None
         bus.emit(Event("x", task=1))
         consumer.wait_for_tasks(1)
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for number in range(2, 5001):
             bus.emit(Event("x", task=number, payload="x" * 100))
         dropped = pusher.stats().dropped
@@ -310,7 +310,7 @@ def test_a_flush_returns_as_soon_as_what_was_taken_back_is_sent_again(bus: Bus, 
         consumer.stall()
         bus.emit(Event("x"))
         consumer.wait_for_tasks(1)  # the read that has begun ends with it
-        os.kill(writer, signal.SIGSTOP)  # so that the first flush has to be reported
+        stop(writer)  # so that the first flush has to be reported
         for number in range(10):
             bus.emit(Event("x", task=number))
         threading.Timer(0.2, os.kill, (writer, signal.SIGCONT)).start()

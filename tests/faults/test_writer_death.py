@@ -16,7 +16,7 @@ from socketpusher import pusher as pusher_module
 from socketpusher.host import writer_handle
 from socketpusher.host.writer_handle import WriterHandle
 from support.consumer import Consumer
-from support.waiting import is_running, wait_for
+from support.waiting import is_running, stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -148,7 +148,7 @@ def test_a_stopped_writer_costs_the_host_bounded_bytes_and_close_its_deadline(
     pusher.start()
     pid = pusher.stats().writer_pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     for number in range(30_000):
         bus.emit(Event("x", task=number, payload="x" * 1000))
     stats = pusher.stats()
@@ -176,7 +176,7 @@ def test_a_full_outbox_has_room_again_when_the_next_writer_has_taken_over(
         outbox._accept_limit = 50_000
         pid = pusher.stats().writer_pid
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for number in range(1000):
             bus.emit(Event("x", task=number, payload="x" * 100))
         dropped = pusher.stats().dropped
@@ -196,7 +196,7 @@ def test_refusing_is_logged_once_when_it_begins_and_once_with_its_count(
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1 << 40)) as pusher:
         pid = pusher.stats().writer_pid
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for number in range(20_000):
             bus.emit(Event("x", task=number, payload="x" * 1000))
         os.kill(pid, signal.SIGCONT)
@@ -213,7 +213,7 @@ def test_a_writer_that_was_stopped_goes_on_where_it_was(bus: Bus, consumer: Cons
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         pid = pusher.stats().writer_pid
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for number in range(500):
             bus.emit(Event("x", task=number))
         assert pusher.stats().pending == 500
@@ -266,7 +266,7 @@ def test_a_writer_that_is_killed_with_a_full_pipe_leaves_no_trace_in_the_log(
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         pid = pusher.stats().writer_pid
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for _ in range(5000):
             bus.emit(Event("x", payload="x" * 1000))  # more than the pipe takes
         kill_writer(pusher)

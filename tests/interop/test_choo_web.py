@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 DEPENDENCIES = {
     "setup": [],
@@ -41,7 +40,7 @@ class Web:
 
     def stall(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        stop(self._process.pid)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from support.nats import Server, cluster, needs_server, relaying, wait
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 pytestmark = needs_server
 
@@ -132,7 +132,7 @@ def test_a_relay_that_is_killed_between_the_acknowledgement_and_the_release(sock
         server.stop()
         work.emit(5000)
         wait(0.5)  # a batch is on its way
-        relay.process.send_signal(signal.SIGSTOP)
+        stop(relay.process.pid)
         server.go_on()
         wait_for(lambda: (last(server) or 0) > 10)
         relay.kill()

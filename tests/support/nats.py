@@ -17,7 +17,7 @@ from typing import Any
 import nats
 import pytest
 
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 BINARY = os.path.join(os.path.dirname(sys.executable), "nats-server")
 if not os.path.exists(BINARY):
@@ -60,7 +60,7 @@ class Server:
         self.process.wait()
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        stop(self.process.pid)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -147,8 +147,10 @@ class Relay:
             self.said += line
 
     def says(self, text: str, times: int = 1) -> None:
-        wait_for(lambda: self.said.count(text) >= times or not self._reader.is_alive())
-        assert self.said.count(text) >= times, self.said
+        try:
+            wait_for(lambda: self.said.count(text) >= times or not self._reader.is_alive())
+        finally:
+            assert self.said.count(text) >= times, self.said
 
     def kill(self) -> None:
         self.process.kill()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from support.waiting import wait_for
+from support.waiting import stop, wait_for
 
 CONNECTION = b"--- connection\n"
 
@@ -62,7 +62,8 @@ class Recorder:
             self.process.send_signal(number)
 
     def stall(self) -> None:
-        self.signal(signal.SIGSTOP)
+        if self.process is not None:
+            stop(self.process.pid)
 
     def go_on(self) -> None:
         self.signal(signal.SIGCONT)

@@ -1,5 +1,7 @@
 """Waiting for a condition, never for a time."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,3 +23,10 @@ def is_running(pid: int | str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def stop(pid: int) -> None:
+    """Return when the process has stopped: until each of its threads has, it goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_for(lambda: all("\nState:\tT" in (task / "status").read_text() for task in tasks.iterdir()))
