@@ -17,8 +17,23 @@ from socketpusher import Bus, Event, EventType
 
 def test_an_event_type_is_its_string() -> None:
     assert EventType.ORCH_STARTED == "orch.started"
-    assert len(EventType) == 34
+    assert len(EventType) == 34 + 22
     assert Event(EventType.PR_MERGED) == Event("pr.merged")
+
+
+FAMILIES = """
+    feature.started feature.specs.generated feature.specs.reviewed feature.specs.committed feature.tasks.generated
+    feature.units.complete feature.pr.opened feature.completed feature.failed
+    codereview.started codereview.passed codereview.issues_found codereview.fix_attempt codereview.fix_applied
+    codereview.failed
+    prd.discovered prd.selected prd.updated prd.body.changed prd.drift.detected
+    unit.skipped unit.progress
+"""
+
+
+def test_the_types_of_the_families_are_known() -> None:
+    known = {str(kind) for kind in EventType}
+    assert [kind for kind in FAMILIES.split() if kind not in known] == []
 
 
 def test_handlers_are_called_in_order_in_the_callers_thread(bus: Bus) -> None:
