@@ -97,15 +97,15 @@ def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_sta
         consumer.wait_for_tasks(2)
         consumer.go_away()
         consumer.come_back()
-        wait_for(lambda: len(consumer.connections) == 2 and len(consumer.events()) == 5)
-    first, started, _, again, retained = consumer.events()
-    assert {key: len(value) for key, value in first.payload.items()} == {"nodes": 10_000}
+        wait_for(lambda: len(consumer.connections) == 2 and len(consumer.events()) == 6)
+    first, started, begun, again, *retained = consumer.events()
+    assert {key: len(value) for key, value in first.payload.items()} == {"nodes": 10_000, "edges": 0, "levels": 100}
     at_first, at_last = ({node["id"]: node for node in event.payload["nodes"]} for event in (first, again))
     assert at_first["unit-00007"] == {"id": "unit-00007", "level": 7, "tasks": 3}
     assert at_first["unit-00100"] == {"id": "unit-00100", "level": 0}
     assert started.payload == {"unit_count": 10_000, "parallelism": 4, "graph": first.payload}
     assert at_last["unit-00007"] == {"id": "unit-00007", "level": 7, "status": "in_progress", "tasks": 3}
-    assert retained.payload["graph"] == again.payload
+    assert retained == [started, begun]
 
 
 def test_of_a_graph_that_never_fits_its_size_arrives(bus: Bus, consumer: Consumer) -> None:
@@ -122,17 +122,35 @@ def test_of_a_graph_that_never_fits_its_size_arrives(bus: Bus, consumer: Consume
 def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: Consumer) -> None:
     nodes = [{"id": f"unit-{number}", "label": "x" * 30, "mine": {}} for number in range(30)]
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
-        bus.emit(Event("orch.started", payload={"graph": {"nodes": nodes[:20]}}))
+        bus.emit(Event("orch.started", payload={"mine": 1, "graph": {"nodes": nodes}}))
         bus.emit(Event("unit.failed", "unit-3"))
         consumer.wait_for_tasks(2)
         consumer.go_away()
         consumer.come_back()
-        wait_for(lambda: len(consumer.events()) == 3)
+        wait_for(lambda: len(consumer.events()) == 5)
         assert pusher.stats().noted == 0
-    assert consumer.events()[2].payload["graph"]["nodes"][2:4] == [
-        {"id": "unit-2"},
-        {"id": "unit-3", "status": "failed"},
-    ]
+    started, _, graph, again, failed = consumer.events()
+    assert started.payload == {
+        "mine": 1,
+        "graph": {"nodes": [{"id": n["id"]} for n in nodes], "edges": [], "levels": []},
+    }
+    assert graph.payload["nodes"][2:4] == [{"id": "unit-2"}, {"id": "unit-3", "status": "failed"}]
+    assert (again.payload, failed.unit) == (started.payload, "unit-3")
+
+
+def test_a_hosts_own_graph_that_never_fits_is_left_out_and_the_run_begins(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [{"id": f"unit-{number}", "level": 0} for number in range(300)]
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000))
+    pusher.set_graph({"of the run before": []}, 1)
+    with pusher:
+        bus.emit(Event("orch.started", payload={"unit_count": 300, "graph": {"nodes": nodes}}))
+        consumer.wait_for_tasks(1)
+        assert pusher.stats().noted == 1
+    payload = consumer.events()[1].payload
+    assert payload == {"unit_count": 300, "graph": {"nodes": [], "edges": [], "levels": []}}
+    assert "its 300 units do not fit into a line" in caplog.text
 
 
 # Starting

@@ -1,25 +1,150 @@
-"""A unit that comes later stands as it is said to."""
+"""Where the run stands after any events, and that what is told of it leads to the same."""
 
-import pytest
+from typing import Any
 
-from socketpusher import Graph
-from socketpusher.run_state import Progress, cells_needed
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketpusher import Event, Graph, wire
+from socketpusher.run_state import TOLD_BYTES, Digest, RunState, event_on, relevant_lines
+
+GRAPH = Graph({"a": [], "b": ["a"]}, {"a": 5}).payload()
 
 
-def test_a_unit_that_is_added_stands_as_its_node_says_and_is_in_the_payload() -> None:
-    progress = Progress(Graph({"a": []}).payload())
-    node = {"id": "b", "label": "b", "level": 0, "status": "failed", "tasks": 3, "completed_tasks": 2}
-    progress.add(node)
-    assert progress.standing("b") == ("failed", 3, 2)
-    progress.apply(0, {"type": "unit.completed", "unit": "b"})
-    assert [(node["id"], node["status"]) for node in progress.payload()["nodes"]] == [
-        ("a", "pending"),
-        ("b", "complete"),
+def after(*events: Event, unit: str = "a") -> tuple[str, int, int]:
+    state = RunState(GRAPH)
+    for event in events:
+        state.apply(event_on(wire.encode(event)))
+    return tuple(state.unit_state(unit))
+
+
+def told(*events: Event) -> list[dict[str, Any]]:
+    return [event_on(line) for line in Digest(map(wire.encode, events)).lines()]
+
+
+def started(**payload: object) -> Event:
+    return Event("unit.started", "a", payload=payload)
+
+
+def completed(task: int | None = None) -> Event:
+    return Event("task.completed", "a", task=task)
+
+
+def test_a_unit_that_is_added_stands_as_its_node_says() -> None:
+    state = RunState(GRAPH)
+    node = {"id": "c", "label": "c", "level": 0, "status": "failed", "tasks": 3, "completed_tasks": 2}
+    state.add(node)
+    assert state.unit_state("c") == ("failed", 3, 2)
+    state.apply({"type": "unit.completed", "unit": "c"})
+    assert state.payload()["nodes"][2]["status"] == "complete"
+    assert GRAPH["nodes"][0]["status"] == "pending"
+
+
+def test_a_new_start_begins_anew_also_with_fewer_tasks() -> None:
+    first = (started(total_tasks=5, completed_tasks=0), completed(1), completed(2), completed(3))
+    assert after(*first) == ("in_progress", 5, 3)
+    again = (*first, Event("unit.failed", "a"), started(total_tasks=4, completed_tasks=0))
+    assert after(*again) == ("in_progress", 4, 0)
+    assert after(*first, started()) == ("in_progress", 5, 0)
+
+
+def test_what_is_skipped_is_complete_and_progress_says_how_far_it_is() -> None:
+    assert after(Event("unit.skipped", "a"))[0] == "complete"
+    assert after(Event("unit.progress", "a", payload={"done": 3, "total": 9, "message": "x"})) == ("pending", 9, 3)
+
+
+def test_a_task_without_a_number_is_one_more() -> None:
+    assert after(completed(2), completed(), completed())[2] == 4
+
+
+def test_of_each_type_and_unit_the_last_line_is_told_in_the_order_in_which_they_came() -> None:
+    events = (
+        Event("unit.queued", "a"),
+        Event("unit.failed", "a", error="no"),
+        Event("unit.started", "b"),
+        Event("unit.queued", "a"),
+        Event("other", "a"),
+    )
+    assert [(event["type"], event["unit"]) for event in told(*events)] == [
+        ("unit.failed", "a"),
+        ("unit.started", "b"),
+        ("unit.queued", "a"),
     ]
+    assert all(event["retained"] for event in told(*events))
 
 
-def test_a_unit_is_not_added_to_cells_of_a_fixed_size() -> None:
-    graph = Graph({"a": []}).payload()
-    progress = Progress(graph, memoryview(bytearray(4 * cells_needed(graph))).cast("i"))
-    with pytest.raises(TypeError, match="can't add the unit 'b'"):
-        progress.add({"id": "b", "label": "b", "level": 0, "status": "pending", "tasks": 0, "completed_tasks": 0})
+def test_a_start_forgets_the_tasks_of_its_unit_and_a_run_all_that_was_before() -> None:
+    events = (started(), Event("task.started", "a", task=1), completed(), completed(), completed(1), started())
+    assert [event["type"] for event in told(*events)] == ["unit.started"]
+    assert [event["type"] for event in told(*events, completed(1))] == ["unit.started", "task.completed"]
+    assert [event["type"] for event in told(*events, Event("orch.started"))] == ["orch.started"]
+
+
+def test_every_task_without_a_number_is_told() -> None:
+    assert len(told(started(), completed(), completed(), completed())) == 4
+
+
+def test_a_long_line_is_told_with_what_matters_of_it() -> None:
+    payload = {"worker": "w", "total_tasks": 3, "log": "x" * TOLD_BYTES}
+    event = Event("unit.failed", "a", payload=payload, error="e" * 10_000)
+    (line,) = Digest([wire.encode(event)]).lines()
+    assert len(line) < TOLD_BYTES
+    assert event_on(line)["payload"] == {"worker": "w", "total_tasks": 3}
+    assert event_on(line)["error"] == "e" * 8000 + " [cut]"
+
+
+units = st.sampled_from(["a", "b"])
+tasks = st.none() | st.integers(-1, 6)
+counts = st.fixed_dictionaries({}, optional={"total_tasks": st.integers(-1, 6), "completed_tasks": st.integers(-1, 6)})
+events = st.one_of(
+    st.builds(
+        Event,
+        st.just("unit.started"),
+        units,
+        payload=st.none() | counts | st.sampled_from(["odd", {"total_tasks": "3"}]),
+    ),
+    st.builds(Event, st.sampled_from(["unit.queued", "unit.failed", "unit.completed", "unit.blocked"]), units),
+    st.builds(Event, st.sampled_from(["task.started", "task.completed"]), units, tasks),
+    st.builds(Event, st.just("unit.progress"), units, payload=st.fixed_dictionaries({"done": st.integers(0, 6)})),
+    st.builds(Event, st.sampled_from(["other", "unit.merged"]), units),
+)
+
+
+@given(st.lists(events, max_size=25), st.data())
+def test_what_is_told_leads_to_the_same_and_so_does_what_is_told_of_it(run: list[Event], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(run)))
+    lines = [wire.encode(event) for event in run]
+    early = Digest(lines[:cut]).lines()
+    late = Digest(lines[cut:]).lines()
+    ways = [lines, Digest(lines).lines(), Digest([*early, *lines[cut:]]).lines(), [*early, *late]]
+    states = []
+    for way in ways:
+        state = RunState(GRAPH)
+        for line in way:
+            state.apply(event_on(line))
+        states.append(state.payload())
+    assert states[1:] == states[:1] * 3
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["type", "unit", "task", "payload", "error"]), anything | events)))
+def test_whatever_an_event_holds_is_taken_in(malformed: list[dict[str, Any]]) -> None:
+    state, digest = RunState(GRAPH), Digest()
+    for kind in ("unit.started", "task.completed", "unit.progress", "orch.started"):
+        for event in malformed:
+            for taken in (event, {**event, "type": kind}, {**event, "type": kind, "unit": "a"}):
+                state.apply(taken)
+                digest.add(b"{}\n", taken)
+    wire.encode(Event("graph", payload=state.payload()))
+
+
+def test_only_lines_that_change_something_are_looked_at() -> None:
+    lines = [wire.encode(Event(kind, "a")) for kind in ("unit.started", "unit.startedx", "other", "orch.failed")]
+    assert relevant_lines(b"".join(lines)) == [lines[0], lines[3]]
+    assert relevant_lines(b"") == []

@@ -76,8 +76,9 @@ def test_socket_pusher_set_graph(bus: Bus, consumer: Consumer) -> None:
         "edges": [{"from": "setup", "to": "app"}],
         "levels": [["setup"], ["app"]],
     }
-    assert started.payload == {"unit_count": 2, "parallelism": 2, "graph": graph.payload}
-    assert own_count.payload == {"unit_count": 9, "parallelism": 2, "label": "x", "graph": graph.payload}
+    backwards = graph.payload | {"edges": [{"from": "app", "to": "setup"}]}
+    assert started.payload == {"unit_count": 2, "parallelism": 2, "graph": backwards}
+    assert own_count.payload == {"unit_count": 9, "parallelism": 2, "label": "x", "graph": backwards}
     assert own_count.error == "e"
     assert own_graph.payload == {"graph": "mine"}
 

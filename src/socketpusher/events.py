@@ -27,6 +27,10 @@ class EventType(StrEnum):
     UNIT_MERGED = "unit.merged"
     UNIT_FAILED = "unit.failed"
     UNIT_BLOCKED = "unit.blocked"
+    UNIT_SKIPPED = "unit.skipped"
+    """It is up to date, or was found in a cache, or left out."""
+    UNIT_PROGRESS = "unit.progress"
+    """How far it is: payload `done` and `total`, ints, and `message`."""
 
     TASK_STARTED = "task.started"
     TASK_CLAUDE_INVOKE = "task.claude.invoke"
@@ -53,6 +57,29 @@ class EventType(StrEnum):
     WORKTREE_CREATED = "worktree.created"
     WORKTREE_REMOVED = "worktree.removed"
     BRANCH_PUSHED = "branch.pushed"
+
+    FEATURE_STARTED = "feature.started"
+    FEATURE_SPECS_GENERATED = "feature.specs.generated"
+    FEATURE_SPECS_REVIEWED = "feature.specs.reviewed"
+    FEATURE_SPECS_COMMITTED = "feature.specs.committed"
+    FEATURE_TASKS_GENERATED = "feature.tasks.generated"
+    FEATURE_UNITS_COMPLETE = "feature.units.complete"
+    FEATURE_PR_OPENED = "feature.pr.opened"
+    FEATURE_COMPLETED = "feature.completed"
+    FEATURE_FAILED = "feature.failed"
+
+    CODEREVIEW_STARTED = "codereview.started"
+    CODEREVIEW_PASSED = "codereview.passed"
+    CODEREVIEW_ISSUES_FOUND = "codereview.issues_found"
+    CODEREVIEW_FIX_ATTEMPT = "codereview.fix_attempt"
+    CODEREVIEW_FIX_APPLIED = "codereview.fix_applied"
+    CODEREVIEW_FAILED = "codereview.failed"
+
+    PRD_DISCOVERED = "prd.discovered"
+    PRD_SELECTED = "prd.selected"
+    PRD_UPDATED = "prd.updated"
+    PRD_BODY_CHANGED = "prd.body.changed"
+    PRD_DRIFT_DETECTED = "prd.drift.detected"
 
 
 @dataclass(slots=True)

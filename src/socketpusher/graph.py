@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 
 class NodePayload(TypedDict):
-    """A unit in the payload of a `graph` event; of a `thinned` one the label and what is "pending" or 0 are missing."""
+    """A unit in the payload of a `graph` event; of a thinned one what is missing is "pending" or 0, or is not told."""
 
     id: str
     level: int
@@ -24,24 +24,47 @@ EdgePayload = TypedDict("EdgePayload", {"from": str, "to": str})
 
 
 class GraphPayload(TypedDict):
-    """The payload of a `graph` event; a `thinned` one has nodes only."""
+    """The payload of a `graph` event; of one that was too long for a line `edges` and `levels` are empty."""
 
     nodes: list[NodePayload]
     edges: NotRequired[list[EdgePayload]]
     levels: NotRequired[list[list[str]]]
 
 
-def thinned(graph: GraphPayload) -> GraphPayload:
-    """What displays need of a graph whose line would be too long: each unit's level and where it stands."""
-    nodes = cast(list[dict[str, Any]], graph["nodes"])
-    thin = [
-        {"id": node["id"], **{key: node[key] for key, usual in _USUAL.items() if node.get(key, usual) != usual}}
-        for node in nodes
-    ]
-    return {"nodes": cast(list[NodePayload], thin)}
-
-
 _USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
+
+
+def ever_thinner(graph: GraphPayload) -> Iterator[GraphPayload]:
+    """The graph as it is, then without edges, then without labels and what is usual, then without tasks and levels.
+
+    In each of them `edges` and `levels` are lists, for there are displays that need them.
+    """
+    levels = graph.get("levels", [])
+    nodes = cast(list[dict[str, Any]], graph["nodes"])
+    yield {**graph, "edges": graph.get("edges", []), "levels": levels}
+    yield _of([{key: node[key] for key in node if key != "depends_on"} for node in nodes], levels)
+    yield _of([_without_usual(node, _USUAL) for node in nodes], levels)
+    yield _of([_without_usual(node, {"level": None, "status": "pending"}) for node in nodes], [])
+
+
+def _of(nodes: list[dict[str, Any]], levels: list[list[str]]) -> GraphPayload:
+    return {"nodes": cast(list[NodePayload], nodes), "edges": [], "levels": levels}
+
+
+def _without_usual(node: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    return {"id": node["id"], **{key: node[key] for key in usual if node.get(key, usual[key]) != usual[key]}}
+
+
+def with_edges_reversed(graph: GraphPayload) -> GraphPayload:
+    """The graph with its edges the other way round: `orch.started` has them from the dependent to its dependency."""
+    edges = cast(list[EdgePayload], [{"from": edge["to"], "to": edge["from"]} for edge in graph.get("edges", [])])
+    return {**graph, "edges": edges}
+
+
+def count_in(mapping: Mapping[str, Any], key: str, otherwise: int) -> int:
+    """A count that was read from JSON, or another one where it is none; below 0 counts as 0."""
+    value = mapping.get(key)
+    return max(0, value) if type(value) is int and value < 2**63 else otherwise
 
 
 def graph_in(payload: object) -> GraphPayload | None:

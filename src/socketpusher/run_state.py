@@ -1,47 +1,50 @@
-"""Where the run stands: a reducer of events to the states of units. Pure, and fed by whoever sees the events.
+"""Where the run stands: a reducer of events to the states of units, and what it takes to tell it. Pure.
 
-The writer tells it to every new consumer; displays draw it. It is made for streams with faults: an event that comes
-twice changes nothing, and events may come out of order, as those that were dropped are known before older ones that
-wait; each has a number, and the higher number decides what a unit's status is.
-
-The numbers that make up the state can live in memory that outlives the process, see `cells`.
+The writer tells it to every consumer that comes or has missed something; displays draw it. Events come in their order;
+some may come twice, as a run of events that is repeated up to its end.
 """
 
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from .events import EventType
-from .graph import GraphPayload, NodePayload, graph_in
+from .graph import GraphPayload, NodePayload, count_in
+from .wire import DecodeError, parse, retained
 
 STATUSES = ("pending", "ready", "in_progress", "complete", "failed", "blocked")
 
-_STATUS_AFTER = {
+STATUS_AFTER: Mapping[str, str] = {
     EventType.UNIT_QUEUED: "ready",
     EventType.UNIT_STARTED: "in_progress",
     EventType.UNIT_COMPLETED: "complete",
     EventType.UNIT_MERGED: "complete",
+    EventType.UNIT_SKIPPED: "complete",
     EventType.UNIT_FAILED: "failed",
     EventType.UNIT_BLOCKED: "blocked",
 }
+"""What a unit is after an event."""
 
-RELEVANT = frozenset(
-    str(known)
-    for known in (
-        *_STATUS_AFTER,
-        EventType.TASK_COMPLETED,
-        EventType.ORCH_STARTED,
-        EventType.ORCH_COMPLETED,
-        EventType.ORCH_FAILED,
-    )
-)
+_WORK = (EventType.UNIT_PROGRESS, EventType.TASK_STARTED, EventType.TASK_COMPLETED)  # begins anew with unit.started
+_ENDS = (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)
+
+RELEVANT = frozenset(map(str, (*STATUS_AFTER, *_WORK, EventType.ORCH_STARTED, *_ENDS)))
 """The types of events that change anything."""
 
-# The layout of the cells: three for the run, then four for each unit.
-_FILLED, _STARTED, _ENDED, _UNITS = range(4)
-_STATUS, _CHANGED, _TASKS, _COMPLETED, _PER_UNIT = range(5)
+_PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
+
+TOLD_BYTES = 64 << 10
+"""Of a longer line the error is cut and the payload thinned before it is kept to be told again."""
+
+MOST_TASKS = 1000
+"""So many tasks without a number are remembered of a unit."""
+
+_ERROR_LENGTH = 8000  # characters
+_KEPT_OF_PAYLOAD = ("total_tasks", "completed_tasks", "done", "total", "worker")
 
 
-class Standing(NamedTuple):
+class UnitState(NamedTuple):
     """Where a unit stands."""
 
     status: str
@@ -49,122 +52,180 @@ class Standing(NamedTuple):
     completed_tasks: int
 
 
-class Progress:
-    """The states of the units of a graph, and whether the run goes on.
+class RunState:
+    """The states of the units of a graph.
 
     Args:
-        graph: The payload of a `graph` event; its statuses and completed tasks are what the run begins with.
-        cells: Where the state is kept: `cells_needed(graph)` ints, all 0 for a state that is yet to begin.
+        graph: The payload of a `graph` event; its statuses and tasks are what the run begins with.
     """
 
-    def __init__(self, graph: GraphPayload, cells: MutableSequence[int] | memoryview | None = None) -> None:
+    def __init__(self, graph: GraphPayload) -> None:
         self._graph = graph
-        self._cells = [0] * cells_needed(graph) if cells is None else cells
-        self._offset = {node["id"]: _UNITS + _PER_UNIT * i for i, node in enumerate(graph["nodes"])}
-        if not self._cells[_FILLED]:
-            self._begin(graph["nodes"], 0)
-            self._cells[_FILLED] = 1
+        self._nodes: dict[str, Any] = {node["id"]: _normal(node) for node in graph["nodes"]}
 
-    @property
-    def running(self) -> bool:
-        """Whether the run has begun and not ended."""
-        return self._cells[_STARTED] > self._cells[_ENDED]
-
-    def apply(self, number: int, event: Mapping[str, Any]) -> None:
-        """Take an event in.
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take an event of a unit in.
 
         Args:
-            number: Its place in the order of all events, from 0.
             event: Its JSON object, a `WireEvent`; what is malformed or unknown is ignored.
         """
-        kind, unit, payload = event.get("type"), event.get("unit", ""), event.get("payload")
-        if not isinstance(kind, str) or not isinstance(unit, str):
+        kind, unit = event.get("type"), event.get("unit")
+        if not isinstance(kind, str) or not isinstance(unit, str) or (node := self._nodes.get(unit)) is None:
             return
-        if kind == EventType.ORCH_STARTED:
-            self.begin(number, graph_in(payload))
-        elif kind in (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED):
-            self._cells[_ENDED] = max(self._cells[_ENDED], number + 1)
-        elif (offset := self._offset.get(unit)) is not None:
-            if kind == EventType.TASK_COMPLETED:
-                self._complete_task(offset, event.get("task"))
-            elif kind in _STATUS_AFTER:
-                self._change(offset, number + 1, STATUSES.index(_STATUS_AFTER[EventType(kind)]))
-                if kind == EventType.UNIT_STARTED and isinstance(payload, dict):
-                    self._raise(offset + _TASKS, payload.get("total_tasks"))
-                    self._raise(offset + _COMPLETED, payload.get("completed_tasks"))
-
-    def begin(self, number: int, graph: GraphPayload | None) -> None:
-        """Take an `orch.started` in.
-
-        Args:
-            number: Its place in the order of all events, from 0.
-            graph: What `graph_in` its payload has found.
-        """
-        self._begin((graph or self._graph)["nodes"], number + 1)
-
-    def _begin(self, nodes: list[NodePayload], number: int) -> None:
-        """A run begins: every unit that no later event has changed is as the nodes say."""
-        self._cells[_STARTED] = max(self._cells[_STARTED], number)
-        for node in nodes:
-            offset = self._offset.get(node["id"])
-            if offset is not None and self._cells[offset + _CHANGED] <= number:
-                status = node.get("status", "pending")
-                self._change(offset, number, STATUSES.index(status) if status in STATUSES else 0)
-                self._cells[offset + _TASKS] = self._cells[offset + _COMPLETED] = 0
-                self._raise(offset + _TASKS, node.get("tasks"))
-                self._raise(offset + _COMPLETED, node.get("completed_tasks"))
-
-    def _change(self, offset: int, number: int, status: int) -> None:
-        if number >= self._cells[offset + _CHANGED]:
-            self._cells[offset + _CHANGED] = number
-            self._cells[offset + _STATUS] = status
-
-    def _complete_task(self, offset: int, task: object) -> None:
-        # Tasks of a unit are counted from 1 and run in that order; the highest that is complete says how many are.
-        self._raise(offset + _COMPLETED, self._cells[offset + _COMPLETED] + 1 if task is None else task)
-
-    def _raise(self, cell: int, value: object) -> None:
-        if isinstance(value, int) and self._cells[cell] < value < 2**31:
-            self._cells[cell] = value
+        given = event.get("payload")
+        payload = given if isinstance(given, dict) else {}
+        if (status := STATUS_AFTER.get(kind)) is not None:
+            node["status"] = status
+            if kind == EventType.UNIT_STARTED:
+                _set(node, "tasks", count_in(payload, "total_tasks", node.get("tasks", 0)))
+                _set(node, "completed_tasks", count_in(payload, "completed_tasks", 0))
+        elif kind == EventType.TASK_COMPLETED:
+            # Tasks of a unit are counted from 1 and run in that order; the highest says how many are complete.
+            completed = node.get("completed_tasks", 0)
+            _set(node, "completed_tasks", max(completed, count_in(event, "task", completed + 1)))
+        elif kind == EventType.UNIT_PROGRESS:
+            _set(node, "tasks", count_in(payload, "total", node.get("tasks", 0)))
+            _set(node, "completed_tasks", count_in(payload, "done", node.get("completed_tasks", 0)))
 
     def add(self, node: NodePayload) -> None:
-        """Add a unit that the graph does not name, if the state is kept in no cells of the caller's.
+        """Add a unit that the graph does not name."""
+        self._nodes[node["id"]] = _normal(node)
 
-        Args:
-            node: The unit; it is appended to the nodes of the graph that this object was given.
-
-        Raises:
-            TypeError: The cells are the caller's, who has room for the units of the graph and no other.
-        """
-        if not isinstance(self._cells, list):
-            raise TypeError(f"can't add the unit {node['id']!r} to cells that are not a list")
-        self._offset[node["id"]] = len(self._cells)
-        self._cells += [0] * _PER_UNIT
-        self._graph["nodes"].append(node)
-        self._begin([node], 0)
-
-    def standing(self, unit: str) -> Standing:
+    def unit_state(self, unit: str) -> UnitState:
         """Where a unit stands.
 
         Raises:
             KeyError: There is no such unit.
         """
-        offset, cells = self._offset[unit], self._cells
-        return Standing(STATUSES[cells[offset + _STATUS]], cells[offset + _TASKS], cells[offset + _COMPLETED])
+        node = self._nodes[unit]
+        return UnitState(node.get("status", "pending"), node.get("tasks", 0), node.get("completed_tasks", 0))
 
     def payload(self) -> GraphPayload:
-        """The payload of a `graph` event, with every unit as it stands."""
-        nodes = []
-        for node in self._graph["nodes"]:
-            offset = self._offset[node["id"]]
-            standing = node.copy()
-            standing["status"] = STATUSES[self._cells[offset + _STATUS]]
-            standing["tasks"] = self._cells[offset + _TASKS]
-            standing["completed_tasks"] = self._cells[offset + _COMPLETED]
-            nodes.append(standing)
-        return {**self._graph, "nodes": nodes}
+        """The payload of a `graph` event, with every unit as it stands; it is not a copy."""
+        return {**self._graph, "nodes": list(self._nodes.values())}
 
 
-def cells_needed(graph: GraphPayload) -> int:
-    """How many ints the state of a graph's units takes."""
-    return _UNITS + _PER_UNIT * len(graph["nodes"])
+def _set(node: dict[str, Any], key: str, count: int) -> None:
+    """A count of 0 is not written into a node that has none, for a thinned graph is to stay so."""
+    if count or key in node:
+        node[key] = count
+
+
+def _normal(node: NodePayload) -> dict[str, Any]:
+    normal: dict[str, Any] = {**node}
+    if "status" in node and node["status"] not in STATUSES:
+        normal["status"] = "pending"
+    for key in ("tasks", "completed_tasks"):
+        if key in node:
+            normal[key] = count_in(node, key, 0)
+    return normal
+
+
+def relevant_lines(data: bytes) -> list[bytes]:
+    """Those lines, with their newlines, that change anything."""
+    return [line + b"\n" for line in data.split(b"\n")[:-1] if line.startswith(_PREFIXES)]
+
+
+def event_on(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
+    try:
+        return parse(line)
+    except DecodeError:
+        return {}
+
+
+class Digest:
+    """The lines that it takes to tell where the run stands: of each unit the last one of each type, in their order.
+
+    `orch.started` forgets all that was before it, `unit.started` the tasks of its unit. Of tasks without a number each
+    counts. The lines get the key `retained`, by which a consumer knows that they are told again.
+    """
+
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        self._forget()
+        for line in lines:
+            self.add(line, event_on(line))
+
+    def _forget(self) -> None:
+        self._lines: dict[Hashable, bytes] = {}
+        self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
+        self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
+        self._counted: set[str] = set()  # units that have a task without a number
+
+    def add(self, line: bytes, event: Mapping[str, Any]) -> None:
+        """Take a line in.
+
+        Args:
+            line: The line, with its newline.
+            event: Its JSON object; what is malformed or irrelevant is ignored.
+        """
+        kind, unit = event.get("type"), event.get("unit", "")
+        if not isinstance(kind, str) or not isinstance(unit, str):
+            return
+        key: Hashable = kind
+        if kind == EventType.ORCH_STARTED:
+            self._forget()
+        elif kind not in _ENDS:
+            if not unit or (key := self._key(kind, unit, event)) is None:
+                return
+            if len(line) > TOLD_BYTES:
+                line = _shortened(event)
+        self._lines.pop(key, None)  # a dict keeps the order in which its keys came
+        self._lines[key] = retained(line)
+
+    def _key(self, kind: str, unit: str, event: Mapping[str, Any]) -> Hashable:
+        """What the line takes the place of; None if it says no more than what is there."""
+        if kind == EventType.UNIT_STARTED:
+            return self._key_of_start(unit, event.get("payload"))
+        if kind in STATUS_AFTER:
+            return kind, unit
+        if kind not in _WORK:
+            return None
+        key: Hashable = kind, unit
+        keys = self._work.setdefault(unit, [])
+        if kind == EventType.UNIT_PROGRESS:
+            self._completed.pop(unit, None)
+        elif type(task := event.get("task")) is not int or unit in self._counted:
+            self._counted.add(unit)
+            key = kind, unit, object()
+            if len(keys) >= MOST_TASKS:
+                self._lines.pop(keys.pop(0), None)
+        elif kind == EventType.TASK_COMPLETED:
+            if task < self._completed.get(unit, 0):
+                return None
+            self._completed[unit] = task
+        if key not in self._lines:
+            keys.append(key)
+        return key
+
+    def _key_of_start(self, unit: str, payload: object) -> Hashable:
+        """A start that does not say how many tasks there are leaves that to the one before."""
+        kind = EventType.UNIT_STARTED
+        self._completed.pop(unit, None)
+        self._lines.pop((kind, unit, "bare"), None)
+        given = payload if isinstance(payload, dict) else {"total_tasks": ""}
+        counts = [given.get(key) for key in ("total_tasks", "completed_tasks")]
+        if not all(count is None or type(count) is int for count in counts):
+            return kind, unit, "bare"
+        self._counted.discard(unit)
+        for old in self._work.pop(unit, ()):
+            self._lines.pop(old, None)
+        if counts[0] is None:
+            return kind, unit, "without total"
+        self._lines.pop((kind, unit, "without total"), None)
+        return kind, unit
+
+    def lines(self) -> list[bytes]:
+        """The lines, with their newlines."""
+        return list(self._lines.values())
+
+
+def _shortened(event: Mapping[str, Any]) -> bytes:
+    payload, error = event.get("payload"), event.get("error")
+    short = dict(event)
+    if payload is not None:
+        given = payload if isinstance(payload, dict) else {}
+        short["payload"] = {key: given[key] for key in _KEPT_OF_PAYLOAD if isinstance(given.get(key), str | int)}
+    if isinstance(error, str):
+        short["error"] = error[:_ERROR_LENGTH] + " [cut]" * (len(error) > _ERROR_LENGTH)
+    return orjson.dumps(short, option=orjson.OPT_APPEND_NEWLINE)

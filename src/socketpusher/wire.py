@@ -4,7 +4,8 @@ Operations wanted: `encode(event)`, which never loses an event whatever its payl
 run in the thread that emits; `decode(line)`, which accepts what other programs write and names what is wrong.
 
 Keys come in the order of `WireEvent`. `type` and `time` are always there; `unit` and `error` are left out when empty;
-`task`, `pr` and `payload` when None. The time is RFC 3339 in UTC ending in "Z". The line is UTF-8 and ends in its only
+`task`, `pr` and `payload` when None; `id` is there with `event_ids`, `retained` on lines that tell again where the run
+stands (MQTT's word). The time is RFC 3339 in UTC ending in "Z". The line is UTF-8 and ends in its only
 newline.
 """
 
@@ -19,7 +20,7 @@ from .config import MAX_LINE_BYTES
 from .conversion import Real, exact_datetime, plain, text
 from .errors import raised_by_signal_handler
 from .events import Event, EventType
-from .graph import EdgePayload, GraphPayload, NodePayload
+from .graph import EdgePayload, GraphPayload, NodePayload, ever_thinner, graph_in
 
 __all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEvent", "decode", "encode"]
 
@@ -39,6 +40,8 @@ class WireEvent(TypedDict):
     pr: NotRequired[int]
     payload: NotRequired[Any]
     error: NotRequired[str]
+    id: NotRequired[str]
+    retained: NotRequired[bool]
 
 
 class DecodeError(ValueError):
@@ -98,7 +101,7 @@ def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable
             raise
         wire = _plain(_regular(event, on_note), on_note)
         line = _line(wire)
-    return line if len(line) <= max_line_bytes else _shortened(wire, len(line), max_line_bytes, on_note)
+    return line if len(line) <= max_line_bytes else _shortened(wire, line, max_line_bytes, on_note)
 
 
 def _line(wire: dict[str, Any]) -> bytes:
@@ -149,9 +152,11 @@ def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
     return Real.datetime.now(UTC)
 
 
-def _shortened(wire: dict[str, Any], size: int, limit: int, on_note: Callable[[str], object]) -> bytes:
-    """The line without its payload, and with its strings cut if they are what is too long."""
-    note = f"<payload left out: the line of {size} bytes is over the limit of {limit}>"
+def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes:
+    """The line with a thinner graph or without its payload, and with its strings cut if they are what is too long."""
+    if wire["type"] == EventType.ORCH_STARTED and (thinner := _with_thinner_graph(line, limit, on_note)):
+        return thinner
+    note = f"<payload left out: the line of {len(line)} bytes is over the limit of {limit}>"
     on_note(note)
     if "payload" in wire:
         wire["payload"] = note
@@ -163,6 +168,33 @@ def _shortened(wire: dict[str, Any], size: int, limit: int, on_note: Callable[[s
         if len(wire.get(key, "")) > longest:
             wire[key] = wire[key][: longest - 6] + " [cut]"
     return _line(wire)
+
+
+def _with_thinner_graph(line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes | None:
+    """The line of an `orch.started` with as much of its graph as fits; None if it has none, or is too long anyway."""
+    wire = orjson.loads(line)
+    graph = graph_in(payload := wire.get("payload"))
+    if graph is None:
+        return None
+    for thin in ever_thinner(graph):
+        thinner = _line({**wire, "payload": {**payload, "graph": thin}})
+        if len(thinner) <= limit:
+            return thinner
+    thinner = _line({**wire, "payload": {**payload, "graph": {"nodes": [], "edges": [], "levels": []}}})
+    if len(thinner) > limit:
+        return None
+    on_note(f"<graph left out: its {len(graph['nodes'])} units do not fit into a line of {limit} bytes>")
+    return thinner
+
+
+_RETAINED = b',"retained":true}\n'
+RETAINED_BYTES = len(_RETAINED) - 2
+"""By how much the key makes a line longer."""
+
+
+def retained(line: bytes) -> bytes:
+    """The line of an event, marked as one that is told again."""
+    return line if line.endswith(_RETAINED) else line[:-2] + _RETAINED
 
 
 def decode(line: bytes | bytearray | memoryview | str) -> Event:

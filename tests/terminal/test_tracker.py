@@ -1,4 +1,4 @@
-"""What is known of the runs, after any events: it never raises, and it is what `Progress` says."""
+"""What is known of the runs, after any events: it never raises, and it is what `RunState` says."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, EventType, Graph
-from socketpusher.run_state import STATUSES, Progress
+from socketpusher.run_state import STATUSES, RunState
 from socketpusher.terminal.tracker import GONE, NO_LEVEL, TAIL, Run, Runs
 
 BEGIN = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
@@ -111,12 +111,14 @@ of_units = st.builds(
 
 
 @given(st.lists(of_units | st.just(Event("orch.started", time=BEGIN)), max_size=40))
-def test_units_stand_as_progress_says(history: list[Event]) -> None:
-    progress = Progress(GRAPH.payload())
+def test_units_stand_as_the_run_state_says(history: list[Event]) -> None:
+    state = RunState(GRAPH.payload())
     (run,) = following(at(0, "graph", payload=GRAPH.payload()), *history).runs
-    for number, event in enumerate(history):
-        progress.apply(number, {"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload})
-    for node in progress.payload()["nodes"]:
+    for event in history:
+        if event.type == "orch.started":
+            state = RunState(GRAPH.payload())
+        state.apply({"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload})
+    for node in state.payload()["nodes"]:
         unit = run.units[node["id"]]
         assert (unit.status, unit.completed_tasks) == (node["status"], node["completed_tasks"])
         assert unit.tasks == max(node["tasks"], node["completed_tasks"])

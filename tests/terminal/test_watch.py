@@ -167,7 +167,7 @@ def test_ten_thousand_units_fit_on_it(socket_path: str) -> None:
 def test_a_graph_that_was_too_long_to_be_sent_is_told_of(socket_path: str) -> None:
     units = {f"{number}{'x' * 200}": [] for number in range(6000)}
     with watching(socket_path) as watcher, pushing(socket_path, Graph(units)):
-        watcher.shows("no graph: <payload left out: the line of ")
+        watcher.shows("no graph: <payload left out: 6000 units do not fit")
 
 
 def test_the_clocks_go_on_while_nothing_comes(socket_path: str) -> None:

@@ -93,7 +93,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def drop(self, keep: int, keep_bytes: int, newest: bool) -> None:
         begun = self.numbers_begun()
         drop = self.backlog.drop_newest if newest else self.backlog.drop_oldest
-        for first, end in drop(keep, keep_bytes):
+        for first, end, _ in drop(keep, keep_bytes):
             gone = set(range(first, end))
             assert gone and not gone & self.dropped
             assert not gone & begun, "a line that is half on the socket was dropped"

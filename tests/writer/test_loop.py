@@ -9,6 +9,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
 from socketpusher.channel.descriptors import drain, pipe
+from socketpusher.channel.journal import Journal, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
@@ -24,9 +25,11 @@ class Loop:
         queue, self.queue, wakeups, _, self.reports, reports = self.files
         self.ledger = Ledger()
         given = {"socket_path": "/nowhere/s", **config}
-        spec = WriterSpec([], "/", given, 1, 0, "", 0, 0, 0, 0, 0)
+        spec = WriterSpec([], "/", given, 1, 0, 0, 0, 0, 0)
         reader = QueueReader(queue.fileno())
-        self.writer = Writer(spec, None, reader, wakeups.fileno(), reports.fileno(), self.ledger, None)
+        self.files += (files := journal_files())
+        journal = Journal(self.ledger, files)
+        self.writer = Writer(spec, None, reader, wakeups.fileno(), reports.fileno(), self.ledger, journal, None)
         self.end = self.offset = 0
 
     def put(self, *lines: bytes) -> None:
@@ -112,7 +115,8 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     monkeypatch.setattr(f"socketpusher.writer.preface.Preface.{step}", fail)
     loops.append(loop := Loop(socket_path=consumer.path, buffer_size=3))
     for number in range(9):
-        loop.put(b'{"type":"x","time":"2026-01-01T00:00:00Z","task":%d}' % number)
+        kind = b"orch.started" if number == 0 else b"x"
+        loop.put(b'{"type":"%b","time":"2026-01-01T00:00:00Z","task":%d}' % (kind, number))
     loop.writer._enforce_bounds()
     loop.writer._publish()
     loop.ledger.close_deadline = 2**62
@@ -120,6 +124,8 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     loop.writer._closing = True
     loop.writer.run()
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
+    loop.writer._backlog.peer_unread(0)
+    loop.writer._publish()
     reports = drain(loop.reports) or b""
     assert reports.count(b"where the run stands can't be told") == 1
     assert b"RecursionError: made to fail" in reports

@@ -63,7 +63,7 @@ def test_whatever_a_payload_holds_lines_are_delivered(emitted: list[Event], with
     preface = Preface(Graph({"a": []}).payload() if with_graph else None, 2, LIMIT)
     lines = preface.fill_in_graph(batch(*emitted))
     assert len(lines.data.splitlines()) == len(emitted)
-    preface.observe(lines)
+    preface.observe(lines.data)
     for line in [*lines.data.splitlines(), *preface.lines().splitlines()]:
         wire.decode(line)
 
@@ -82,7 +82,6 @@ def deep() -> list[Any]:
         {},
         [],
         {"nodes": None},
-        {"nodes": []},
         {"nodes": ["a"]},
         {"nodes": [{"id": ["a"]}]},
         {"nodes": [{"level": 0}]},
@@ -102,30 +101,39 @@ def test_a_graph_that_is_malformed_is_no_graph(graph: Any) -> None:
     preface = Preface(None, 2, LIMIT)
     emitted = batch(started)
     assert preface.fill_in_graph(emitted).data == emitted.data
-    preface.observe(emitted)
-    assert preface.lines() == b""
+    preface.observe(emitted.data)
+    assert payloads_of(preface.lines()) == payloads_of(emitted.data)
     known = Graph({"a": []}).payload()
     preface = Preface(known, 2, LIMIT)
     lines = preface.fill_in_graph(emitted)
     filled = {"unit_count": 1, "parallelism": 2, "mine": 1, "graph": known}
     assert payloads_of(lines.data) == ([filled] if graph is None else payloads_of(emitted.data))
-    preface.observe(lines)
+    preface.observe(lines.data)
     assert payloads_of(preface.lines())[0] == known
+
+
+def test_an_empty_graph_takes_the_place_of_one_that_was_too_long_and_not_that_of_the_run_before() -> None:
+    preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
+    emitted = batch(Event("orch.started", payload={"graph": {"nodes": []}}), Event("orch.started"))
+    assert preface.fill_in_graph(emitted).data.splitlines()[0] == emitted.data.splitlines()[0]
+    preface.observe(emitted.data)
+    assert [wire.decode(line).type for line in preface.lines().splitlines()] == ["orch.started"]
 
 
 def test_how_units_stand_may_be_anything() -> None:
     node = {"id": "a", "status": ["x"], "tasks": 2**63, "completed_tasks": {}, "mine": [None]}
     preface = Preface(None, 2, LIMIT)
-    preface.observe(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})))
-    (payload,) = payloads_of(preface.lines())
-    assert payload["graph"]["nodes"] == [node | {"status": "pending", "tasks": 0, "completed_tasks": 0}]
+    preface.observe(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})).data)
+    graph, started = payloads_of(preface.lines())
+    assert graph["nodes"] == [node | {"status": "pending", "tasks": 0, "completed_tasks": 0}]
+    assert started["graph"]["nodes"][0]["status"] == ["x"]
 
 
 def test_a_line_that_is_not_json_is_delivered() -> None:
     torn = Batch(0, 2, b'{"type":"orch.started","ti\n{"type":"unit.started",\n')
     preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
     assert preface.fill_in_graph(torn).data == torn.data
-    preface.observe(torn)
+    preface.observe(torn.data)
     assert len(payloads_of(preface.lines())) == 1
 
 
@@ -133,9 +141,9 @@ def test_names_that_are_no_unicode_are_those_of_the_events() -> None:
     name = os.fsdecode(b"caf\xe9")
     preface = Preface(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
     lines = preface.fill_in_graph(batch(Event("orch.started"), Event("unit.failed", name)))
-    preface.observe(lines)
-    graph, started = payloads_of(preface.lines())
+    preface.observe(lines.data)
+    graph, started, _ = payloads_of(preface.lines())
     assert [(node["id"], node["status"]) for node in graph["nodes"]] == [("caf\\udce9", "failed"), ("b", "pending")]
     assert graph["edges"] == [{"from": "caf\\udce9", "to": "b"}]
-    assert started["graph"] == graph
+    assert started["graph"]["edges"] == [{"from": "b", "to": "caf\\udce9"}]
     assert started["parallelism"] == str(10**30)

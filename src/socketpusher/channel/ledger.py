@@ -40,7 +40,6 @@ class Ledger:
     """The shared numbers. Lines are counted in the numbers that `batch.Batch` gives them.
 
     Args:
-        slots: How many more cells there shall be, in `slots`: where a writer leaves what the next one needs.
         file: The file to map; by default a new one.
 
     Written by the host while a writer runs:
@@ -59,6 +58,7 @@ class Ledger:
         resent: How many lines were put on a socket again.
         connections: How many connections there were.
         connected: 1 while connected, else 0.
+        journal: Which file of the journal holds, and up to where; see `journal.Journal`.
     """
 
     flush_target = _Cell(0)
@@ -74,17 +74,16 @@ class Ledger:
     resent = _Cell(10)
     connections = _Cell(11)
     connected = _Cell(12)
-    _ranges_written = _Cell(13)
-    _ranges_read = _Cell(14)
+    journal = _Cell(13)
+    _ranges_written = _Cell(14)
+    _ranges_read = _Cell(15)
 
-    def __init__(self, slots: int = 0, file: Descriptor | None = None) -> None:
-        size = _SIZE + 8 * slots
-        self.file = memory_file(size=size) if file is None else file
+    def __init__(self, file: Descriptor | None = None) -> None:
+        self.file = memory_file(size=_SIZE) if file is None else file
         # Before 3.13 a map has a descriptor of its own, which it closes whatever that stands for by then.
         keep_no_descriptor = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        self._map = mmap.mmap(self.file.fileno(), size, **keep_no_descriptor)
+        self._map = mmap.mmap(self.file.fileno(), _SIZE, **keep_no_descriptor)
         self._view = memoryview(self._map).cast("q")
-        self.slots = self._view[_CELLS + 2 * RANGES :]
         self.cells: memoryview[int] | list[int] = self._view
 
     def can_drop(self) -> bool:
@@ -117,9 +116,8 @@ class Ledger:
             return
         self.cells = self._view[:_CELLS].tolist()
         if sys.version_info < (3, 13) and not self.file.intact():  # so the map's own is not its own either
-            _abandoned.append((self._map, self._view, self.slots))
+            _abandoned.append((self._map, self._view))
             return
-        self.slots.release()
         self._view.release()
         self._map.close()
         self.file.close()

@@ -12,10 +12,10 @@ ORPHAN_TIMEOUT = 5.0
 REPORT_BYTES = 4096
 """The longest report, in bytes: what a pipe takes as a whole or not at all (PIPE_BUF)."""
 
-FILES = ("spec", "queue", "wakeups", "reports", "ledger", "graph", "host")
+FILES = ("spec", "queue", "wakeups", "reports", "ledger", "journal", "journal", "graph", "host")
 """The files that a writer is sent through its standard input, in this order: a `WriterSpec`, the queue to read, what
-wakes it, where its `Report` goes, the shared numbers, the payload of the `graph` event as JSON (or null), and what
-becomes readable when the host ends, if there is that."""
+wakes it, where its `Report` goes, the shared numbers, the two files of the journal, the payload of the `graph` event as
+JSON (or null), and what becomes readable when the host ends, if there is that."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,6 @@ class WriterSpec:
         directory: The directory to work in: that of a relative `config["socket_path"]`, or "/".
         config: The fields of the pusher's `PusherConfig`.
         parallelism: How many units may run at a time.
-        slots: How many slots the ledger has for the states of units.
-        last_started: The last `orch.started` that earlier writers were given, as a line, or "".
         received: The number of the first line that it will be given.
         high_water: The number after the highest line that an earlier writer put on a socket.
         sent: How many lines earlier writers have put on a socket and not taken back.
@@ -40,8 +38,6 @@ class WriterSpec:
     directory: str
     config: dict[str, Any]
     parallelism: int
-    slots: int
-    last_started: str
     received: int
     high_water: int
     sent: int

@@ -31,8 +31,8 @@ from ..channel.ledger import Ledger
 from ..channel.queue import BatchQueue, Frame
 from ..config import PusherConfig
 from ..errors import raised_by_signal_handler
-from ..events import Event, EventType
-from ..wire import encode
+from ..events import Event
+from ..wire import RETAINED_BYTES, encode
 from .forked import ForkChannel, ForkedOutlet
 
 PUT_INTERVAL = 0.002
@@ -50,8 +50,6 @@ BATCH_BYTES = 1 << 20
 
 KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
 """After so many more batches, or bytes, the pusher's thread looks which of them are settled."""
-
-STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
 
 
 class Mode(Enum):
@@ -122,7 +120,7 @@ class Outbox:
     ) -> None:
         self._ledger = ledger
         self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
-        self._max_line_bytes = config.max_line_bytes - (ID_BYTES if config.event_ids else 0)
+        self._max_line_bytes = config.max_line_bytes - RETAINED_BYTES - (ID_BYTES if config.event_ids else 0)
         self.in_flight_limit = max(1, min(IN_FLIGHT_BYTES, config.buffer_bytes // 8))
         self._wake = wake
         self._say = say
@@ -148,7 +146,6 @@ class Outbox:
         self._look_at = (KEPT_BATCHES, KEPT_BYTES)  # when the thread looks what is settled: a number, an offset
         self._dropped_by_writer = 0
         self._passed_over = 0  # dropped events before the last line in a batch, whose ids were passed over
-        self.last_started = b""  # the last `orch.started` in a batch, as a line
 
     # The hot path
 
@@ -288,11 +285,7 @@ class Outbox:
         offset = batch.offset + sum(map(len, lines))
         if self._session:
             lines = self._with_ids(batch)
-        data = b"".join(lines)
-        joined = Batch(batch.first, batch.end, data)
-        if joined.has_line(STARTED):
-            self.last_started = next(line for line in reversed(lines) if line.startswith(STARTED))
-        return Frame(joined, offset)
+        return Frame(Batch(batch.first, batch.end, b"".join(lines)), offset)
 
     def _with_ids(self, batch: _Kept) -> list[bytes]:
         numbered = []

@@ -27,11 +27,11 @@ from typing import Any
 
 from ..channel.clock import Deadline, now
 from ..channel.descriptors import Descriptor, above_standard, drain, memory_file, nudge, pipe, process_descriptor, wait
+from ..channel.journal import journal_files
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
 from ..config import PusherConfig
 from ..graph import GraphPayload
-from ..run_state import cells_needed
 from ..unix_socket import SUN_PATH_MAX
 from .changes import Changes
 from .forked import ForkChannel, ForkedOutlet
@@ -84,10 +84,10 @@ class Supervisor:
         self._parallelism = parallelism
         self._connect_to, self._directory = _reachable(str(config.socket_path))
         self._graph_json = json.dumps(graph).encode()
-        self._slots = cells_needed(graph) if graph is not None else 0
         # From here to `opened` the thread makes what has to be closed: no signal handler comes in there.
         self.ledger: Ledger
         self.outbox: Outbox
+        self._journal: tuple[Descriptor, Descriptor]
         self._graph: Descriptor
         self._host: Descriptor | None
         self._wakeups: Descriptor
@@ -122,12 +122,14 @@ class Supervisor:
 
     def _open_files(self) -> None:
         with above_standard():
-            self._files.append(ledger := Ledger(self._slots))
+            self._files.append(ledger := Ledger())
+            self._files += (journal := journal_files())
             self._files.append(graph := memory_file(self._graph_json))
             self._files.append(fork_channel := ForkChannel())
             self._files += (ends := pipe())
             self._files += [] if (host := process_descriptor(os.getpid())) is None else [host]
-        self.ledger, self._graph, self._fork_channel, self._host = ledger, graph, fork_channel, host
+        self.ledger, self._journal, self._graph = ledger, journal, graph
+        self._fork_channel, self._host = fork_channel, host
         self._wakeups, self._waker = ends
         self.outbox = Outbox(ledger, self._config, self.wake, self._say)
         self.opened = True
@@ -471,8 +473,6 @@ class Supervisor:
             directory=self._directory,
             config={**dataclasses.asdict(self._config), "socket_path": self._connect_to},
             parallelism=self._parallelism,
-            slots=len(ledger.slots),
-            last_started=self.outbox.last_started.decode(),
             received=ledger.received,
             high_water=ledger.high_water,
             sent=ledger.sent,
@@ -480,7 +480,7 @@ class Supervisor:
             connections=ledger.connections,
         )
         try:
-            self._writer = WriterHandle(spec, ledger, self._graph, self._host)
+            self._writer = WriterHandle(spec, ledger, self._journal, self._graph, self._host)
         except Exception as error:  # no process, descriptor or memory left
             if self.open and (self.trouble is None or self.trouble.args != error.args):
                 self._log.say(logging.WARNING, "no writer process, trying again: %s", error)

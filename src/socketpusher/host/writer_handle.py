@@ -71,6 +71,7 @@ class WriterHandle:
     Args:
         spec: What it is given.
         ledger: The numbers that it shares with the host.
+        journal: The two files of the journal.
         graph: The payload of the `graph` event as JSON.
         host: What tells it that this process has ended, if there is that.
 
@@ -80,7 +81,14 @@ class WriterHandle:
         RuntimeError: The program is frozen, and did not call `freeze_support`.
     """
 
-    def __init__(self, spec: WriterSpec, ledger: Ledger, graph: Descriptor, host: Descriptor | None) -> None:
+    def __init__(
+        self,
+        spec: WriterSpec,
+        ledger: Ledger,
+        journal: tuple[Descriptor, Descriptor],
+        graph: Descriptor,
+        host: Descriptor | None,
+    ) -> None:
         command = _command()
         self.launcher: Descriptor | None = None  # the end of the child of this process that starts the writer
         self.process: Descriptor | None = None  # the end of the writer, once it is known
@@ -98,7 +106,15 @@ class WriterHandle:
             self.reports, reporter = pipe()
             for file in self._wakeups, self._waker, self.reports, reporter:
                 opened.callback(file.close)
-            given = [memory_file(spec.encode()), self.queue.reader, self._wakeups, reporter, ledger.file, graph]
+            given = [
+                memory_file(spec.encode()),
+                self.queue.reader,
+                self._wakeups,
+                reporter,
+                ledger.file,
+                *journal,
+                graph,
+            ]
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 socket.send_fds(ours, [b"f"], [file.fileno() for file in (*given, *([host] if host else []))])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..events import Event, EventType
 from ..graph import GraphPayload, NodePayload
-from ..run_state import RELEVANT, STATUSES, Progress
+from ..run_state import RELEVANT, STATUSES, RunState
 
 TAIL = 200
 """How many of the last events are kept."""
@@ -114,7 +114,7 @@ class Run:
         self.completed_tasks = 0
         self._graph: GraphPayload = {"nodes": [], "edges": [], "levels": []}
         self._named: frozenset[str] = frozenset()  # the units that the graph names
-        self._progress = Progress(self._graph)
+        self._state = RunState(self._graph)
         self._reset({})
 
     def count(self, status: str) -> int:
@@ -154,14 +154,13 @@ class Run:
             self.failed_tasks = 0
         self.started, self.ended, self.outcome, self.error = started, None, "", ""
         nodes = _nodes(_graph_in(event))
-        named = [node for node in self._graph["nodes"] if node["id"] in self._named]
-        self._begin(named if nodes is None else nodes, self.units if retold else {})
+        self._begin(self._graph["nodes"] if nodes is None else nodes, self.units if retold else {})
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
         """These are the units; of those that stand as before, what else is known stays known."""
         self._named = frozenset(node["id"] for node in nodes)
         self._graph = {"nodes": nodes, "edges": [], "levels": []}
-        self._progress = Progress(self._graph)
+        self._state = RunState(self._graph)
         self._reset({node["level"]: Level(node["level"]) for node in sorted(nodes, key=_level_of)})
         for node in nodes:
             unit = self._add(node)
@@ -192,9 +191,7 @@ class Run:
         if kind == EventType.TASK_FAILED:
             self.failed_tasks += 1
             return False
-        self._progress.apply(
-            self.events, {"type": kind, "unit": event.unit, "task": event.task, "payload": event.payload}
-        )
+        self._state.apply({"type": kind, "unit": event.unit, "task": event.task, "payload": event.payload})
         self._follow(unit)
         if kind == EventType.UNIT_STARTED:
             unit.started, unit.ended, unit.error = _seconds(event.time), None, ""
@@ -206,12 +203,12 @@ class Run:
         if NO_LEVEL not in self.levels:
             self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
         node = _node(name, NO_LEVEL)
-        self._progress.add(node)
+        self._state.add(node)
         return self._add(node)
 
     def _follow(self, unit: Unit) -> None:
-        """Bring the unit, and the counts that it is part of, to where the progress stands."""
-        status, tasks, completed = self._progress.standing(unit.name)
+        """Bring the unit, and the counts that it is part of, to where the run stands."""
+        status, tasks, completed = self._state.unit_state(unit.name)
         level = unit.level
         tasks = max(tasks, completed)
         if tasks != unit.tasks:

@@ -10,20 +10,25 @@ The loop asks `data_to_send()` for the bytes to write next. It says with `data_s
 everything that the consumer had not read waits again, from the start of its first line: a line is only ever received
 whole.
 
+Lines that are dropped leave a gap. What they said of where the run stands is told in their place, in lines that are not
+counted: of each unit the last one of each type. So a drop costs history, and never leaves a display that is wrong.
+
 Positions are bytes since the start of the connection. Lines have the numbers of `socketpusher.channel.batch`.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from ..channel.batch import Batch
+from ..run_state import Digest, relevant_lines
 
 
 class _BatchCursor:
     """A batch and where it lies on the connection."""
 
-    __slots__ = ("batch", "done", "lines", "read", "read_lines", "start")
+    __slots__ = ("batch", "done", "lines", "read", "read_lines", "resolved", "start")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -32,6 +37,7 @@ class _BatchCursor:
         self.lines = 0  # how many of its lines are wholly written
         self.read = 0  # how many of its bytes the consumer has read
         self.read_lines = 0  # how many lines end in those
+        self.resolved = 0  # how many of its bytes `take_resolved` has told of
 
     @property
     def unwritten(self) -> int:
@@ -43,6 +49,67 @@ class _BatchCursor:
         """The position behind its last byte."""
         return self.start + len(self.batch.data)
 
+    def count_lines(self, start: int, stop: int) -> int:
+        """How many numbered lines end in its bytes from `start` to `stop`."""
+        return self.batch.count_lines(start, stop)
+
+
+class Resolved(NamedTuple):
+    """Lines that were read, or need not be sent, for the next consumer is told them before all others."""
+
+    data: bytes
+    of_gap: bool  # they were told in the place of dropped ones
+    end: int  # the number after the last of them
+
+
+GAP_BYTES = 1 << 20
+"""How much may be kept of a gap, in bytes, before it is looked through for what still matters."""
+
+
+class _Gap(_BatchCursor):
+    """Where lines were dropped, and what is told in their place.
+
+    Args:
+        number: The number after the last of them.
+        lines: Those of them that say where the run stands.
+    """
+
+    __slots__ = ("_lines", "_look_at", "_size")
+
+    def __init__(self, number: int, lines: Iterable[bytes]) -> None:
+        super().__init__(Batch(number, number, b""))
+        self._lines: list[bytes] = list(lines)
+        self._size = sum(map(len, self._lines))
+        self._look_at = GAP_BYTES
+
+    def join(self, number: int, before: Sequence[bytes] = (), behind: Sequence[bytes] = ()) -> None:
+        """Lines beside it were dropped as well."""
+        self._lines = [*before, *self._lines, *behind]
+        self._size += sum(map(len, before)) + sum(map(len, behind))
+        self.batch = Batch(number, number, b"")
+        if self._size > self._look_at:
+            self._lines = Digest(self._lines).lines()
+            self._size = sum(map(len, self._lines))
+            self._look_at = max(GAP_BYTES, 2 * self._size)
+
+    def told(self) -> Batch:
+        """The lines to tell, as a batch without numbers."""
+        if not self.batch.data:
+            self._lines = Digest(self._lines).lines()
+            self.batch = self.batch._replace(data=b"".join(self._lines))
+        return self.batch
+
+    def rewind(self) -> None:
+        """What was not read is to be told again."""
+        rest = self.batch.data[self.resolved :]
+        self._lines = [line + b"\n" for line in rest.split(b"\n")[:-1]]
+        self.batch = self.batch._replace(data=rest)
+        self.done = self.read = self.resolved = 0
+
+    def count_lines(self, start: int, stop: int) -> int:
+        """None, for they were counted as dropped."""
+        return 0
+
 
 class Backlog:
     """The lines that wait and the lines in flight.
@@ -50,9 +117,11 @@ class Backlog:
     Args:
         start: The number of the first line that will be appended, unless it was dropped.
         high_water: The number after the highest line that an earlier writer put on a socket.
+        dropped: What an earlier writer has left of gaps: the number after the last line of each, and lines to tell.
     """
 
-    def __init__(self, start: int = 0, high_water: int = 0) -> None:
+    def __init__(self, start: int = 0, high_water: int = 0, dropped: Iterable[tuple[int, bytes]] = ()) -> None:
+        self._dropped = deque(sorted(dropped, key=lambda gap: gap[0]))  # until their place has come
         self._written: deque[_BatchCursor] = deque()  # wholly written
         self._waiting: deque[_BatchCursor] = deque()  # the first one may be written in part
         self._preface = memoryview(b"")  # what is left to write of the lines that open a connection
@@ -61,7 +130,7 @@ class Backlog:
         self._memory = 0  # their memory, added up
         self._read = 0  # the position below which the consumer has read everything
 
-        self._resolved: list[Batch] = []  # lines that were read or dropped, since `take_resolved` was last asked
+        self._resolved: list[Resolved] = []  # since `take_resolved` was last asked
 
         self.waiting = 0  # lines not wholly written
         self.waiting_bytes = 0  # their bytes that are not written
@@ -73,6 +142,9 @@ class Backlog:
 
     def append(self, batch: Batch) -> None:
         """Take a batch over from the host. An empty one says that whatever is missing below its end is settled."""
+        while self._dropped and self._dropped[0][0] <= batch.first:
+            number, lines = self._dropped.popleft()
+            self._note_dropped(len(self._waiting), number, relevant_lines(lines))
         if batch.data:
             self._waiting.append(_BatchCursor(batch))
         self.waiting += batch.end - batch.first
@@ -82,12 +154,20 @@ class Backlog:
     @property
     def unsent(self) -> int:
         """The lowest number of a line that is not wholly written."""
-        return self._waiting[0].unwritten if self._waiting else self.received
+        if not self._waiting:
+            return self.received
+        first = self._waiting[0]
+        return first.unwritten - isinstance(first, _Gap)  # whose last line has not been told
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
         return not self._waiting and not self._preface
+
+    @property
+    def done(self) -> bool:
+        """Whether no line waits, and none that is told in the place of dropped ones."""
+        return not self._waiting
 
     @property
     def in_flight(self) -> bool:
@@ -109,7 +189,8 @@ class Backlog:
         for cursor in self._waiting:
             if most <= 0 or len(buffers) == most_buffers:
                 break
-            buffers.append(memoryview(cursor.batch.data)[cursor.done : cursor.done + most])
+            data = cursor.told().data if isinstance(cursor, _Gap) else cursor.batch.data
+            buffers.append(memoryview(data)[cursor.done : cursor.done + most])
             most -= len(buffers[-1])
         return buffers
 
@@ -132,9 +213,9 @@ class Backlog:
             if cursor.done == 0:
                 cursor.start = self._position
             part = min(count, len(cursor.batch.data) - cursor.done)
-            self._count_written(cursor, cursor.batch.count_lines(cursor.done, cursor.done + part))
+            self._count_written(cursor, cursor.count_lines(cursor.done, cursor.done + part))
             cursor.done += part
-            self.waiting_bytes -= part
+            self.waiting_bytes -= 0 if isinstance(cursor, _Gap) else part
             self._position += part
             count -= part
             if cursor.done == len(cursor.batch.data):
@@ -160,9 +241,9 @@ class Backlog:
             self._read, written = self._writes.popleft()
             self._memory -= written
         while self._written and self._written[0].end <= self._read:
-            batch = self._written.popleft().batch
-            self.settled = batch.end
-            self._resolved.append(batch)
+            cursor = self._written.popleft()
+            self.settled = cursor.batch.end
+            self._resolve(cursor, len(cursor.batch.data))
         for cursor in self._written or self._waiting:
             self._note_read(cursor)
             self.settled = max(self.settled, cursor.batch.first + cursor.read_lines)
@@ -172,8 +253,17 @@ class Backlog:
         """Take note of what of a cursor was read on this connection."""
         read = min(self._read - cursor.start, cursor.done)
         if read > cursor.read:
-            cursor.read_lines += cursor.batch.count_lines(cursor.read, read)
+            cursor.read_lines += cursor.count_lines(cursor.read, read)
             cursor.read = read
+            self._resolve(cursor, cursor.batch.data.rfind(b"\n", 0, read) + 1)
+
+    def _resolve(self, cursor: _BatchCursor, end: int) -> None:
+        """The lines that end in the first `end` bytes of a cursor were read."""
+        if end > cursor.resolved:
+            whole = end == len(cursor.batch.data)
+            number = cursor.batch.end if whole else cursor.batch.first + cursor.read_lines
+            self._resolved.append(Resolved(cursor.batch.data[cursor.resolved : end], isinstance(cursor, _Gap), number))
+            cursor.resolved = end
 
     def connection_lost(self, all_read: bool) -> None:
         """The connection is gone.
@@ -196,39 +286,55 @@ class Backlog:
         """Let everything of a cursor wait that the consumer has not read, from the start of a line."""
         self._note_read(cursor)
         batch = cursor.batch
+        if isinstance(cursor, _Gap):
+            cursor.rewind()
+            return
         first = batch.first + cursor.read_lines
         kept_from = batch.data.rfind(b"\n", 0, cursor.read) + 1
         again = cursor.unwritten - first
         self.sent -= again
         self.waiting += again
         self.waiting_bytes += cursor.done - kept_from
-        if first > batch.first:
-            self._resolved.append(Batch(batch.first, first, batch.data[:kept_from]))
         cursor.batch = Batch(first, batch.end, batch.data[kept_from:])
-        cursor.done = cursor.lines = cursor.read = cursor.read_lines = 0
+        cursor.done = cursor.lines = cursor.read = cursor.read_lines = cursor.resolved = 0
 
-    def take_resolved(self) -> list[Batch]:
-        """The lines that were read or dropped since the last call; a line read in part is not among them."""
+    def resolve_gaps(self) -> None:
+        """Without a connection: what would be told before the first line that waits is part of where the run stands."""
+        while self._waiting and isinstance(gap := self._waiting[0], _Gap):
+            self._resolved.append(Resolved(gap.told().data, of_gap=True, end=gap.batch.end))
+            self._waiting.popleft()
+
+    def take_resolved(self) -> "list[Resolved]":
+        """What was read since the last call; a line read in part is not among it."""
         gone, self._resolved = self._resolved, []
         return gone
+
+    def gaps(self) -> list[tuple[int, bytes]]:
+        """The gaps that wait: as the argument `dropped`."""
+        waiting = [(gap.batch.end, gap.told().data) for gap in self._waiting if isinstance(gap, _Gap)]
+        return [*waiting, *self._dropped]
 
     def is_over(self, keep: int, keep_bytes: int) -> bool:
         """Whether more than `keep` lines or `keep_bytes` bytes wait; a single line may be of any size."""
         return (self.waiting > keep or self.waiting_bytes > keep_bytes) and self.waiting > 1
 
-    def drop_newest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int]]:
+    def drop_newest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int, bytes]]:
         """Let go of the newest lines until no more than this waits, or 1 line.
 
         Yields:
-            The numbers `first, end` of a range of lines that is gone, until the caller asks for no more.
+            The numbers `first, end` of a range of lines that is gone, and what is told in their place, until the caller
+            asks for no more.
         """
         while self.is_over(keep, keep_bytes):  # the first line may be half on the socket, so it stays
-            cursor = self._waiting[-1]
+            index = len(self._waiting) - 1
+            while isinstance(self._waiting[index], _Gap):
+                index -= 1
+            cursor = self._waiting[index]
             most = min(self.waiting - 1, cursor.batch.end - cursor.unwritten)
             count = self._excess(reversed(cursor.batch.data.split(b"\n")[:-1]), most, keep, keep_bytes)
-            yield self._drop(len(self._waiting) - 1, cursor.batch.end - count, cursor.batch.end)
+            yield self._drop(index, cursor.batch.end - count, cursor.batch.end)
 
-    def drop_oldest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int]]:
+    def drop_oldest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int, bytes]]:
         """Let go of the oldest lines that no byte is written of, until no more than this waits, or 1 line.
 
         Yields:
@@ -236,7 +342,9 @@ class Backlog:
         """
         while self.is_over(keep, keep_bytes):
             self._split_after_started_line()
-            index = 1 if self._waiting[0].done else 0
+            index = 0
+            while isinstance(self._waiting[index], _Gap) or self._waiting[index].done:
+                index += 1
             batch = self._waiting[index].batch
             most = min(self.waiting - 1, batch.end - batch.first)
             count = self._excess(iter(batch.data.split(b"\n")[:-1]), most, keep, keep_bytes)
@@ -256,6 +364,8 @@ class Backlog:
     def _split_after_started_line(self) -> None:
         """Split the first waiting cursor behind its last line of which something is written."""
         cursor = self._waiting[0]
+        if isinstance(cursor, _Gap):
+            return
         batch = cursor.batch
         begun = cursor.unwritten + (0 if batch.data[cursor.done - 1 : cursor.done] in (b"\n", b"") else 1)
         if batch.first < begun < batch.end:
@@ -264,17 +374,33 @@ class Backlog:
         if cursor.done == len(cursor.batch.data):
             self._written.append(self._waiting.popleft())
 
-    def _drop(self, index: int, first: int, end: int) -> tuple[int, int]:
+    def _drop(self, index: int, first: int, end: int) -> tuple[int, int, bytes]:
         """Take the lines `first` to `end - 1`, one end of the waiting cursor at `index`, out of it."""
         cursor = self._waiting[index]
         batch = cursor.batch
+        place = index
         if (first, end) == (batch.first, batch.end):
             del self._waiting[index]
             removed = len(batch.data)
         else:
             cursor.batch = batch.lines(batch.first, first) if first > batch.first else batch.lines(end, batch.end)
             removed = len(batch.data) - len(cursor.batch.data)
-        self._resolved.append(batch.lines(first, end))
+            place += first > batch.first
         self.waiting -= end - first
         self.waiting_bytes -= removed
-        return first, end
+        told = relevant_lines(batch.lines(first, end).data)
+        self._note_dropped(place, end, told)
+        return first, end, b"".join(told)
+
+    def _note_dropped(self, place: int, number: int, lines: list[bytes]) -> None:
+        """Let these be told there, where lines up to `number` were dropped."""
+        if not lines:
+            return
+        left = self._waiting[place - 1] if place else None
+        right = self._waiting[place] if place < len(self._waiting) else None
+        if isinstance(left, _Gap) and not left.done:
+            left.join(number, behind=lines)
+        elif isinstance(right, _Gap) and not right.done:
+            right.join(right.batch.end, before=lines)
+        else:
+            self._waiting.insert(place, _Gap(number, lines))

@@ -26,6 +26,7 @@ from typing import TypeVar
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from ..channel.clock import LONGEST_WAIT
+from ..channel.journal import Journal, Kind, Record
 from ..channel.ledger import Ledger
 from ..channel.messages import ORPHAN_TIMEOUT, Report, WriterSpec
 from ..channel.queue import QueueReader
@@ -92,6 +93,7 @@ class Writer:
         wakeups: int,
         reports: int,
         ledger: Ledger,
+        journal: Journal,
         host: int | None,
     ) -> None:
         self._config = config = PusherConfig(**spec.config)
@@ -101,10 +103,11 @@ class Writer:
         self._reports = reports
         self._wakeups = wakeups
         self._queue = queue
-        started = spec.last_started.encode()
-        self._preface = Preface(graph, spec.parallelism, config.max_line_bytes, ledger.slots, started)
-        self._preface_fault = ""  # the last one that was reported
-        self._backlog = Backlog(spec.received, spec.high_water)
+        self._preface = Preface(graph, spec.parallelism, config.max_line_bytes)
+        self._said: dict[int, str] = {}  # what was reported last of the preface, by level
+        self._journal = journal
+        dropped: list[tuple[int, bytes]] = self._guarded(partial(self._recovered, spec.received), otherwise=[])
+        self._backlog = Backlog(spec.received, spec.high_water, dropped)
         self._spec = spec  # for what earlier writers had counted
         self._connections = spec.connections
 
@@ -160,8 +163,10 @@ class Writer:
         except OSError as error:
             self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
             raise
+        self._backlog.resolve_gaps()
         self._observe_resolved()
         self._backlog.connection_made(self._guarded(self._preface.lines, otherwise=b""))
+        self._say_untold()
         self._connection = connection
         self._state = State.CONNECTED
         self._half_closed = False
@@ -256,7 +261,10 @@ class Writer:
             drop = backlog.drop_newest if config.overflow == "drop_newest" else backlog.drop_oldest
             ranges = drop(config.buffer_size, self._bytes)
             while ledger.can_drop() and (dropped := next(ranges, None)):
-                ledger.drop(*dropped)
+                first, end, told = dropped
+                if told:
+                    self._guarded(partial(self._journal.append, [Record(Kind.DROPPED, end, told)]), otherwise=None)
+                ledger.drop(first, end)
         elif self._dropping and not backlog.is_over(config.buffer_size // 2, self._bytes // 2):
             self._dropping = False
             count = ledger.dropped - self._dropped_before
@@ -320,6 +328,7 @@ class Writer:
             self._backlog.append(self._guarded(partial(self._preface.fill_in_graph, batch), otherwise=batch))
             self._ledger.received = batch.end
             self._ledger.received_offset = max(offset, self._ledger.received_offset)
+        self._say_untold()
         if self._queue.ended:
             self._on_host_gone()
 
@@ -368,25 +377,55 @@ class Writer:
         if self._orphan and self._reading:
             self._take_in()
         complete = self._queue.drained if self._orphan else self._ledger.received >= self._ledger.close_target
-        if complete and self._backlog.waiting == 0:
+        if complete and self._backlog.done:
             raise _Finished
 
     # The preface, and what the host is told
 
     def _guarded(self, step: Callable[[], T], otherwise: T) -> T:
-        """What a step of the preface comes to, or something else if it fails; it is reported once."""
+        """What a step of telling where the run stands comes to, or something else if it fails: reported once."""
         try:
             return step()
         except Exception:
-            fault = traceback.format_exc()
-            if fault != self._preface_fault:
-                self._preface_fault = fault
-                self._report(Report(f"where the run stands can't be told to consumers:\n{fault}", logging.ERROR))
+            self._report_once(
+                f"where the run stands can't be told to consumers:\n{traceback.format_exc()}", logging.ERROR
+            )
             return otherwise
 
+    def _report_once(self, text: str, level: int) -> None:
+        if self._said.get(level) != text:
+            self._said[level] = text
+            self._report(Report(text, level))
+
+    def _say_untold(self) -> None:
+        if untold := self._preface.untold:
+            advice = "raise max_line_bytes if the consumer takes longer lines, or give units shorter names"
+            self._report_once(f"the graph is not told to consumers: its {untold}; {advice}", logging.WARNING)
+
+    def _recovered(self, start: int) -> list[tuple[int, bytes]]:
+        """What earlier writers have left: it is observed, or returned if it belongs to gaps behind the line `start`."""
+        dropped = []
+        for record in sorted(self._journal.records(), key=lambda record: record.number):
+            if record.number <= start:
+                self._preface.observe(record.lines)
+            elif record.kind is Kind.DROPPED:
+                dropped.append((record.number, record.lines))
+        return dropped
+
     def _observe_resolved(self) -> None:
-        for batch in self._backlog.take_resolved():
-            self._guarded(partial(self._preface.observe, batch), otherwise=None)
+        records = []
+        for lines, of_gap, number in self._backlog.take_resolved():
+            told = self._guarded(partial(self._preface.observe, lines), otherwise=b"")
+            if told and not of_gap:  # those are in the journal
+                records.append(Record(Kind.READ, number, told))
+        if records:
+            self._guarded(partial(self._write_journal, records), otherwise=None)
+
+    def _write_journal(self, records: list[Record]) -> None:
+        self._journal.append(records)
+        if self._journal.is_long:
+            gaps = [Record(Kind.DROPPED, number, lines) for number, lines in self._backlog.gaps()]
+            self._journal.begin_anew([Record(Kind.READ, records[-1].number, self._preface.digest()), *gaps])
 
     def _publish(self) -> None:
         ledger, backlog = self._ledger, self._backlog

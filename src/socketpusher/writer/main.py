@@ -23,7 +23,7 @@ def main() -> None:
                 with suppress(OSError):
                     os.close(int(fd))
     with socket.socket(fileno=os.dup(0)) as source:
-        _, (spec, *files), _, _ = socket.recv_fds(source, 1, 8)
+        _, (spec, *files), _, _ = socket.recv_fds(source, 1, 16)
     with open(spec, "rb") as file:
         file.seek(0)
         data = file.read()

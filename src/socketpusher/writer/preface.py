@@ -1,25 +1,26 @@
 """What every connection begins with, so that its consumer knows where the run stands. Pure: lines in, lines out.
 
-A connection begins with the event `graph`, if the host has set one, and, in the middle of a run, with `orch.started`
-as it was sent, both with every unit as it stands. That is: as it stands before the first event that will follow, so
-it is told the events that have left the backlog, read or dropped, and not those that wait.
+A connection begins with the event `graph`, if a graph is known, with every unit as it stands. Then come, as they were
+sent, the last `orch.started` and the last events of each unit, which lead a consumer that begins with nothing to where
+one is that was there from the start. That is: before the first event that will follow, so the preface is told what was
+read or given up, and not what waits.
+
+The graph may come from the host, or in an `orch.started`, or not at all. One that is too long for a line is thinned.
 """
 
 import sys
-from collections.abc import Iterator, MutableSequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import orjson
 
 from ..channel.batch import Batch
 from ..conversion import plain
 from ..events import Event, EventType
-from ..graph import GraphPayload, graph_in, thinned
-from ..run_state import RELEVANT, Progress
-from ..wire import DecodeError, encode, parse
+from ..graph import GraphPayload, ever_thinner, graph_in, with_edges_reversed
+from ..run_state import Digest, RunState, event_on, relevant_lines
+from ..wire import RETAINED_BYTES, encode
 
 _STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
-_RELEVANT = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
 
 
 class Preface:
@@ -29,101 +30,115 @@ class Preface:
         graph: The payload of the `graph` event, or None if the host has set none.
         parallelism: How many units may run at a time.
         max_line_bytes: The limit on a line, in bytes with its newline.
-        cells: Where the states of the units are kept, see `Progress`; what an earlier writer has left there holds.
-        started: The line of the last `orch.started` that an earlier writer was given, or b"".
     """
 
-    def __init__(
-        self,
-        graph: GraphPayload | None,
-        parallelism: int,
-        max_line_bytes: int,
-        cells: MutableSequence[int] | memoryview | None = None,
-        started: bytes = b"",
-    ) -> None:
-        self._graph = graph = None if graph is None else _as_encoded(graph)
-        self._parallelism = _as_encoded(parallelism)
+    def __init__(self, graph: GraphPayload | None, parallelism: int, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
-        self._progress = None if graph is None else Progress(graph, cells)
-        self._started = started  # the line, without its graph if the host left that to us
+        self.untold = ""  # what does not fit into a line, for the log
+        # For a run that brings no graph: where lines come in, and where they are observed.
+        self._incoming = self._observed = plan = Plan(_as_encoded(graph), _as_encoded(parallelism))
+        self._state = None if plan.graph is None else RunState(plan.graph)
+        self._digest = Digest()
 
     def lines(self) -> bytes:
-        """The lines that a connection begins with; nothing if no graph is known."""
-        lines = b""
-        if self._progress is None:
-            return lines
-        standing = self._progress.payload()
-        if self._graph is not None:
-            line = encode(Event("graph", payload=standing), max_line_bytes=sys.maxsize)
-            if len(line) > self._max_line_bytes:
-                line = encode(Event("graph", payload=thinned(standing)), max_line_bytes=self._max_line_bytes)
-            lines += line
-        if self._started and self._progress.running:
-            lines += self._with_graph(self._started, standing)
-        return lines
+        """The lines that a connection begins with; nothing if nothing is known."""
+        graph = b"" if self._state is None else self._graph_line(self._state.payload())
+        return graph + b"".join(self._digest.lines())
 
     def fill_in_graph(self, batch: Batch) -> Batch:
         """The batch, every `orch.started` in it filled in with the graph."""
-        if self._graph is None or not batch.has_line(_STARTED):
+        if not batch.has_line(_STARTED):
             return batch
-        graph = self._graph
         lines = batch.data.split(b"\n")[:-1]
-        filled = (self._filled_in(line, graph) if line.startswith(_STARTED) else line + b"\n" for line in lines)
+        filled = (self._filled_in(line) if line.startswith(_STARTED) else line + b"\n" for line in lines)
         return Batch(batch.first, batch.end, b"".join(filled))
 
-    def observe(self, batch: Batch) -> None:
-        """These lines have left the backlog."""
-        if self._progress is None and not batch.has_line(_STARTED):
-            return
-        for number, line in enumerate(batch.data.split(b"\n")[:-1], batch.first):
-            if line.startswith(_RELEVANT) and (event := _parsed(line)):
-                if event["type"] == EventType.ORCH_STARTED:
-                    self._on_started(number, line, graph_in(event.get("payload")))
-                elif self._progress is not None:
-                    self._progress.apply(number, event)
+    def observe(self, data: bytes) -> bytes:
+        """These lines were read or given up. Returns those that change anything."""
+        relevant = relevant_lines(data)
+        for line in relevant:
+            event = event_on(line)
+            self._digest.add(line, event)
+            if event.get("type") == EventType.ORCH_STARTED:
+                self._on_started(event.get("payload"))
+            elif self._state is not None:
+                self._state.apply(event)
+        return b"".join(relevant)
 
-    def _on_started(self, number: int, line: bytes, graph: GraphPayload | None) -> None:
-        self._started = line + b"\n"
-        if self._graph is None and graph is not None:
-            self._progress = Progress(graph)
-        if self._progress is not None:
-            self._progress.begin(number, graph)
+    def digest(self) -> bytes:
+        """The lines from which another writer knows the same, once it observes them."""
+        return b"".join(self._digest.lines())
 
-    def _filled_in(self, line: bytes, graph: GraphPayload) -> bytes:
-        event = _parsed(line)
-        payload = event.get("payload", {})
-        if not isinstance(payload, dict) or payload.get("graph") is not None or not event:
+    def _on_started(self, payload: Any) -> None:
+        self._observed = self._observed.after(payload)
+        own = graph_in(payload)
+        graph = self._observed.graph if own is None else with_edges_reversed(own)
+        self._state = None if graph is None else RunState(graph)
+
+    def _graph_line(self, standing: GraphPayload) -> bytes:
+        for thin in ever_thinner(standing):
+            line = encode(Event("graph", payload=thin), max_line_bytes=sys.maxsize)
+            if len(line) <= self._max_line_bytes:
+                if thin["nodes"] is not standing["nodes"]:
+                    self._state = RunState(thin)  # so that it is not tried in vain again
+                return line
+        self._note_untold(standing)
+        return encode(Event("graph", payload=f"<payload left out: {self.untold}>"))
+
+    def _filled_in(self, line: bytes) -> bytes:
+        event = event_on(line)
+        payload = event.get("payload")
+        if not event or not (payload is None or isinstance(payload, dict)):
             return line + b"\n"
-        return self._with_graph(line, graph)
-
-    def _with_graph(self, line: bytes, graph: GraphPayload) -> bytes:
-        """The line of an `orch.started`, with this graph if that fits, and with the numbers that belong to it."""
-        wire = orjson.loads(line)
-        behind = {key: wire.pop(key) for key in ("error", "id") if key in wire}
-        payload = wire.get("payload")
-        known = {"unit_count": len(graph["nodes"]), "parallelism": self._parallelism}
-        mine = payload if isinstance(payload, dict) else {}
-        for told in _ever_smaller_graphs(graph):
-            wire["payload"] = {**known, **mine, **told}
-            filled = orjson.dumps({**wire, **behind}, option=orjson.OPT_APPEND_NEWLINE)
-            if len(filled) <= self._max_line_bytes:
+        self._incoming = self._incoming.after(payload)
+        graph, parallelism = self._incoming
+        if payload is not None and payload.get("graph") is not None:
+            return line + b"\n"
+        if graph is None:
+            return line + b"\n" if payload is not None else _line({**event, "payload": {}})
+        known = {"unit_count": len(graph["nodes"]), "parallelism": parallelism, **(payload or {})}
+        limit = self._max_line_bytes - RETAINED_BYTES  # for it may be told again
+        for thin in ever_thinner(with_edges_reversed(graph)):
+            filled = _line({**event, "payload": {**known, "graph": thin}})
+            if len(filled) <= limit:
                 return filled
-        return line.rstrip(b"\n") + b"\n"
+        self._note_untold(graph)
+        filled = _line({**event, "payload": known})
+        return filled if len(filled) <= limit else line + b"\n"
+
+    def _note_untold(self, graph: GraphPayload) -> None:
+        self.untold = f"{len(graph['nodes'])} units do not fit into a line of {self._max_line_bytes} bytes"
 
 
-def _ever_smaller_graphs(graph: GraphPayload) -> Iterator[dict[str, GraphPayload]]:
-    """What to tell of the graph, until the line is short enough."""
-    yield {"graph": graph}
-    yield {"graph": thinned(graph)}
-    yield {}
+class Plan(NamedTuple):
+    """What a run begins with that brings no graph of its own."""
+
+    graph: GraphPayload | None
+    parallelism: Any
+
+    def after(self, payload: Any) -> "Plan":
+        """The same after the begin of a run with this payload: its graph is the next run's, all pending."""
+        own = graph_in(payload)
+        if own is not None:
+            given = cast(list[dict[str, Any]], own["nodes"])
+            nodes = [{key: node[key] for key in node if key not in _STANDING} for node in given]
+            graph = {**with_edges_reversed(own), "nodes": nodes}
+            return Plan(cast(GraphPayload, graph), payload.get("parallelism", self.parallelism))
+        left = payload.get("graph") if isinstance(payload, dict) else None
+        too_long = isinstance(left, dict) and left.get("nodes") == []  # as `encode` leaves it
+        return self._replace(graph=None) if too_long else self
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
-    try:
-        return parse(line)
-    except DecodeError:
-        return {}
+_STANDING = ("status", "completed_tasks")
+
+
+_LAST_KEYS = ("payload", "error", "id")
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    """The line of an event, its keys in the order of the wire."""
+    first = {key: value for key, value in event.items() if key not in _LAST_KEYS}
+    return orjson.dumps({**first, **{key: event[key] for key in _LAST_KEYS if key in event}}) + b"\n"
 
 
 def _as_encoded(value: Any) -> Any:

@@ -9,6 +9,7 @@ import traceback
 from contextlib import suppress
 
 from ..channel.descriptors import Descriptor, read_whole
+from ..channel.journal import Journal
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
 from ..channel.queue import QueueReader
@@ -25,16 +26,17 @@ def serve(data: bytes, files: list[int]) -> None:
     for signum in held:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-    queue, wakeups, reports, ledger_file, graph, *host = files
+    queue, wakeups, reports, ledger_file, one, other, graph, *host = files
     try:
         spec = WriterSpec.decode(data)
         _keep_memory_flat()
         os.chdir(spec.directory)
         from .loop import Writer  # here, so that what goes wrong while it is imported is reported
 
-        ledger = Ledger(spec.slots, Descriptor(ledger_file))
+        ledger = Ledger(Descriptor(ledger_file))
+        journal = Journal(ledger, (Descriptor(one), Descriptor(other)))
         known = json.loads(read_whole(graph))
-        writer = Writer(spec, known, QueueReader(queue), wakeups, reports, ledger, host[0] if host else None)
+        writer = Writer(spec, known, QueueReader(queue), wakeups, reports, ledger, journal, host[0] if host else None)
         os.write(reports, Report(ready=True).encode())
         writer.run()
     except Exception:
