@@ -5,12 +5,14 @@ import gc
 import itertools
 import multiprocessing
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher.channel.batch import Batch
+from socketpusher.channel.descriptors import write_now
 from socketpusher.channel.queue import BatchQueue, Frame, QueueReader
 
 SIZES = st.lists(st.integers(1, 5) | st.sampled_from([60_000, 130_000, 300_000, 2_000_000]), min_size=1, max_size=6)
@@ -97,31 +99,28 @@ def test_a_signal_handler_that_puts_the_same_frame_meanwhile_takes_the_turn() ->
     queue.close()
 
 
-def test_whoever_was_about_to_write_when_the_queue_was_closed_writes_nothing(tmp_path) -> None:
+def test_whoever_was_about_to_write_when_the_queue_was_closed_writes_nothing(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file of the host may have the number by then."""
     queue = BatchQueue()
-    (frame,) = frames_of([10])
-    number = queue.writer.fileno()
     opened = []
 
-    class ClosedMeanwhile:
-        def fileno(self) -> int:
-            return number
+    def closed_meanwhile(fd: int, data: bytes, offset: int) -> Iterator[int]:
+        write = write_now(fd, data, offset)
+        queue.close()
+        while not opened or opened[-1].fileno() < fd:
+            opened.append(open(tmp_path / str(len(opened)), "w+b", buffering=0))  # noqa: SIM115
+        return write
 
-        def intact(self) -> bool:
-            queue_writer_intact = queue_writer.intact()
-            queue.writer = queue_writer
-            queue.close()
-            while not opened or opened[-1].fileno() < number:
-                opened.append(open(tmp_path / str(len(opened)), "w+b", buffering=0))  # noqa: SIM115
-            return queue_writer_intact
-
-    queue_writer = queue.writer
-    queue.writer = ClosedMeanwhile()  # type: ignore[assignment]
-    assert not queue.put(frame)
-    assert [os.path.getsize(file.name) for file in opened] == [0] * len(opened)
+    monkeypatch.setattr("socketpusher.channel.queue.write_now", closed_meanwhile)
+    (frame,) = frames_of([10])
+    all_written = queue.put(frame)
+    sizes = [os.path.getsize(file.name) for file in opened]
     for file in opened:
         file.close()
+    assert not all_written
+    assert sizes == [0] * len(opened)
 
 
 def test_the_end_of_every_process_that_could_write_is_the_end_of_the_queue() -> None:

@@ -5,6 +5,8 @@ import gc
 import signal
 import threading
 
+import pytest
+
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.host import outbox as outbox_module
 from support.consumer import Consumer
@@ -131,6 +133,26 @@ def test_a_finalizer_may_flush_in_the_middle_of_an_emit(bus: Bus, consumer: Cons
         stats = pusher.stats()
     assert (stats.emitted, stats.sent, stats.pending) == (emitted, emitted, 0)
     assert consumer.wait_for_tasks(emitted) == list(range(1, emitted + 1))
+
+
+def test_a_flush_in_a_signal_handler_that_has_interrupted_an_emit_sends_what_that_had_in_hand(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emit holds the lock of the outbox until the handler returns, so the pusher's thread can't do it."""
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        supervisor = pusher._supervisor
+        assert supervisor is not None
+        outbox, flushed = supervisor.outbox, []
+
+        def interrupted(batch, real=outbox._joined):
+            if outbox.interrupted() and not flushed:
+                flushed.append(None)
+                flushed[0] = pusher.flush(5)
+            return real(batch)
+
+        monkeypatch.setattr(outbox, "_joined", interrupted)
+        wait_for(lambda: bus.emit(Event("x")) or flushed)
+        assert flushed == [True]
 
 
 def test_a_handler_of_the_same_bus_may_emit(bus: Bus, consumer: Consumer) -> None:

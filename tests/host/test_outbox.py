@@ -138,6 +138,22 @@ def test_a_full_queue_makes_the_outbox_refuse_and_room_makes_it_take_again(
     assert (outbox.mode, outbox.accepted()) == (Mode.OPEN, accepted + 1)
 
 
+def test_an_outbox_that_has_refused_takes_events_again_when_half_of_its_room_is_free(
+    ledger: Ledger, outbox: Outbox, queue: Queue
+) -> None:
+    line = b"x" * 9 + b"\n"
+    outbox.in_flight_limit = outbox._accept_limit = 100
+    while outbox.mode is Mode.OPEN:
+        outbox.accept(line)
+    accepted = outbox.accepted()
+    ledger.received_offset = 10 * accepted - 60
+    outbox.accept(line)
+    assert (outbox.mode, outbox.accepted()) == (Mode.REFUSING, accepted)
+    ledger.received_offset += 10
+    outbox.accept(line)
+    assert (outbox.mode, outbox.accepted()) == (Mode.OPEN, accepted + 1)
+
+
 def test_a_line_larger_than_all_limits_is_taken_when_nothing_waits(outbox: Outbox, queue: Queue) -> None:
     outbox.in_flight_limit = outbox._accept_limit = 1
     outbox.accept(b"x" * 20_000_000 + b"\n")

@@ -83,6 +83,21 @@ def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
     assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 45)
 
 
+def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: list[Loop]) -> None:
+    loops.append(loop := Loop(buffer_size=10))
+    loop.put(*[b"x"] * 11)
+    loop.writer._enforce_bounds()
+    assert b"does not keep up" in (drain(loop.reports) or b"")
+    backlog = loop.writer._backlog
+    backlog.connection_made(b"")
+    backlog.data_sent(len(b"x\n" * 4), memory=0)
+    loop.writer._enforce_bounds()
+    assert (backlog.waiting, drain(loop.reports)) == (6, None)
+    backlog.data_sent(len(b"x\n"), memory=0)
+    loop.writer._enforce_bounds()
+    assert b"keeps up again; 1 events dropped" in (drain(loop.reports) or b"")
+
+
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
 def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
     loops.append(loop := Loop(buffer_size=1000, buffer_bytes=1, overflow=overflow))
