@@ -1,6 +1,7 @@
 """What a pusher promises beyond the specification's own tests."""
 
 import gc
+import math
 import os
 import pathlib
 import socket
@@ -14,7 +15,7 @@ import pytest
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
 from support.consumer import Consumer
 from support.leftovers import writers
-from support.waiting import wait_for
+from support.waiting import is_running, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -417,6 +418,22 @@ def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Co
     assert len(consumer.wait_for_tasks(stats.sent)) == stats.sent
 
 
+def test_close_ends_the_writer_itself_when_something_holds_the_thread_of_the_pusher_up(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.start()
+    may_end = threading.Event()
+    monkeypatch.setattr(pusher._supervisor, "_turn", lambda: may_end.wait(60))
+    pid = pusher.stats().writer_pid
+    assert pid is not None
+    try:
+        pusher.close(0)
+        assert not is_running(pid)
+    finally:
+        may_end.set()
+
+
 def test_an_exception_in_the_with_block_is_the_callers_and_the_events_arrive(bus: Bus, consumer: Consumer) -> None:
     with (
         pytest.raises(ZeroDivisionError),
@@ -445,17 +462,39 @@ def test_an_idle_writer_uses_no_cpu_and_wakes_for_nothing(bus: Bus, consumer: Co
 
 
 def test_the_writer_has_nothing_open_but_its_own(bus: Bus, consumer: Consumer) -> None:
-    with (
-        open(consumer.path + ".txt", "w") as file,
-        SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher,
-    ):
-        links = {link.readlink() for link in pathlib.Path(f"/proc/{pusher.stats().writer_pid}/fd").iterdir()}
+    """Not even what the host has left open to its children."""
+    with open(consumer.path + ".txt", "w") as file:
+        os.set_inheritable(file.fileno(), True)
+        with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+            links = {link.readlink() for link in pathlib.Path(f"/proc/{pusher.stats().writer_pid}/fd").iterdir()}
         names = {str(link) for link in links}
         assert file.name not in names
         assert {name for name in names if name.startswith("/") and name not in ("/dev/null", "/dev/urandom")} == {
             "/memfd:socketpusher (deleted)"
         }
     os.unlink(file.name)
+
+
+def test_what_is_left_behind_just_before_the_thread_of_the_pusher_falls_asleep_is_sent(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever emits at that moment finds it awake, and does not wake it."""
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        supervisor = pusher._supervisor
+        assert supervisor is not None
+        outbox, emitted = supervisor.outbox, []
+
+        def emitted_behind(put_rest=outbox.put_rest):
+            all_put = put_rest()
+            if all_put and not outbox.asleep and not emitted:
+                emitted.append(1)
+                outbox._write_at = math.inf  # the line is left behind
+                bus.emit(Event("x", task=1))
+            return all_put
+
+        monkeypatch.setattr(outbox, "put_rest", emitted_behind)
+        supervisor.wake()
+        assert consumer.wait_for_tasks(1, timeout=10) == [1]
 
 
 def test_flush_in_many_threads_returns_to_each(bus: Bus, consumer: Consumer) -> None:
