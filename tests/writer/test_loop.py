@@ -8,7 +8,7 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
-from socketpusher.channel.descriptors import drain, pipe
+from socketpusher.channel.descriptors import drain, nudge, pipe
 from socketpusher.channel.journal import Journal, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
@@ -22,14 +22,14 @@ class Loop:
 
     def __init__(self, **config) -> None:
         self.files = [*pipe(), *pipe(), *pipe()]
-        queue, self.queue, wakeups, _, self.reports, reports = self.files
+        queue, self.queue, self.wakeups, self.waker, self.reports, reports = self.files
         self.ledger = Ledger()
         given = {"socket_path": "/nowhere/s", **config}
         spec = WriterSpec([], "/", given, 1, 0, 0, 0, 0, 0)
         reader = QueueReader(queue.fileno())
         self.files += (files := journal_files())
         journal = Journal(self.ledger, files)
-        self.writer = Writer(spec, None, reader, wakeups.fileno(), reports.fileno(), self.ledger, journal, None)
+        self.writer = Writer(spec, None, reader, self.wakeups.fileno(), reports.fileno(), self.ledger, journal, None)
         self.end = self.offset = 0
 
     def put(self, *lines: bytes) -> None:
@@ -190,8 +190,56 @@ def test_a_consumer_that_reads_too_little_for_another_write_is_alive(loops: list
     loops.append(loop := Loop(buffer_size=5))
     loop.put(*[b"x"] * 50)
     loop.writer._connection = connection = Reading()  # type: ignore[assignment]
+    loop.writer._state = State.CONNECTED
     loop.writer._on_blocked(connection)  # type: ignore[arg-type]
     loop.writer._idle_since -= BLOCKED_GRACE
     loop.writer._on_blocked(connection)  # type: ignore[arg-type]
     loop.writer._enforce_bounds()
     assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (50, 0)
+
+
+def test_what_a_consumer_reads_while_the_socket_takes_nothing_is_settled(loops: list[Loop]) -> None:
+    class Reading:
+        last_unread = 2000
+
+        def unread_memory(self) -> int:
+            self.last_unread = 1000
+            return self.last_unread
+
+    loops.append(loop := Loop())
+    loop.put(b"x", b"x", b"x")
+    backlog = loop.writer._backlog
+    backlog.connection_made(b"")
+    for _ in range(2):
+        backlog.data_sent(len(b"x\n"), memory=1000)
+    assert backlog.settled == 0
+    loop.writer._on_blocked(Reading())  # type: ignore[arg-type]
+    assert backlog.settled == 1
+
+
+def test_a_wait_may_be_longer_than_poll_takes(loops: list[Loop]) -> None:
+    loops.append(loop := Loop())
+    nudge(loop.waker)
+    loop.writer._wait(time.monotonic() + 1e10)
+    assert drain(loop.wakeups) is None
+
+
+def test_whoever_sees_that_lines_are_sent_sees_all_other_numbers_of_them(
+    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush waits for `unsent`, and its caller asks for the others."""
+    seen = []
+    watched = property(None, lambda ledger, unsent: seen.append((unsent, numbers(ledger))))
+    monkeypatch.setattr(Ledger, "unsent", watched, raising=False)  # its own can't be asked for without a ledger
+    loops.append(loop := Loop())
+    loop.put(b"x")
+    loop.writer._backlog.connection_made(b"")
+    loop.writer._backlog.data_sent(len(b"x\n"), memory=0)
+    loop.writer._backlog.peer_unread(0)
+    seen.clear()
+    loop.writer._publish()
+    assert seen == [(1, (1, 1, 1, 0))]
+
+
+def numbers(ledger: Ledger) -> tuple[int, int, int, int]:
+    return ledger.sent, ledger.settled, ledger.high_water, ledger.resent
