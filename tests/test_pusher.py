@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import pathlib
+import signal
 import socket
 import stat
 import sys
@@ -15,7 +16,7 @@ import pytest
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
 from support.consumer import Consumer
 from support.leftovers import writers
-from support.waiting import is_running, wait_for
+from support.waiting import is_running, stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -418,6 +419,24 @@ def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Co
     assert len(consumer.wait_for_tasks(stats.sent)) == stats.sent
 
 
+def test_a_close_may_have_any_time_for_what_waits(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer.stall()
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1000)) as pusher:
+        for number in range(1000):
+            bus.emit(Event("x", task=number, payload="x" * 1000))
+        closing = threading.Thread(target=pusher.close, args=(1e10,))
+        closing.start()
+        supervisor = pusher._supervisor
+        assert supervisor is not None
+        wait_for(lambda: supervisor.ledger.close_deadline)
+        consumer.go_on()
+        wait_for(lambda: not closing.is_alive(), timeout=10)
+    assert consumer.wait_for_tasks(1000) == list(range(1000))
+    assert caplog.text == ""
+
+
 def test_close_ends_the_writer_itself_when_something_holds_the_thread_of_the_pusher_up(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +492,35 @@ def test_the_writer_has_nothing_open_but_its_own(bus: Bus, consumer: Consumer) -
             "/memfd:socketpusher (deleted)"
         }
     os.unlink(file.name)
+
+
+def test_a_flush_returns_though_a_later_one_still_waits(bus: Bus, consumer: Consumer) -> None:
+    consumer.stall()
+    config = PusherConfig(socket_path=consumer.path, buffer_size=1000, write_timeout=60)
+    with SocketPusher(bus, config) as pusher:
+        supervisor = pusher._supervisor
+        pid = pusher.stats().writer_pid
+        assert supervisor is not None
+        assert pid is not None
+        flushed = []
+        flushes = [threading.Thread(target=lambda: flushed.append(pusher.flush(60))) for _ in range(2)]
+        stop(pid)
+        bus.emit(Event("x"))
+        flushes[0].start()
+        wait_for(lambda: supervisor._flush_targets == [1])
+        for _ in range(400):
+            bus.emit(Event("x", payload="x" * 1000))  # more than the socket takes, less than the queue
+        flushes[1].start()
+        wait_for(lambda: supervisor._flush_targets == [1, 401])
+        os.kill(pid, signal.SIGCONT)
+        try:
+            wait_for(lambda: flushed, timeout=10)
+            assert pusher.stats().pending > 0
+        finally:
+            consumer.go_on()
+            for flush in flushes:
+                flush.join()
+        assert flushed == [True, True]
 
 
 def test_what_is_left_behind_just_before_the_thread_of_the_pusher_falls_asleep_is_sent(

@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from itertools import starmap
 from typing import Any
 
-from .clock import LONGEST_WAIT
-
 _libc: Any = None
 try:
     import ctypes
@@ -169,7 +167,7 @@ def process_descriptor(pid: int) -> Descriptor | None:
 
 def wait(readable: list[int], writable: list[int], seconds: float | None) -> set[int]:
     """Sleep until one of the descriptors can be read or written, is closed, or so many seconds have passed."""
-    timeout = None if seconds is None else min(max(0.0, seconds), LONGEST_WAIT)
+    timeout = None if seconds is None else max(0.0, seconds)
     if not hasattr(select, "poll"):  # eventlet takes it away
         ready = select.select(readable, writable, [], timeout)
         return {*ready[0], *ready[1]}
