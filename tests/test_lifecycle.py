@@ -1,11 +1,13 @@
 """From where a pusher can be started, and how it ends, however its host ends."""
 
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
 
+from socketpusher import Bus, PusherConfig, SocketPusher
 from support import producer_script
 from support.consumer import Consumer
 from support.waiting import is_running, wait_for
@@ -17,6 +19,16 @@ with pusher:
     pid = pusher.stats().writer_pid
 print(pid)
 """
+
+
+@pytest.mark.parametrize("name", ["PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME"])
+def test_what_makes_an_interpreter_say_what_it_imports_does_not_fill_the_log(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)):
+        pass
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("how", ["file", "command", "input", "module"])
@@ -37,6 +49,17 @@ with pusher:
     print("numpy" in maps)
 """
     assert producer_script.run(lines, consumer.path) == (0, "False\n", "")
+
+
+def test_the_writer_does_not_import_tornado_which_tenacity_would_where_it_is(consumer: Consumer, tmp_path) -> None:
+    """It takes time at each start, and whatever it does there is done in the writer."""
+    for name in ("orjson", "tenacity"):
+        os.symlink(os.path.dirname(importlib.import_module(name).__file__ or ""), tmp_path / name)
+    (tmp_path / "tornado.py").write_text("raise ZeroDivisionError")
+    before = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+    code, _output, errors = producer_script.run(SEND_THREE, consumer.path, before=before)
+    assert (code, errors) == (0, "")
+    assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
 
 def test_a_host_with_threads_that_start_processes_is_left_alone(consumer: Consumer) -> None:

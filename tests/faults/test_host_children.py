@@ -56,6 +56,25 @@ print(seen)
     assert (code, output) == (0, "[None, None, None, None]\n"), errors
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process takes in orphans")
+def test_a_host_that_takes_in_orphans_has_no_zombie_of_a_writer_left(consumer: Consumer) -> None:
+    """As one that is process 1 of a container."""
+    lines = f"""{HELPERS}
+import ctypes
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+pusher.start()
+kill_writer()
+pusher.close()
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("no child")
+"""
+    code, output, errors = producer_script.run(lines, consumer.path)
+    assert (code, output) == (0, "no child\n"), errors
+
+
 def test_a_thread_that_asks_for_active_children_disturbs_no_start_and_no_close(consumer: Consumer) -> None:
     lines = f"""{HELPERS}
 stop = False

@@ -194,13 +194,19 @@ os.chdir("/")
 def test_relative_entries_of_sys_path_mean_what_they_meant_when_the_package_was_imported(
     consumer: Consumer, tmp_path, where: str
 ) -> None:
-    """Without `site`, the package and its dependencies are found by these entries only."""
+    """Without `site`, the package and its dependencies are found by these entries only; one of them is an archive."""
     import orjson
+    import tenacity
 
     os.symlink(SOURCE, tmp_path / "lib")
-    os.symlink(os.path.dirname(os.path.dirname(orjson.__file__)), tmp_path / "site")
+    shutil.make_archive(
+        str(tmp_path / "tenacity"), "zip", os.path.dirname(os.path.dirname(tenacity.__file__)), "tenacity"
+    )
+    os.mkdir(tmp_path / "site")
+    os.symlink(os.path.dirname(orjson.__file__), tmp_path / "site" / "orjson")
     moved = {"after start": "pusher.start()\nos.chdir('/')", "before start": "os.chdir('/')\npusher.start()"}[where]
-    code = f"import sys\nsys.path[:0] = ['lib', 'site']\n{producer_script.PROLOGUE}{HELPERS}{moved}{EMIT_AND_KILL}"
+    before = "import sys\nsys.path[:0] = ['tenacity.zip', 'lib', 'site']\n"
+    code = f"{before}{producer_script.PROLOGUE}{HELPERS}{moved}{EMIT_AND_KILL}"
     environment = {**os.environ, "SOCKET": consumer.path}
     environment.pop("PYTHONPATH", None)
     ended = subprocess.run(

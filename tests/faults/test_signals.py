@@ -85,6 +85,22 @@ print("done", flush=True)
     assert (code, output) == (0, "done\n"), errors
 
 
+def test_a_host_that_waits_for_a_signal_gets_it(consumer: Consumer) -> None:
+    """A thread that does not hold it back would get it, and the default of most signals ends the process."""
+    lines = f"""{HELPERS}
+pusher.start()
+emit(1)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+for _ in range(20):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.sigtimedwait([signal.SIGUSR1], 10).si_signo == signal.SIGUSR1
+pusher.close()
+print("done")
+"""
+    code, output, errors = producer_script.run(lines, consumer.path)
+    assert (code, output) == (0, "done\n"), errors
+
+
 # Closing while `start` waits
 
 

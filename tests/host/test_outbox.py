@@ -249,6 +249,24 @@ def test_an_interrupt_while_the_thread_is_woken_does_not_let_it_sleep_on(
     assert woken
 
 
+def test_an_interrupted_put_wakes_the_thread_which_puts_what_was_in_hand(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[None] = []
+
+    def put(frame: Frame) -> bool:
+        raise KeyboardInterrupt
+
+    outbox = Outbox(ledger, PusherConfig(), lambda: woken.append(None), logger.log)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(queue, "put", put)
+        outbox.push(Event("x"))
+    assert woken
+    assert outbox.put_rest()
+    assert len(queue.lines()) == 1
+
+
 @pytest.mark.parametrize("step", ["_batch_length", "_joined", "_queue"])
 def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
     outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, step: str
