@@ -224,6 +224,20 @@ def test_a_start_that_fails_when_the_process_runs_ends_the_process(bus: Bus, con
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
 
 
+def test_a_start_for_which_the_system_has_no_thread_says_so_and_may_be_repeated(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="can't start new thread"):
+        patched.setattr(threading.Thread, "start", start)
+        pusher.start()
+    with pusher:
+        assert pusher.connected
+
+
 def test_a_bus_is_unsubscribed_from_once(consumer: Consumer) -> None:
     unsubscribed = []
 

@@ -284,6 +284,37 @@ def test_interrupts_of_a_forked_child_that_emits_lose_and_repeat_nothing_else(co
     assert len(tasks) == len(set(tasks))
 
 
+def test_what_the_host_has_still_to_log_when_it_forks_is_not_logged_by_the_child(consumer: Consumer) -> None:
+    lines = f"""{FORK}
+import logging
+class Slow(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+        may_go_on.wait(60)
+said, may_go_on = [], threading.Event()
+logging.getLogger("socketpusher").addHandler(Slow())
+say = pusher._supervisor._say
+say(logging.WARNING, "first")
+while not said:
+    time.sleep(0.001)
+say(logging.WARNING, "second")
+pid = os.fork()
+if pid == 0:
+    may_go_on.set()
+    say(logging.WARNING, "of the child")
+    while "of the child" not in said:
+        time.sleep(0.001)
+    print(said, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+may_go_on.set()
+pusher.close()
+print(said)
+"""
+    code, output, errors = producer_script.run(lines, consumer.path)
+    assert (code, output) == (0, "['first', 'of the child']\n['first', 'second']\n"), errors
+
+
 def test_flush_waits_for_what_a_forked_child_has_handed_over_before(bus, consumer: Consumer) -> None:
     """A host that has waited for its child may end right after a flush."""
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:

@@ -62,19 +62,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     wait_for(lambda: not is_running(output))
 
 
-def test_a_writer_ends_though_a_forked_child_of_its_dead_host_lives(consumer: Consumer) -> None:
-    """The child has inherited the host's ends of every pipe, so none of them tells of the host's death."""
-    lines = """
-import warnings
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
+def test_a_writer_ends_though_a_forked_child_of_its_dead_host_lives(consumer: Consumer, fork: str) -> None:
+    """The child has inherited the host's ends of every pipe. One that C has forked keeps them open, so none of them
+    tells of the host's death."""
+    lines = f"""
+import ctypes, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 pusher.start()
 bus.emit(Event("x", task=1))
 pusher.flush()
-child = os.fork()
+child = {fork}
 if child == 0:
-    from multiprocessing import resource_tracker  # which has the host's streams open, and lives as long as this child
-    for fd in (1, 2, resource_tracker._resource_tracker._fd):
-        os.close(fd)
+    os.close(1)
+    os.close(2)
     time.sleep(3600)
     os._exit(0)
 print(pusher.stats().writer_pid, child, flush=True)
@@ -84,6 +85,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     writer, child = output.split()
     try:
         wait_for(lambda: not is_running(writer))
+        assert is_running(child)
     finally:
         os.kill(int(child), signal.SIGKILL)
     assert consumer.wait_for_tasks(1) == [1]

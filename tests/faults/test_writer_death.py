@@ -15,7 +15,9 @@ from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
 from socketpusher import pusher as pusher_module
 from socketpusher.host import writer_handle
 from socketpusher.host.writer_handle import WriterHandle
+from support import producer_script
 from support.consumer import Consumer
+from support.hostile import HELPERS
 from support.waiting import is_running, stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
@@ -271,6 +273,26 @@ def test_a_writer_that_is_killed_with_a_full_pipe_leaves_no_trace_in_the_log(
             bus.emit(Event("x", payload="x" * 1000))  # more than the pipe takes
         kill_writer(pusher)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_writer_that_is_killed_does_not_end_a_host_with_the_default_of_sigpipe(consumer: Consumer) -> None:
+    lines = f"""{HELPERS}
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+pusher.start()
+outbox, writer = pusher._supervisor.outbox, pusher._supervisor._writer
+detach, outbox.detach = outbox.detach, lambda: False  # the thread has not noticed yet
+os.kill(writer.pid, signal.SIGKILL)
+until(lambda: not running(writer.pid), "the end of the writer")
+outbox._write_at = 0.0  # it is put at once
+emit(1)
+writer.nudge()
+outbox.detach = detach
+assert pusher.flush(30)
+print(pusher.stats().writer_restarts)
+"""
+    code, output, errors = producer_script.run(lines, consumer.path)
+    assert (code, output) == (0, "1\n"), errors
+    assert consumer.wait_for_tasks(1) == [0]
 
 
 def test_a_writer_that_died_is_noticed_though_a_forked_child_holds_its_pipe(

@@ -267,6 +267,25 @@ def test_an_interrupted_put_wakes_the_thread_which_puts_what_was_in_hand(
     assert len(queue.lines()) == 1
 
 
+def test_an_emit_that_goes_on_in_a_forked_child_does_not_wait_for_the_lock_of_the_host(outbox: Outbox) -> None:
+    """A signal handler forks just before the emit takes it, while the pusher's thread has it."""
+
+    class LockOfTheHost:
+        def locked(self) -> bool:
+            outbox.reset_in_child(None, lambda: None)  # type: ignore[arg-type]
+            return False
+
+        def __enter__(self) -> None:
+            pytest.fail("nobody gives it back in the child")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    outbox._lock = LockOfTheHost()  # type: ignore[assignment]
+    outbox._write(now())
+    assert outbox.accepted() == 0
+
+
 @pytest.mark.parametrize("step", ["_batch_length", "_joined", "_queue"])
 def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
     outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, step: str

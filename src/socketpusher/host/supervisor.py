@@ -226,8 +226,7 @@ class Supervisor:
 
     def after_fork(self) -> None:
         """In a child of the host: there is no thread here, and the writer is not ours to end."""
-        self.changes = Changes()
-        self._log = Log()
+        self._log = Log()  # the host's has its own to say
         if self.ended or not self.opened:
             self.ended = True
             return
