@@ -11,8 +11,7 @@ def test_a_descriptor_that_was_closed_is_not_ours_though_the_same_file_has_its_n
     reader.close()
     os.dup2(other, number)
     taken_for_ours = reader.intact()
-    reader.close()
-    os.close(number)  # it was not closed
+    os.close(number)
     os.close(other)
     writer.close()
     assert not taken_for_ours

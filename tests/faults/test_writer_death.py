@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -237,6 +238,27 @@ def test_a_dead_writer_holds_up_neither_flush_nor_close(bus: Bus, socket_path: s
     assert time.monotonic() - start < 10
     stats = pusher.stats()
     assert (stats.emitted, stats.dropped, stats.pending) == (1, 1, 0)
+
+
+def test_a_writer_that_dies_while_the_pusher_closes_is_followed_by_one_that_sends_the_rest(
+    bus: Bus, consumer: Consumer
+) -> None:
+    consumer.stall()
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=1000, **QUICK))
+    pusher.start()
+    supervisor, pid = pusher._supervisor, pusher.stats().writer_pid
+    assert supervisor is not None
+    assert pid is not None
+    for number in range(1000):
+        bus.emit(Event("x", task=number, payload="x" * 1000))  # more than the socket takes
+    closing = threading.Thread(target=pusher.close, args=(60,))
+    closing.start()
+    wait_for(lambda: supervisor.ledger.close_deadline)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_running(pid))
+    consumer.go_on()
+    closing.join()
+    assert (pusher.stats().sent, pusher.stats().dropped) == (1000, 0)
 
 
 def test_how_the_units_stand_is_known_to_the_next_writer(bus: Bus, consumer: Consumer) -> None:
