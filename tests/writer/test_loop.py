@@ -120,6 +120,14 @@ def test_with_more_bytes_than_may_wait_the_queue_is_left_to_fill_up(loops: list[
     assert loop.writer._reading
 
 
+def test_the_end_of_the_queue_does_not_wake_the_writer_again_and_again(loops: list[Loop]) -> None:
+    loops.append(loop := Loop())
+    loop.queue.close()
+    loop.writer._take_in()
+    loop.writer._update_interest()
+    assert loop.writer._poll.poll(0) == []
+
+
 @pytest.mark.parametrize("step", ["fill_in_graph", "observe", "lines"])
 def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     bus: Bus, consumer: Consumer, loops: list[Loop], monkeypatch: pytest.MonkeyPatch, step: str
