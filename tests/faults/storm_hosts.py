@@ -342,15 +342,16 @@ def read_events(connections: Iterable[list[bytes]]) -> tuple[dict[bytes, wire.Ev
             except wire.DecodeError as error:
                 problems.append(f"torn: {error} {line!r}")
                 continue
-            if b'"id":"' not in line[-60:]:
-                continue  # of the preface
-            lines += 1
-            key = line.rpartition(b'"id":"')[2].rstrip(b'"}')
+            if b'"id":"' not in line[-80:]:
+                continue  # the graph
+            key, _, behind = line.rpartition(b'"id":"')[2].partition(b'"')
             number = int(key.rpartition(b"-")[2])
             if number <= last:
                 problems.append(f"out of order: id {number} after {last}")
             last = number
-            events.setdefault(key, event)
+            if b'"retained":true' not in behind:  # what is told again is not counted
+                lines += 1
+                events.setdefault(key, event)
     return events, lines, problems
 
 
