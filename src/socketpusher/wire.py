@@ -9,7 +9,7 @@ stands (MQTT's word). The time is RFC 3339 in UTC ending in "Z". The line is UTF
 newline.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import NoneType
 from typing import Any, NotRequired, TypedDict
@@ -195,6 +195,11 @@ RETAINED_BYTES = len(_RETAINED) - 2
 def retained(line: bytes) -> bytes:
     """The line of an event, marked as one that is told again."""
     return line if line.endswith(_RETAINED) else line[:-2] + _RETAINED
+
+
+def is_retained(wire: Mapping[str, Any]) -> bool:
+    """Whether the JSON object of an event may be told again. Version 0.1 did not mark its `orch.started`."""
+    return wire.get("retained") is True or wire.get("type") == EventType.ORCH_STARTED
 
 
 def decode(line: bytes | bytearray | memoryview | str) -> Event:

@@ -536,3 +536,27 @@ def test_of_listeners_that_start_at_once_one_wins_and_the_others_are_told(socket
         for racer in racers:
             racer.communicate("end\n", timeout=30)
         assert sorted(outcomes) == [0] + [errno.EADDRINUSE] * 3
+
+
+def test_what_is_told_again_to_one_that_comes_late_is_no_gap_and_to_another_no_repetition(
+    socket_path: str, bus: Bus
+) -> None:
+    problems: list[Problem] = []
+    pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, event_ids=True, reconnect_backoff=0.01))
+    with listen(socket_path, on_problem=problems.append) as first, pusher:
+        for event in (Event("x"), Event("unit.started", "a"), Event("x"), Event("unit.started", "b"), Event("x")):
+            bus.emit(event)
+        assert [next(first).unit for _ in range(5)] == ["", "a", "", "b", ""]
+        writer = pusher.stats().writer_pid
+        assert writer is not None
+        wait_for(lambda: pusher._supervisor.ledger.settled == 5)
+        os.kill(writer, signal.SIGKILL)  # so that the next one tells the same consumer again
+        wait_for(lambda: pusher.stats().writer_restarts == 1 and pusher.connected)
+        bus.emit(Event("y"))
+        assert next(first).type == "y"
+        first.close()
+        with listen(socket_path, on_problem=problems.append) as second:
+            assert [next(second).unit for _ in range(2)] == ["a", "b"]
+            bus.emit(Event("z"))
+            assert next(second).type == "z"
+    assert problems == []

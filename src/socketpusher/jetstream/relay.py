@@ -30,7 +30,6 @@ from typing import NamedTuple
 import orjson
 
 from .. import wire
-from ..events import EventType
 from ..listener.listener import Listener
 from ..listener.problems import Sender
 from ..unix_socket import started
@@ -61,6 +60,7 @@ class _Line(NamedTuple):
     data: bytes
     type: str
     number: Number | None
+    retained: bool
 
 
 class _Message(NamedTuple):
@@ -280,9 +280,9 @@ class Relay:
                 self._sessions[sender] = session
                 if n <= lasts[session]:
                     known = again or n <= self._begun[session]
-                    found += known
-                    late += not known
-                    if line.type != EventType.ORCH_STARTED:  # which a connection may begin with once more
+                    if not line.retained:
+                        found += known
+                        late += not known
                         graph = None
                     continue
                 lasts[session] = n
@@ -337,7 +337,7 @@ def _settle(future: "asyncio.Future[None]") -> None:
 def _parsed(line: bytes) -> _Line:
     data = line.rstrip(b"\n")
     fields = wire.parse(data)
-    return _Line(data, fields["type"], number(fields.get("id")))
+    return _Line(data, fields["type"], number(fields.get("id")), wire.is_retained(fields))
 
 
 def _short(line: _Line, limit: int) -> bytes:

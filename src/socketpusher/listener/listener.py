@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ..config import checked_uids, default_socket_path
-from ..events import Event, EventType
-from ..wire import DecodeError, event_of, parse
+from ..events import Event
+from ..wire import DecodeError, event_of, is_retained, parse
 from .problems import Gap, Problem, Sender, Skipped
 from .sequences import Sessions
 from .socketfile import SocketFile
@@ -194,13 +194,13 @@ class Listener(Generic[_T]):
             except DecodeError as error:
                 self._on_problem(Skipped(self._of_this(), str(error), line))
             else:
-                if "id" not in wire or is_new(wire["id"], event):
+                if "id" not in wire or is_new(wire["id"], is_retained(wire)):
                     yield line + b"\n" if raw else event  # type: ignore[misc]  # as `listen` promises
 
-    def _is_new(self, id: object, event: Event) -> bool:
+    def _is_new(self, id: object, retained: bool) -> bool:
         if not isinstance(id, str):
             return True
-        missed = self._sessions.take(id, event.type == EventType.ORCH_STARTED)
+        missed = self._sessions.take(id, retained)
         if missed:
             self._on_problem(Gap(self._of_this(), id.rpartition("-")[0], missed.start, missed.stop - 1))
         return missed is not None

@@ -27,7 +27,7 @@ class Sessions:
 
         Args:
             id: Its id. One that has not the form of a pusher's id always belongs to an event that is new.
-            retained: Whether a pusher may be telling it again at the beginning of a connection: `orch.started`.
+            retained: Whether the pusher tells it again, so that what is missing before it says nothing.
 
         Returns:
             None for a repetition; else the numbers that were missed right before it, which may be none.
