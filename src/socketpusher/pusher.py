@@ -216,7 +216,7 @@ class SocketPusher:
             return PusherStats(forked.handed_over + dropped + pending, forked.handed_over, dropped, pending)
         sent = ledger.sent
         dropped = outbox.dropped() + ledger.dropped
-        emitted = outbox.accepted() + outbox.dropped()
+        emitted = outbox.emitted()
         if supervisor.ended:
             dropped = emitted - sent  # with what could not be sent in time
         return PusherStats(

@@ -126,6 +126,11 @@ def relevant_lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in data.split(b"\n")[:-1] if line.startswith(_PREFIXES)]
 
 
+def is_relevant(line: bytes) -> bool:
+    """Whether the event on a line changes anything."""
+    return line.startswith(_PREFIXES)
+
+
 def event_on(line: bytes) -> dict[str, Any]:
     """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
     try:
@@ -138,10 +143,16 @@ class Digest:
     """The lines that it takes to tell where the run stands: of each unit the last one of each type, in their order.
 
     `orch.started` forgets all that was before it, `unit.started` the tasks of its unit. Of tasks without a number each
-    counts. The lines get the key `retained`, by which a consumer knows that they are told again.
+    counts.
+
+    Args:
+        lines: What to begin with.
+        again: Whether the lines will be told again. Then they get the key `retained`, by which a consumer knows, and of
+            long ones only what matters is kept.
     """
 
-    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+    def __init__(self, lines: Iterable[bytes] = (), again: bool = True) -> None:
+        self._again = again
         self._forget()
         for line in lines:
             self.add(line, event_on(line))
@@ -168,10 +179,10 @@ class Digest:
         elif kind not in _ENDS:
             if not unit or (key := self._key(kind, unit, event)) is None:
                 return
-            if len(line) > TOLD_BYTES:
+            if self._again and len(line) > TOLD_BYTES:
                 line = _shortened(event)
         self._lines.pop(key, None)  # a dict keeps the order in which its keys came
-        self._lines[key] = retained(line)
+        self._lines[key] = retained(line) if self._again else line
 
     def _key(self, kind: str, unit: str, event: Mapping[str, Any]) -> Hashable:
         """What the line takes the place of; None if it says no more than what is there."""

@@ -11,7 +11,7 @@ from socketpusher import Event, PusherConfig
 from socketpusher.channel.clock import now
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
-from socketpusher.host.outbox import Mode, Outbox
+from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
 
 logger = logging.getLogger("socketpusher")
 
@@ -311,3 +311,75 @@ def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
     outbox._write(now())
     assert counts == [5]
     assert outbox.accepted() == 5
+
+
+def refusing(outbox: Outbox, queue: Queue) -> None:
+    queue.full = True
+    while outbox.mode is not Mode.REFUSING:
+        outbox.push(Event("x", payload="x" * 100_000))
+
+
+def test_what_says_where_the_run_stands_is_held_while_other_events_are_refused(
+    ledger: Ledger, outbox: Outbox, queue: Queue
+) -> None:
+    refusing(outbox, queue)
+    accepted, dropped = outbox.accepted(), outbox.dropped()
+    for event in (Event("unit.started", "a"), Event("x"), Event("unit.completed", "a"), Event("y")):
+        outbox.push(event)
+    assert (outbox.accepted(), len(outbox.held), outbox.dropped()) == (accepted, 2, dropped + 2)
+    assert outbox.emitted() == accepted + dropped + 4
+    outbox.take_held()
+    assert len(outbox.held) == 2  # there is no room yet
+    queue.full = False
+    ledger.received_offset = outbox._accepted_bytes
+    outbox.push(Event("z"))  # has to come behind what is held
+    assert outbox.dropped() == dropped + 3
+    outbox.take_held()
+    outbox.push(Event("last"))
+    assert outbox.put_rest()
+    assert [line[9:20] for line in queue.lines()[-3:]] == [b"unit.starte", b"unit.comple", b'last","time']
+    assert outbox.emitted() == accepted + dropped + 6
+    assert outbox._accepted_bytes == outbox._kept[-1].offset
+
+
+def test_of_what_is_held_only_what_still_matters_is_kept(outbox: Outbox, queue: Queue) -> None:
+    refusing(outbox, queue)
+    dropped = outbox.dropped()
+    for number in range(HELD_LINES + 10):
+        outbox.push(Event("task.started", "a", task=number))
+    outbox.take_held()
+    assert [line[-3:-2] for line in outbox.held] == [b"5"]
+    assert outbox.dropped() == dropped + HELD_LINES + 9
+
+
+def test_what_is_held_is_bounded_in_bytes(outbox: Outbox, queue: Queue) -> None:
+    refusing(outbox, queue)
+    for number in range(200):
+        outbox.push(Event("unit.failed", f"u{number}", error="e" * 100_000))
+    held = sum(map(len, outbox.held))
+    assert outbox.in_flight_limit < held < outbox.in_flight_limit + 200_000
+    assert outbox.emitted() == outbox.accepted() + len(outbox.held) + outbox.dropped()
+
+
+def test_what_is_held_goes_with_the_rest_when_the_pusher_closes(outbox: Outbox, queue: Queue) -> None:
+    refusing(outbox, queue)
+    outbox.push(Event("orch.completed"))
+    accepted = outbox.accepted()
+    outbox.seal()
+    outbox.take_held(at_once=True)
+    assert (outbox.accepted(), len(outbox.held), outbox.mode) == (accepted + 1, 0, Mode.SEALED)
+
+
+def test_a_line_that_is_refused_while_room_is_found_comes_before_the_next_of_its_thread(
+    ledger: Ledger, outbox: Outbox, queue: Queue
+) -> None:
+    """Between its refusal and its place among the held ones the pusher's thread has taken those."""
+    refusing(outbox, queue)
+    queue.full = False
+    ledger.received_offset = outbox._accepted_bytes
+    outbox.mode = Mode.OPEN
+    outbox._refuse(b'{"type":"unit.started","time":"2026-01-01T00:00:00Z","unit":"a"}\n')
+    outbox.push(Event("unit.completed", "a"))
+    outbox.take_held()
+    assert outbox.put_rest()
+    assert [line[9:20] for line in queue.lines()[-2:]] == [b"unit.starte", b"unit.comple"]

@@ -1,5 +1,7 @@
 """A dashboard that was stopped until events were dropped shows the truth when it goes on."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Literal
 
@@ -7,6 +9,7 @@ import pytest
 
 from socketpusher import Bus, Event, Graph, SocketPusher
 from support.truth import Truth, told
+from support.waiting import stop
 from support.web import Web, drop_some, padding, sending
 
 Overflow = Literal["drop_newest", "drop_oldest"]
@@ -127,3 +130,28 @@ def test_what_comes_after_a_gap_is_shown_on_top_of_it(bus: Bus, web: Web, overfl
             bus.emit(Event("unit.failed", UNITS[0], error=f"after {kind}"))
             assert pusher.flush(60)
             web.shows(truth)
+
+
+def test_events_that_the_host_refuses_leave_no_lie(bus: Bus, web: Web, overflow: Overflow) -> None:
+    """The writer is stopped until the host's own bound is reached, which drops whatever comes then."""
+    with sending(bus, web.path, GRAPH, overflow=overflow, buffer_size=BUFFER) as (pusher, truth):
+        bus.emit(Event("orch.started"))
+        web.shows(truth)
+        writer = pusher.stats().writer_pid
+        assert writer is not None
+        stop(writer)
+        for _ in range(100):
+            bus.emit(Event("log", payload="x" * 100_000))
+        assert pusher.stats().dropped > 0
+        for number in range(1, 30):
+            emit(bus, "unit.started", payload={"total_tasks": 40, "completed_tasks": 0})
+            emit(bus, "task.started", task=number)
+        emit(bus, "unit.failed", error="late")
+        os.kill(writer, signal.SIGCONT)
+        assert pusher.flush(60)
+        web.shows(truth)
+        web.restart()
+        web.shows(truth)
+        stats = pusher.stats()
+        assert stats.emitted == stats.sent + stats.dropped + stats.pending
+        assert stats.emitted == 1 + 100 + 300 * 59

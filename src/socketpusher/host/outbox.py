@@ -32,6 +32,7 @@ from ..channel.queue import BatchQueue, Frame
 from ..config import PusherConfig
 from ..errors import raised_by_signal_handler
 from ..events import Event
+from ..run_state import Digest, is_relevant
 from ..wire import RETAINED_BYTES, encode
 from .forked import ForkChannel, ForkedOutlet
 
@@ -52,11 +53,16 @@ KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
 """After so many more batches, or bytes, the pusher's thread looks which of them are settled."""
 
 
+HELD_LINES = 4096
+"""After so many more held lines the pusher's thread looks which of them still matter. They may be as many bytes as may
+be on their way."""
+
+
 class Mode(Enum):
     """What becomes of the next event."""
 
     OPEN = "it is taken"
-    REFUSING = "too much is on its way to the writer: it is dropped, unless there is room again"
+    REFUSING = "too much is on its way to the writer: it is dropped, or held, unless there is room again"
     ENDED = "the pusher has ended by itself: it is dropped"
     SEALED = "the pusher is closed: it is ignored"
 
@@ -125,6 +131,10 @@ class Outbox:
         self._wake = wake
         self._say = say
         self._lines: deque[bytes] = deque()  # accepted, not yet in a batch
+        # Not accepted yet: what says where the run stands waits while other events are refused. Any thread appends.
+        self.held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._look_at_held = HELD_LINES
         self.mode = Mode.OPEN
         # Two numbers that only bound memory: an interrupt, or a thread switch without a GIL, may cost them a line.
         self._accepted_bytes = 0
@@ -167,11 +177,13 @@ class Outbox:
     def accept(self, line: bytes) -> None:
         """Take a line, or count it as dropped."""
         if self._accepted_bytes > self._accept_limit:
-            if not self._admit():
-                return
+            admitted = self._admit()
             if self._session:
                 line = _LineAfterGap(line)
                 line.dropped = self._dropped.value()
+            if not admitted:
+                self._refuse(line)
+                return
         self._lines.append(line)
         size = len(line)
         self._accepted_bytes += size  # behind `append`: an interrupt between them costs the bound a line, for good
@@ -218,7 +230,10 @@ class Outbox:
             taken = self._ledger.received_offset if self._outlet is None else self._outlet.bytes
             # Once it has refused, half must be free, or it would change its mind with each read of the writer.
             limit = self.in_flight_limit if self.mode is Mode.OPEN else self.in_flight_limit // 2
-            if self._accepted_bytes <= taken + limit:
+            if self.held:
+                if self.asleep:
+                    self._wake_thread()  # which takes the held ones first
+            elif self._accepted_bytes <= taken + limit:
                 self._accept_limit = taken + self.in_flight_limit
                 if self.mode is Mode.REFUSING:
                     self.mode = Mode.OPEN
@@ -228,10 +243,23 @@ class Outbox:
                 self.dropped_before_refusing = self._dropped.value()
                 self.mode = Mode.REFUSING
                 self._wake_thread()  # which writes the log, for that may take time
-        if self.mode is not Mode.SEALED:
-            self._dropped.add()
         self._accept_limit = -1  # so that the next line looks again, and is told of the gap
         return False
+
+    def _refuse(self, line: bytes) -> None:
+        """Drop the line, or hold it if it says where the run stands: a drop costs history, never truth."""
+        may_hold = self._outlet is None and self._held_bytes < self.in_flight_limit
+        if may_hold and self.mode in (Mode.OPEN, Mode.REFUSING) and is_relevant(line):
+            self.held.append(line)
+            self._held_bytes += len(line)
+            if self.mode is Mode.OPEN:  # since a moment: what this thread emits next has to come behind it
+                self.mode = Mode.REFUSING
+                self._accept_limit = -1
+                self._wake_thread()
+            elif len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0:
+                self._wake_thread()
+        elif self.mode is not Mode.SEALED:
+            self._dropped.add()
 
     def _on_placeholder(self, placeholder: str) -> None:
         self._placeholders.add()
@@ -312,6 +340,23 @@ class Outbox:
             return all_written
         finally:
             self._lock.release()
+
+    def take_held(self, at_once: bool = False) -> None:
+        """Accept what is held, if there is room or it must be; forget what of it does not matter any more."""
+        if len(self.held) > self._look_at_held:
+            lines = list(starmap(self.held.popleft, repeat((), len(self.held))))
+            matter = Digest(lines, again=False).lines()
+            self._dropped.add(len(lines) - len(matter))
+            self.held.extendleft(reversed(matter))
+            self._look_at_held = 2 * len(matter) + HELD_LINES
+            self._held_bytes = sum(map(len, matter))
+        room = self._ledger.received_offset + self.in_flight_limit // 2
+        while self.held and (at_once or self._accepted_bytes <= room):
+            self._accepted_bytes += sum(map(len, list(self.held)))
+            self._lines.extend(starmap(self.held.popleft, repeat((), len(self.held))))
+            self._held_bytes, self._look_at_held = 0, HELD_LINES
+            if self.mode is Mode.REFUSING:
+                self.mode = Mode.OPEN
 
     def interrupted(self) -> bool:
         """Whether the caller is a signal handler that has interrupted `_put` in its own thread."""
@@ -396,6 +441,7 @@ class Outbox:
         self._again = deque()
         self._kept = deque([_Kept(end, self._accepted_bytes)])
         self._lines = deque()  # not cleared: that thread may be about to move lines
+        self.held = deque()
 
     # Called by any thread
 
@@ -429,13 +475,17 @@ class Outbox:
         """How many events were dropped on this side."""
         return self._dropped.value()
 
+    def emitted(self) -> int:
+        """How many events there were: accepted, held or dropped."""
+        return self.accepted() + len(self.held) + self._dropped.value()
+
     def placeholders(self) -> int:
         """How many placeholders were sent for something that could not be encoded."""
         return self._placeholders.value()
 
     def reset_in_child(self, channel: ForkChannel, on_lost: Callable[[], None]) -> ForkedOutlet:
         """In a forked child: what the host had is the host's, and the lock may be held for ever."""
-        self._lines = deque()
+        self._lines, self.held = deque(), deque()
         self._dropped, self._placeholders = Counter(), Counter()
         self._lock = threading.Lock()
         self._accepted_bytes = 0

@@ -185,7 +185,7 @@ class Supervisor:
         """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
-        self.wait_until(self._has_adopted, deadline)
+        self.wait_until(self._has_taken_all, deadline)
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -315,6 +315,7 @@ class Supervisor:
         if not self._intact():
             self._log.say(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
             return True
+        self.outbox.take_held()
         self._say_what_is_new()
         if (writer := self._writer) is not None and writer.ended():
             if deadline is not None and writer.done:
@@ -349,7 +350,7 @@ class Supervisor:
             self._sleep(None, deadline, writable=[writer.queue.writer.fileno()])
         else:
             self.outbox.asleep = True
-            self._sleep(0 if self.outbox.waits() else None, deadline)
+            self._sleep(0 if self.outbox.waits() else BACKSTOP_INTERVAL if self.outbox.held else None, deadline)
             self.outbox.asleep = False
 
     def _sleep(self, seconds: float | None, deadline: Deadline | None, writable: list[int] | None = None) -> None:
@@ -379,10 +380,10 @@ class Supervisor:
             self._adopting = False
             self.changes.notify()
 
-    def _has_adopted(self) -> bool:
-        """Whether everything that forked children have handed over is in the outbox."""
+    def _has_taken_all(self) -> bool:
+        """Whether everything that forked children have handed over, or that was held, is accepted."""
         # In this order, for what is taken out of the channel is being adopted by then.
-        return self.ended or not (self._fork_channel.holds_something() or self._adopting)
+        return self.ended or not (self._fork_channel.holds_something() or self._adopting or self.outbox.held)
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
@@ -394,6 +395,7 @@ class Supervisor:
         self._told = writer, deadline.at
         self._adopt()
         self.outbox.seal()
+        self.outbox.take_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
         self.ledger.close_deadline = deadline.nanoseconds()
         writer.nudge()
@@ -491,7 +493,7 @@ class Supervisor:
     # The end
 
     def _undelivered(self) -> int:
-        return self.outbox.accepted() - self.ledger.sent - self.ledger.dropped
+        return self.outbox.emitted() - self.outbox.dropped() - self.ledger.sent - self.ledger.dropped
 
     def _release(self) -> None:
         """Let go of everything, whatever raises on the way."""
