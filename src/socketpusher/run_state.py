@@ -16,20 +16,27 @@ from .wire import DecodeError, parse, retained
 STATUSES = ("pending", "ready", "in_progress", "complete", "failed", "blocked")
 
 STATUS_AFTER: Mapping[str, str] = {
-    EventType.UNIT_QUEUED: "ready",
-    EventType.UNIT_STARTED: "in_progress",
-    EventType.UNIT_COMPLETED: "complete",
-    EventType.UNIT_MERGED: "complete",
-    EventType.UNIT_SKIPPED: "complete",
-    EventType.UNIT_FAILED: "failed",
-    EventType.UNIT_BLOCKED: "blocked",
+    str(kind): status
+    for kind, status in (
+        (EventType.UNIT_QUEUED, "ready"),
+        (EventType.UNIT_STARTED, "in_progress"),
+        (EventType.UNIT_COMPLETED, "complete"),
+        (EventType.UNIT_MERGED, "complete"),
+        (EventType.UNIT_SKIPPED, "complete"),
+        (EventType.UNIT_FAILED, "failed"),
+        (EventType.UNIT_BLOCKED, "blocked"),
+    )
 }
 """What a unit is after an event."""
 
-_WORK = (EventType.UNIT_PROGRESS, EventType.TASK_STARTED, EventType.TASK_COMPLETED)  # begins anew with unit.started
-_ENDS = (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)
+# Plain strings, for this is where the writer spends most on an event, and members of an enumeration compare slowly.
+_UNIT_STARTED, _UNIT_PROGRESS = str(EventType.UNIT_STARTED), str(EventType.UNIT_PROGRESS)
+_TASK_STARTED, _TASK_COMPLETED = str(EventType.TASK_STARTED), str(EventType.TASK_COMPLETED)
+_ORCH_STARTED = str(EventType.ORCH_STARTED)
+_WORK = frozenset((_UNIT_PROGRESS, _TASK_STARTED, _TASK_COMPLETED))  # begins anew with unit.started
+_ENDS = frozenset(map(str, (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
 
-RELEVANT = frozenset(map(str, (*STATUS_AFTER, *_WORK, EventType.ORCH_STARTED, *_ENDS)))
+RELEVANT = frozenset((*STATUS_AFTER, *_WORK, _ORCH_STARTED, *_ENDS))
 """The types of events that change anything."""
 
 _PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
@@ -76,14 +83,14 @@ class RunState:
         payload = given if isinstance(given, dict) else {}
         if (status := STATUS_AFTER.get(kind)) is not None:
             node["status"] = status
-            if kind == EventType.UNIT_STARTED:
+            if kind == _UNIT_STARTED:
                 _set(node, "tasks", count_in(payload, "total_tasks", node.get("tasks", 0)))
                 _set(node, "completed_tasks", count_in(payload, "completed_tasks", 0))
-        elif kind == EventType.TASK_COMPLETED:
+        elif kind == _TASK_COMPLETED:
             # Tasks of a unit are counted from 1 and run in that order; the highest says how many are complete.
             completed = node.get("completed_tasks", 0)
             _set(node, "completed_tasks", max(completed, count_in(event, "task", completed + 1)))
-        elif kind == EventType.UNIT_PROGRESS:
+        elif kind == _UNIT_PROGRESS:
             _set(node, "tasks", count_in(payload, "total", node.get("tasks", 0)))
             _set(node, "completed_tasks", count_in(payload, "done", node.get("completed_tasks", 0)))
 
@@ -174,7 +181,7 @@ class Digest:
         if not isinstance(kind, str) or not isinstance(unit, str):
             return
         key: Hashable = kind
-        if kind == EventType.ORCH_STARTED:
+        if kind == _ORCH_STARTED:
             self._forget()
         elif kind not in _ENDS:
             if not unit or (key := self._key(kind, unit, event)) is None:
@@ -186,7 +193,7 @@ class Digest:
 
     def _key(self, kind: str, unit: str, event: Mapping[str, Any]) -> Hashable:
         """What the line takes the place of; None if it says no more than what is there."""
-        if kind == EventType.UNIT_STARTED:
+        if kind == _UNIT_STARTED:
             return self._key_of_start(unit, event.get("payload"))
         if kind in STATUS_AFTER:
             return kind, unit
@@ -194,14 +201,14 @@ class Digest:
             return None
         key: Hashable = kind, unit
         keys = self._work.setdefault(unit, [])
-        if kind == EventType.UNIT_PROGRESS:
+        if kind == _UNIT_PROGRESS:
             self._completed.pop(unit, None)
         elif type(task := event.get("task")) is not int or unit in self._counted:
             self._counted.add(unit)
             key = kind, unit, object()
             if len(keys) >= MOST_TASKS:
                 self._lines.pop(keys.pop(0), None)
-        elif kind == EventType.TASK_COMPLETED:
+        elif kind == _TASK_COMPLETED:
             if task < self._completed.get(unit, 0):
                 return None
             self._completed[unit] = task
@@ -211,7 +218,7 @@ class Digest:
 
     def _key_of_start(self, unit: str, payload: object) -> Hashable:
         """A start that does not say how many tasks there are leaves that to the one before."""
-        kind = EventType.UNIT_STARTED
+        kind = _UNIT_STARTED
         self._completed.pop(unit, None)
         self._lines.pop((kind, unit, "bare"), None)
         given = payload if isinstance(payload, dict) else {"total_tasks": ""}

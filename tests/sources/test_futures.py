@@ -171,7 +171,7 @@ def test_a_call_in_a_process_has_started_when_the_process_begins_it(
         pid = first.result(60)
     started = {event.unit: event for event in events if event.type == "unit.started"}
     assert started["first"].time < before < started["second"].time
-    assert started["first"].payload == {"pid": pid}
+    assert started["first"].payload == {"worker": pid}
     assert pid != os.getpid()
 
 
@@ -211,7 +211,7 @@ def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:
     with EmittingThreadPool(bus, 1, thread_name_prefix="builder") as pool:
         name = pool.submit_as("app", lambda: threading.current_thread().name).result(60)
     assert name.startswith("builder")
-    assert [event.payload for event in events if event.type == "unit.started"] == [{"thread": name}]
+    assert [event.payload for event in events if event.type == "unit.started"] == [{"worker": name}]
 
 
 # Cancelling
@@ -321,7 +321,7 @@ def test_processes_that_replace_others_say_what_they_begin(bus: Bus, events: lis
     with POOLS["spawn"](bus, 1, max_tasks_per_child=1) as pool:
         for number in range(3):
             pool.submit_as(str(number), square, number)
-    pids = {event.payload["pid"] for event in events if event.type == "unit.started"}
+    pids = {event.payload["worker"] for event in events if event.type == "unit.started"}
     assert len(pids) == 3
 
 

@@ -196,6 +196,41 @@ def test_a_unit_that_starts_again_has_no_error_any_more() -> None:
     assert run.units["x"].error == ""
 
 
+def test_what_is_skipped_is_complete_and_progress_counts() -> None:
+    progress = at(2, "unit.progress", "b", payload={"done": 2, "total": 7, "message": "two of seven"})
+    (run,) = following(at(0, "graph", payload=GRAPH.payload()), at(1, "unit.skipped", "a"), progress).runs
+    assert (run.units["a"].status, run.units["a"].ended) == ("complete", BEGIN.timestamp() + 1)
+    assert (run.units["b"].completed_tasks, run.units["b"].tasks) == (2, 7)
+    check(run)
+
+
+def test_who_runs_a_unit_is_known_from_whichever_event_says_it() -> None:
+    events = [at(n, "unit.started", "a", payload={"worker": worker}) for n, worker in enumerate(("gpu\n2", 7, None))]
+    workers = [following(*events[:n]).runs[0].units["a"].worker for n in (1, 2, 3)]
+    assert workers == ["gpu", "7", "7"]
+
+
+def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
+    first = at(1, "orch.started", payload={"graph": GRAPH.payload()})
+    failed = at(3, "unit.failed", "a", error="why")
+    begun = [at(2, "unit.started", unit, payload={"worker": "w", "total_tasks": 2}) for unit in ("a", "b", "unnamed")]
+    done = [at(4, "task.completed", "b", 1), at(5, "unit.completed", "unnamed")]
+    runs = following(first, *begun, failed, *done)
+    before = [
+        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in runs.runs[0].units.values()
+    ]
+    runs.went("one", 6.0)
+    standing = RunState(GRAPH.payload())
+    for event in (*begun, failed, *done):
+        standing.apply({"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload})
+    again = (at(7, "graph", payload=standing.payload()), first, *begun, failed, *done)
+    (run,) = following(*again, source="two", runs=runs).runs
+    assert [
+        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in run.units.values()
+    ] == before
+    check(run)
+
+
 def test_an_event_that_changes_nothing_is_known_to() -> None:
     runs = following(graph_of_one())
     changed = [runs.feed("one", at(1, type, "a"))[1] for type in ("unit.started", "unit.started", "task.started")]

@@ -183,6 +183,13 @@ def test_a_unit_whose_start_was_not_seen_has_no_time(socket_path: str) -> None:
         watcher.matches(r"▸ a +3/4 +-$")
 
 
+def test_who_runs_a_unit_is_shown(socket_path: str) -> None:
+    with watching(socket_path) as watcher, connected(socket_path) as send:
+        send(*(Event("unit.started", unit, payload={"worker": f"gpu {unit}"}) for unit in "ab"))
+        send(Event("unit.failed", "b", error="no memory"))
+        watcher.shows("▸ a on gpu a", "✗ b  no memory  on gpu b")
+
+
 def test_senders_come_and_go_and_the_run_goes_on(socket_path: str) -> None:
     with watching(socket_path) as watcher:
         with pushing(socket_path, GRAPH) as (bus, _):

@@ -37,7 +37,7 @@ _numbers = itertools.count(1)  # of the whole process, for pools that share a bu
 class EmittingThreadPool(ThreadPoolExecutor):
     """A `ThreadPoolExecutor` that emits what becomes of each call.
 
-    The payload of `unit.started` is `{"thread": name}`. A call that was cancelled is a `unit.failed`.
+    The payload of `unit.started` is `{"worker": name}`, of the thread. A call that was cancelled is a `unit.failed`.
 
     Args:
         bus: Where the events are emitted: by the thread that submits, by the worker, or by the one that cancels.
@@ -80,7 +80,7 @@ class EmittingThreadPool(ThreadPoolExecutor):
 class EmittingProcessPool(ProcessPoolExecutor):
     """A `ProcessPoolExecutor` that emits, in this process, what becomes of each call.
 
-    The payload of `unit.started` is `{"pid": pid}`, and its time is the worker's, when it began the call. A call that
+    The payload of `unit.started` is `{"worker": pid}`, its time the worker's, when it began the call. A call that
     was cancelled is a `unit.failed`, and so is each that a broken pool takes along. `map` with a `chunksize` submits
     chunks, so a chunk is a unit.
 
@@ -179,7 +179,7 @@ def _emit_end(bus: Bus, unit: str, error: BaseException | None) -> None:
 
 
 def _in_thread(bus: Bus, unit: str, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
-    bus.emit(Event(EventType.UNIT_STARTED, unit, payload={"thread": threading.current_thread().name}))
+    bus.emit(Event(EventType.UNIT_STARTED, unit, payload={"worker": threading.current_thread().name}))
     return fn(*args, **kwargs)
 
 
@@ -236,7 +236,7 @@ class _Starts:
             number, pid, began = self._reader.recv()
             if (unit := self._units.get(number)) is not None:  # a pool that breaks may still begin what it has failed
                 when = datetime.fromtimestamp(began, UTC)
-                self._bus.emit_raw(Event(EventType.UNIT_STARTED, unit, payload={"pid": pid}, time=when))
+                self._bus.emit_raw(Event(EventType.UNIT_STARTED, unit, payload={"worker": pid}, time=when))
 
     def watch(self) -> None:
         """Emit starts as they come."""

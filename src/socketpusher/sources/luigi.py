@@ -23,11 +23,11 @@ class LuigiRun:
     """A context manager, around `luigi.build`, that emits the run and its tasks.
 
     A unit is named by its `task_id`. It is `unit.queued` when all that it requires is complete, `unit.started` and
-    `unit.completed` as Luigi says (also at once, if it was complete before), `unit.failed` with the error, and
-    `unit.blocked` when something that it needs has failed. The run is `orch.started`, and at the end
-    `orch.completed`, or `orch.failed` if one of the root tasks is not complete. The handlers are those of every Luigi
-    task in this process, so there should be one run at a time. With several workers, what different processes emit may
-    change places by milliseconds, and a unit may be queued twice.
+    `unit.completed` as Luigi says, `unit.failed` with the error, and `unit.blocked` when something that it needs has
+    failed. One that was complete before is `unit.skipped` and `unit.completed`, for displays that know only that. The
+    run is `orch.started`, and at the end `orch.completed`, or `orch.failed` if one of the root tasks is not complete.
+    The handlers are those of every Luigi task in this process, so there should be one run at a time. With several
+    workers, what different processes emit may change places by milliseconds, and a unit may be queued twice.
 
     Args:
         bus: Where to emit.
@@ -59,7 +59,7 @@ class LuigiRun:
         self._place = {unit: place for place, unit in enumerate(self._requires)}
         self._states = mmap.mmap(-1, max(1, len(self._place)))  # shared with forked children; a byte a unit
         self._handlers: dict[str, Callable[..., None]] = {
-            luigi.Event.DEPENDENCY_PRESENT: self._completed,
+            luigi.Event.DEPENDENCY_PRESENT: self._skipped,
             luigi.Event.DEPENDENCY_MISSING: self._missing,
             luigi.Event.BROKEN_TASK: self._failed,
             luigi.Event.START: self._started,
@@ -96,6 +96,10 @@ class LuigiRun:
 
     def _started(self, task: luigi.Task) -> None:
         self._bus.emit(Event(EventType.UNIT_STARTED, task.task_id))
+
+    def _skipped(self, task: luigi.Task) -> None:
+        self._bus.emit(Event(EventType.UNIT_SKIPPED, task.task_id))
+        self._completed(task)
 
     def _completed(self, task: luigi.Task) -> None:
         self._bus.emit(Event(EventType.UNIT_COMPLETED, task.task_id))

@@ -227,7 +227,8 @@ def _troubles(run: Run) -> _Part:
 def _trouble(unit: Unit, width: int) -> Line:
     mark, style = _MARKS[unit.status]
     why = unit.error or f"{unit.status}; why was not told"
-    return [(f"  {mark} ", style), (fitted(unit.name, width), PLAIN), (f"  {printable(why)}", style)]
+    worker = [(f"  on {printable(unit.worker)}", DIM)] if unit.worker else []
+    return [(f"  {mark} ", style), (fitted(unit.name, width), PLAIN), (f"  {printable(why)}", style), *worker]
 
 
 def _table(heading: str, units: Sequence[Unit], now: float, width: int) -> _Part:
@@ -263,7 +264,8 @@ def _unit(unit: Unit, now: float, width: int) -> Line:
     else:
         took = "" if unit.started is None or unit.ended is None else elapsed(unit.ended - unit.started)
     right = f" {tasks:>9} {took:>8}"
-    return [(f"  {mark} ", style), (fitted(unit.name, max(4, width - 5 - len(right))), PLAIN), (right, PLAIN)]
+    name = f"{unit.name} on {unit.worker}" if unit.worker else unit.name
+    return [(f"  {mark} ", style), (fitted(name, max(4, width - 5 - len(right))), PLAIN), (right, PLAIN)]
 
 
 def _rest(run: Run) -> _Part:

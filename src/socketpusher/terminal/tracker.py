@@ -54,7 +54,7 @@ class Unit:
         level: Its depth in the graph, or `NO_LEVEL`.
     """
 
-    __slots__ = ("completed_tasks", "ended", "error", "level", "name", "started", "status", "tasks")
+    __slots__ = ("completed_tasks", "ended", "error", "level", "name", "started", "status", "tasks", "worker")
 
     def __init__(self, name: str, level: "Level") -> None:
         self.name = name
@@ -65,6 +65,7 @@ class Unit:
         self.started: float | None = None  # seconds since the epoch; None if that was not seen
         self.ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
         self.error = ""  # the last one that was told of it, its first line
+        self.worker = ""  # who runs it, or did
 
 
 class Level:
@@ -167,6 +168,7 @@ class Run:
             known = before.get(unit.name)
             if known is not None and known.status == unit.status:
                 unit.started, unit.ended, unit.error = known.started, known.ended, known.error
+                unit.worker = known.worker
 
     def _reset(self, levels: dict[int, Level]) -> None:
         self.units = {}
@@ -188,6 +190,9 @@ class Run:
         kind, before = event.type, unit.status
         if event.error:
             unit.error = _first_line(event.error)
+        worker = event.payload.get("worker") if isinstance(event.payload, dict) else None
+        if isinstance(worker, str | int):
+            unit.worker = _first_line(str(worker))
         if kind == EventType.TASK_FAILED:
             self.failed_tasks += 1
             return False
