@@ -34,9 +34,9 @@ _UNIT_STARTED, _UNIT_PROGRESS = str(EventType.UNIT_STARTED), str(EventType.UNIT_
 _TASK_STARTED, _TASK_COMPLETED = str(EventType.TASK_STARTED), str(EventType.TASK_COMPLETED)
 _ORCH_STARTED = str(EventType.ORCH_STARTED)
 _WORK = frozenset((_UNIT_PROGRESS, _TASK_STARTED, _TASK_COMPLETED))  # begins anew with unit.started
-_ENDS = frozenset(map(str, (EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
+_OF_THE_RUN = frozenset(map(str, (EventType.ORCH_STARTED, EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
 
-RELEVANT = frozenset((*STATUS_AFTER, *_WORK, _ORCH_STARTED, *_ENDS))
+RELEVANT = frozenset((*STATUS_AFTER, *_WORK, *_OF_THE_RUN))
 """The types of events that change anything."""
 
 _PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
@@ -177,35 +177,36 @@ class Digest:
             line: The line, with its newline.
             event: Its JSON object; what is malformed or irrelevant is ignored.
         """
-        kind, unit = event.get("type"), event.get("unit", "")
-        if not isinstance(kind, str) or not isinstance(unit, str):
+        kind, unit = event.get("type"), event.get("unit")
+        if type(kind) is not str or kind not in RELEVANT:
             return
-        key: Hashable = kind
-        if kind == _ORCH_STARTED:
-            self._forget()
-        elif kind not in _ENDS:
-            if not unit or (key := self._key(kind, unit, event)) is None:
+        key: Hashable = (kind, unit)
+        if kind in _OF_THE_RUN:
+            key = kind
+            if kind == _ORCH_STARTED:
+                self._forget()
+        elif type(unit) is not str or not unit:
+            return
+        elif kind in _WORK:
+            key = self._key_of_work(kind, unit, event.get("task"))
+            if key is None:
                 return
-            if self._again and len(line) > TOLD_BYTES:
-                line = _shortened(event)
+        elif kind == _UNIT_STARTED:
+            key = self._key_of_start(unit, event.get("payload"))
+        if self._again:
+            line = retained(line if len(line) <= TOLD_BYTES or kind == _ORCH_STARTED else _shortened(event))
         self._lines.pop(key, None)  # a dict keeps the order in which its keys came
-        self._lines[key] = retained(line) if self._again else line
+        self._lines[key] = line
 
-    def _key(self, kind: str, unit: str, event: Mapping[str, Any]) -> Hashable:
+    def _key_of_work(self, kind: str, unit: str, task: object) -> Hashable:
         """What the line takes the place of; None if it says no more than what is there."""
-        if kind == _UNIT_STARTED:
-            return self._key_of_start(unit, event.get("payload"))
-        if kind in STATUS_AFTER:
-            return kind, unit
-        if kind not in _WORK:
-            return None
-        key: Hashable = kind, unit
-        keys = self._work.setdefault(unit, [])
+        key: Hashable = (kind, unit)
         if kind == _UNIT_PROGRESS:
             self._completed.pop(unit, None)
-        elif type(task := event.get("task")) is not int or unit in self._counted:
+        elif type(task) is not int or unit in self._counted:
             self._counted.add(unit)
             key = kind, unit, object()
+            keys = self._work.setdefault(unit, [])
             if len(keys) >= MOST_TASKS:
                 self._lines.pop(keys.pop(0), None)
         elif kind == _TASK_COMPLETED:
@@ -213,7 +214,7 @@ class Digest:
                 return None
             self._completed[unit] = task
         if key not in self._lines:
-            keys.append(key)
+            self._work.setdefault(unit, []).append(key)
         return key
 
     def _key_of_start(self, unit: str, payload: object) -> Hashable:
