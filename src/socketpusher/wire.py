@@ -197,6 +197,11 @@ def retained(line: bytes) -> bytes:
     return line if line.endswith(_RETAINED) else line[:-2] + _RETAINED
 
 
+def as_sent(line: bytes) -> bytes:
+    """The line, with its newline, without that mark."""
+    return line[: -len(_RETAINED)] + b"}\n" if line.endswith(_RETAINED) else line
+
+
 def is_retained(wire: Mapping[str, Any]) -> bool:
     """Whether the JSON object of an event may be told again. Version 0.1 did not mark its `orch.started`."""
     return wire.get("retained") is True or wire.get("type") == EventType.ORCH_STARTED

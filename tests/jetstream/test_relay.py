@@ -326,3 +326,14 @@ def test_what_a_pusher_tells_again_is_neither_stored_twice_nor_late(socket_path:
         relay.end()
         assert relay.said.endswith("stored 6 in EVENTS\n")
     assert [message.headers["Nats-Msg-Id"] for message in server.messages()][4:] == ["run-4/graph", "run-4"]
+
+
+def test_without_ids_the_stream_knows_again_what_a_pusher_tells_again(socket_path: str, server: Server) -> None:
+    line = wire.encode(Event("unit.started", "a"))
+    with relaying(socket_path, server.url):
+        send(socket_path, line)
+        wait_for(lambda: server.count() == 1)
+        send(socket_path, wire.retained(line) + wire.encode(Event("x")))
+        wait_for(lambda: server.count() == 2)
+    assert [wire.parse(message.data)["type"] for message in server.messages()] == ["unit.started", "x"]
+    assert "retained" not in wire.parse(server.messages()[0].data)

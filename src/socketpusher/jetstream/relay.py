@@ -335,8 +335,8 @@ def _settle(future: "asyncio.Future[None]") -> None:
 
 
 def _parsed(line: bytes) -> _Line:
-    data = line.rstrip(b"\n")
-    fields = wire.parse(data)
+    fields = wire.parse(line)
+    data = wire.as_sent(line).rstrip(b"\n")  # or the stream would not know it again
     return _Line(data, fields["type"], number(fields.get("id")), wire.is_retained(fields))
 
 
