@@ -167,3 +167,32 @@ def test_a_new_writer_counts_what_the_old_one_had_sent_as_sent_again() -> None:
     backlog.connection_made(b"")
     backlog.data_sent(sum(len(view) for view in backlog.data_to_send(1 << 20)), 1000)
     assert (backlog.sent, backlog.resent) == (5, 3)
+
+
+def event_line(kind: str, unit: str = "") -> bytes:
+    return b'{"type":"%b","time":"2026-01-01T00:00:00Z","unit":"%b"}\n' % (kind.encode(), unit.encode())
+
+
+def test_dropped_lines_that_say_nothing_leave_nothing_to_write() -> None:
+    """A task of no unit has a type that changes units, and changes none."""
+    backlog = Backlog()
+    for number in range(4):
+        backlog.append(Batch(number, number + 1, event_line("task.started")))
+    assert len(list(backlog.drop_newest(1, 1 << 20))) == 3
+    backlog.connection_made(b"")
+    backlog.data_sent(sum(map(len, backlog.data_to_send(1 << 20))), 1)
+    assert (backlog.empty, backlog.done, backlog.unsent) == (True, True, 4)
+
+
+def test_a_socket_that_takes_nothing_is_offered_the_same_without_putting_it_together_again() -> None:
+    backlog = Backlog()
+    backlog.connection_made(b"")
+    offered = []
+    for number in range(6):
+        backlog.append(Batch(number, number + 1, event_line("unit.queued", f"u{number}")))
+        list(backlog.drop_oldest(1, 1 << 20))
+        offered.append(backlog.data_to_send(1)[0].obj)
+    assert all(data is offered[1] for data in offered[1:])
+    told = b"".join(backlog.data_to_send(1 << 20))
+    assert [told.count(b'"u%d"' % number) for number in range(6)] == [1] * 6  # and nothing is lost on the way
+    assert sorted(told.splitlines()) == told.splitlines()

@@ -78,31 +78,41 @@ class _Gap(_BatchCursor):
 
     def __init__(self, number: int, lines: Iterable[bytes]) -> None:
         super().__init__(Batch(number, number, b""))
-        self._lines: list[bytes] = list(lines)
+        self._lines = deque(lines)
         self._size = sum(map(len, self._lines))
         self._look_at = GAP_BYTES
 
     def join(self, number: int, before: Sequence[bytes] = (), behind: Sequence[bytes] = ()) -> None:
         """Lines beside it were dropped as well."""
-        self._lines = [*before, *self._lines, *behind]
+        self._lines.extendleft(reversed(before))
+        self._lines.extend(behind)
         self._size += sum(map(len, before)) + sum(map(len, behind))
         self.batch = Batch(number, number, b"")
         if self._size > self._look_at:
-            self._lines = Digest(self._lines).lines()
+            self._lines = deque(Digest(self._lines).lines())
             self._size = sum(map(len, self._lines))
             self._look_at = max(GAP_BYTES, 2 * self._size)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was offered to the socket. Lines that are dropped then make another gap: a socket that takes
+        nothing is offered the same again and again, and putting 30,000 lines together takes 100 ms each time."""
+        return bool(self.batch.data)
+
     def told(self) -> Batch:
-        """The lines to tell, as a batch without numbers."""
-        if not self.batch.data:
-            self._lines = Digest(self._lines).lines()
-            self.batch = self.batch._replace(data=b"".join(self._lines))
+        """The lines to tell, as a batch without numbers. No others can join them from now on."""
+        if not self.closed:
+            self.batch = self.batch._replace(data=self.data())
+            self._lines.clear()
         return self.batch
+
+    def data(self) -> bytes:
+        """The same lines, but others can join them."""
+        return self.batch.data or b"".join(Digest(self._lines).lines())
 
     def rewind(self) -> None:
         """What was not read is to be told again."""
         rest = self.batch.data[self.resolved :]
-        self._lines = [line + b"\n" for line in rest.split(b"\n")[:-1]]
         self.batch = self.batch._replace(data=rest)
         self.done = self.read = self.resolved = 0
 
@@ -311,7 +321,7 @@ class Backlog:
 
     def gaps(self) -> list[tuple[int, bytes]]:
         """The gaps that wait: as the argument `dropped`."""
-        waiting = [(gap.batch.end, gap.told().data) for gap in self._waiting if isinstance(gap, _Gap)]
+        waiting = [(gap.batch.end, gap.data()) for gap in self._waiting if isinstance(gap, _Gap)]
         return [*waiting, *self._dropped]
 
     def is_over(self, keep: int, keep_bytes: int) -> bool:
@@ -398,9 +408,9 @@ class Backlog:
             return
         left = self._waiting[place - 1] if place else None
         right = self._waiting[place] if place < len(self._waiting) else None
-        if isinstance(left, _Gap) and not left.done:
+        if isinstance(left, _Gap) and not left.closed:
             left.join(number, behind=lines)
-        elif isinstance(right, _Gap) and not right.done:
+        elif isinstance(right, _Gap) and not right.closed:
             right.join(right.batch.end, before=lines)
-        else:
-            self._waiting.insert(place, _Gap(number, lines))
+        elif telling := Digest(lines).lines():  # there may be none: a task of no unit says nothing
+            self._waiting.insert(place, _Gap(number, telling))
