@@ -196,3 +196,15 @@ def test_a_socket_that_takes_nothing_is_offered_the_same_without_putting_it_toge
     told = b"".join(backlog.data_to_send(1 << 20))
     assert [told.count(b'"u%d"' % number) for number in range(6)] == [1] * 6  # and nothing is lost on the way
     assert sorted(told.splitlines()) == told.splitlines()
+
+
+def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_read() -> None:
+    backlog = Backlog()
+    for number in range(2):
+        backlog.append(Batch(number, number + 1, event_line("unit.queued", f"u{number}")))
+    list(backlog.drop_newest(1, 1 << 20))
+    backlog.connection_made(b"")
+    backlog.data_sent(sum(map(len, backlog.data_to_send(1 << 20))), 1)
+    assert [number for number, _ in backlog.gaps()] == [2]
+    backlog.peer_unread(0)
+    assert backlog.gaps() == []

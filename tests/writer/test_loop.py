@@ -9,7 +9,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
 from socketpusher.channel.descriptors import drain, nudge, pipe
-from socketpusher.channel.journal import Journal, journal_files
+from socketpusher.channel.journal import Journal, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
@@ -251,3 +251,37 @@ def test_whoever_sees_that_lines_are_sent_sees_all_other_numbers_of_them(
 
 def numbers(ledger: Ledger) -> tuple[int, int, int, int]:
     return ledger.sent, ledger.settled, ledger.high_water, ledger.resent
+
+
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_the_journal_is_bounded_while_there_is_no_consumer(loops: list[Loop], overflow: str) -> None:
+    loops.append(loop := Loop(buffer_size=10, overflow=overflow))
+    event = b'{"type":"unit.queued","time":"2026-01-01T00:00:00Z","unit":"u","error":"%b"}' % (b"e" * 50_000)
+    for _ in range(100):
+        loop.put(event)
+        loop.writer._enforce_bounds()
+        loop.writer._publish()
+    assert loop.ledger.dropped == 90
+    assert sum(os.fstat(file.fileno()).st_size for file in loop.writer._journal._files) < 2 << 20
+
+
+def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
+    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in it that was read has a number from which on lines come again, or the next writer would skip it."""
+    loops.append(loop := Loop())
+    begin_anew, beyond = Journal.begin_anew, []
+
+    def check(journal: Journal, records: list[Record]) -> None:
+        begin_anew(journal, records)
+        beyond.append(records[0].number - loop.ledger.settled)
+
+    monkeypatch.setattr(Journal, "begin_anew", check)
+    backlog = loop.writer._backlog
+    backlog.connection_made(b"")
+    for _ in range(50):
+        loop.put(b'{"type":"unit.queued","time":"2026-01-01T00:00:00Z","unit":"u","error":"%b"}' % (b"e" * 50_000))
+        backlog.data_sent(sum(map(len, backlog.data_to_send(1 << 20))), 1)
+        backlog.peer_unread(0)
+        loop.writer._publish()
+    assert set(beyond) == {0}

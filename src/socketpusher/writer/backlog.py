@@ -18,7 +18,7 @@ Positions are bytes since the start of the connection. Lines have the numbers of
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from ..channel.batch import Batch
@@ -320,9 +320,9 @@ class Backlog:
         return gone
 
     def gaps(self) -> list[tuple[int, bytes]]:
-        """The gaps that wait: as the argument `dropped`."""
-        waiting = [(gap.batch.end, gap.data()) for gap in self._waiting if isinstance(gap, _Gap)]
-        return [*waiting, *self._dropped]
+        """The gaps that were not read: as the argument `dropped`."""
+        unread = [(gap.batch.end, gap.data()) for gap in chain(self._written, self._waiting) if isinstance(gap, _Gap)]
+        return [*unread, *self._dropped]
 
     def is_over(self, keep: int, keep_bytes: int) -> bool:
         """Whether more than `keep` lines or `keep_bytes` bytes wait; a single line may be of any size."""

@@ -419,18 +419,18 @@ class Writer:
             if told and not of_gap:  # those are in the journal
                 records.append(Record(Kind.READ, number, told))
         if records:
-            self._guarded(partial(self._write_journal, records), otherwise=None)
+            self._guarded(partial(self._journal.append, records), otherwise=None)
 
-    def _write_journal(self, records: list[Record]) -> None:
-        self._journal.append(records)
-        if self._journal.is_long:
-            gaps = [Record(Kind.DROPPED, number, lines) for number, lines in self._backlog.gaps()]
-            self._journal.begin_anew([Record(Kind.READ, records[-1].number, self._preface.digest()), *gaps])
+    def _shorten_journal(self) -> None:
+        gaps = [Record(Kind.DROPPED, number, lines) for number, lines in self._backlog.gaps()]
+        self._journal.begin_anew([Record(Kind.READ, self._ledger.settled, self._preface.digest()), *gaps])
 
     def _publish(self) -> None:
         ledger, backlog = self._ledger, self._backlog
         self._observe_resolved()
         ledger.settled = backlog.settled
+        if self._journal.is_long:  # also without a consumer; behind `settled`, or the next writer would skip the record
+            self._guarded(self._shorten_journal, otherwise=None)
         ledger.high_water = backlog.high_water
         ledger.resent = self._spec.resent + backlog.resent
         ledger.sent = self._spec.sent + backlog.sent
