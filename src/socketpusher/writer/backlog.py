@@ -89,9 +89,13 @@ class _Gap(_BatchCursor):
         self._size += sum(map(len, before)) + sum(map(len, behind))
         self.batch = Batch(number, number, b"")
         if self._size > self._look_at:
-            self._lines = deque(Digest(self._lines).lines())
-            self._size = sum(map(len, self._lines))
-            self._look_at = max(GAP_BYTES, 2 * self._size)
+            self._look_through()
+
+    def _look_through(self) -> None:
+        """Keep what still matters."""
+        self._lines = deque(Digest(self._lines).lines())
+        self._size = sum(map(len, self._lines))
+        self._look_at = max(GAP_BYTES, 2 * self._size)
 
     @property
     def closed(self) -> bool:
@@ -108,7 +112,9 @@ class _Gap(_BatchCursor):
 
     def data(self) -> bytes:
         """The same lines, but others can join them."""
-        return self.batch.data or b"".join(Digest(self._lines).lines())
+        if not self.closed:
+            self._look_through()
+        return self.batch.data or b"".join(self._lines)
 
     def rewind(self) -> None:
         """What was not read is to be told again."""
