@@ -12,6 +12,7 @@ from socketpusher.channel.clock import now
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
 from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
+from socketpusher.run_state import Digest
 
 logger = logging.getLogger("socketpusher")
 
@@ -383,3 +384,46 @@ def test_a_line_that_is_refused_while_room_is_found_comes_before_the_next_of_its
     outbox.take_held()
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-2:]] == [b"unit.starte", b"unit.comple"]
+
+
+def test_a_held_line_wakes_the_thread_that_sleeps_for_nothing_is_left_to_put(ledger: Ledger, queue: Queue) -> None:
+    """If the host emits nothing more, nobody else would find that there is room."""
+    woken = []
+    outbox = Outbox(ledger, PusherConfig(), lambda: woken.append(1), logger.log)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    refusing(outbox, queue)
+    outbox.asleep = True
+    woken.clear()
+    outbox.push(Event("unit.completed", "a"))
+    assert (len(outbox.held), woken, outbox.asleep) == (1, [1], False)
+
+
+def test_what_is_emitted_while_the_held_lines_are_looked_through_comes_behind_them(
+    ledger: Ledger, outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(outbox, queue)
+    for number in range(HELD_LINES + 1):
+        outbox.push(Event("task.started", "a", task=number))
+    queue.full = False
+
+    class Meanwhile(Digest):
+        def __init__(self, *arguments: object, **named: object) -> None:
+            ledger.received_offset = outbox._accepted_bytes  # there is room now
+            assert outbox.holds()  # or a flush would not wait for them
+            outbox.push(Event("unit.completed", "a"))
+            super().__init__(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("socketpusher.host.outbox.Digest", Meanwhile)
+    outbox.take_held()
+    assert outbox.put_rest()
+    assert [line[9:20] for line in queue.lines()[-2:]] == [b"task.starte", b"unit.comple"]
+
+
+def test_what_is_still_held_when_the_pusher_ends_stays_counted(outbox: Outbox, queue: Queue) -> None:
+    """It ends between two writers, or by itself."""
+    refusing(outbox, queue)
+    outbox.push(Event("unit.completed", "a"))
+    emitted = outbox.emitted()
+    outbox.seal(Mode.ENDED)
+    outbox.clear()
+    assert outbox.emitted() == emitted

@@ -133,6 +133,7 @@ class Outbox:
         self._lines: deque[bytes] = deque()  # accepted, not yet in a batch
         # Not accepted yet: what says where the run stands waits while other events are refused. Any thread appends.
         self.held: deque[bytes] = deque()
+        self._sorting = 0  # how many of them the pusher's thread has taken out to look which still matter
         self._held_bytes = 0
         self._look_at_held = HELD_LINES
         self.mode = Mode.OPEN
@@ -230,7 +231,7 @@ class Outbox:
             taken = self._ledger.received_offset if self._outlet is None else self._outlet.bytes
             # Once it has refused, half must be free, or it would change its mind with each read of the writer.
             limit = self.in_flight_limit if self.mode is Mode.OPEN else self.in_flight_limit // 2
-            if self.held:
+            if self.holds():
                 if self.asleep:
                     self._wake_thread()  # which takes the held ones first
             elif self._accepted_bytes <= taken + limit:
@@ -250,14 +251,15 @@ class Outbox:
         """Drop the line, or hold it if it says where the run stands: a drop costs history, never truth."""
         may_hold = self._outlet is None and self._held_bytes < self.in_flight_limit
         if may_hold and self.mode in (Mode.OPEN, Mode.REFUSING) and is_relevant(line):
+            size = len(line)
             self.held.append(line)
-            self._held_bytes += len(line)
+            self._held_bytes += size
             if self.mode is Mode.OPEN:  # since a moment: what this thread emits next has to come behind it
                 self.mode = Mode.REFUSING
                 self._accept_limit = -1
                 self._wake_thread()
-            elif len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0:
-                self._wake_thread()
+            elif self.asleep or (len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0):
+                self._wake_thread()  # nothing else tells it when there is room
         elif self.mode is not Mode.SEALED:
             self._dropped.add()
 
@@ -344,10 +346,12 @@ class Outbox:
     def take_held(self, at_once: bool = False) -> None:
         """Accept what is held, if there is room or it must be; forget what of it does not matter any more."""
         if len(self.held) > self._look_at_held:
-            lines = list(starmap(self.held.popleft, repeat((), len(self.held))))
+            self._sorting = len(self.held)  # first, for what is emitted meanwhile has to come behind them
+            lines = list(starmap(self.held.popleft, repeat((), self._sorting)))
             matter = Digest(lines, again=False).lines()
             self._dropped.add(len(lines) - len(matter))
             self.held.extendleft(reversed(matter))
+            self._sorting = 0
             self._look_at_held = 2 * len(matter) + HELD_LINES
             self._held_bytes = sum(map(len, matter))
         room = self._ledger.received_offset + self.in_flight_limit // 2
@@ -441,6 +445,7 @@ class Outbox:
         self._again = deque()
         self._kept = deque([_Kept(end, self._accepted_bytes)])
         self._lines = deque()  # not cleared: that thread may be about to move lines
+        self._dropped.add(len(self.held))
         self.held = deque()
 
     # Called by any thread
@@ -456,6 +461,10 @@ class Outbox:
     def waits(self) -> bool:
         """Whether a line is in no batch yet."""
         return bool(self._lines)
+
+    def holds(self) -> bool:
+        """Whether a line is held."""
+        return bool(self._sorting or self.held)
 
     def seal(self, mode: Mode = Mode.SEALED) -> None:
         """Take no more events."""

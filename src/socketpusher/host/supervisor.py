@@ -344,13 +344,13 @@ class Supervisor:
         if deadline is not None:
             self._tell_to_end(writer, deadline)
         self._ask_for_flush(writer)
-        if all_put is None or not writer.attached or (all_put and waited):
+        if all_put is None or not writer.attached or (all_put and (waited or self.outbox.holds())):
             self._sleep(BACKSTOP_INTERVAL, deadline)
         elif not all_put:
             self._sleep(None, deadline, writable=[writer.queue.writer.fileno()])
         else:
             self.outbox.asleep = True
-            self._sleep(0 if self.outbox.waits() else BACKSTOP_INTERVAL if self.outbox.held else None, deadline)
+            self._sleep(0 if self.outbox.waits() or self.outbox.holds() else None, deadline)
             self.outbox.asleep = False
 
     def _sleep(self, seconds: float | None, deadline: Deadline | None, writable: list[int] | None = None) -> None:
@@ -383,7 +383,7 @@ class Supervisor:
     def _has_taken_all(self) -> bool:
         """Whether everything that forked children have handed over, or that was held, is accepted."""
         # In this order, for what is taken out of the channel is being adopted by then.
-        return self.ended or not (self._fork_channel.holds_something() or self._adopting or self.outbox.held)
+        return self.ended or not (self._fork_channel.holds_something() or self._adopting or self.outbox.holds())
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
