@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, Graph, wire
-from socketpusher.run_state import TOLD_BYTES, Digest, RunState, event_on, relevant_lines
+from socketpusher.run_state import MOST_BYTES, SHORT_BYTES, TOLD_BYTES, Digest, RunState, event_on, relevant_lines
 
 GRAPH = Graph({"a": [], "b": ["a"]}, {"a": 5}).payload()
 
@@ -91,6 +91,25 @@ def test_a_long_line_is_told_with_what_matters_of_it() -> None:
     assert len(line) < TOLD_BYTES
     assert event_on(line)["payload"] == {"worker": "w", "total_tasks": 3}
     assert event_on(line)["error"] == "e" * 8000 + " [cut]"
+
+
+def test_what_is_told_is_bounded_whatever_the_errors_and_payloads_hold() -> None:
+    digest = Digest()
+    failed = [wire.encode(Event("unit.failed", f"u{number}", error="e" * 60_000)) for number in range(500)]
+    tasks = [wire.encode(Event("task.completed", f"u{number % 5}", payload="p" * 60_000)) for number in range(1000)]
+    for line in (*failed, *tasks):
+        digest.add(line, event_on(line))
+    lines = digest.lines()
+    assert len(lines) == 1500
+    assert sum(map(len, lines)) < MOST_BYTES + 1500 * SHORT_BYTES
+    digest.add(started := wire.encode(Event("orch.started")), event_on(started))
+    digest.add(failed[0], event_on(failed[0]))
+    assert len(digest.lines()[1]) > len(failed[0])  # there is room again
+
+
+def test_a_line_that_can_not_be_shortened_stays_as_it_is() -> None:
+    line = wire.encode(Event("unit.failed", "u" * TOLD_BYTES, payload=5))
+    assert Digest([line]).lines() == [wire.retained(line)]
 
 
 units = st.sampled_from(["a", "b"])

@@ -44,10 +44,14 @@ _PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
 TOLD_BYTES = 64 << 10
 """Of a longer line the error is cut and the payload thinned before it is kept to be told again."""
 
+MOST_BYTES, SHORT_BYTES = 16 << 20, 1024
+"""Once so much is kept to be told again, in bytes, that is done to every line longer than the second: 1,000 units that
+fail with 60 kB each, or tasks without a number, would take 60 MB of the writer, the journal and each connection."""
+
 MOST_TASKS = 1000
 """So many tasks without a number are remembered of a unit."""
 
-_ERROR_LENGTH = 8000  # characters
+_ERROR_LENGTH, _SHORT_ERROR_LENGTH = 8000, 200  # characters
 _KEPT_OF_PAYLOAD = ("total_tasks", "completed_tasks", "done", "total", "worker")
 
 
@@ -166,6 +170,7 @@ class Digest:
 
     def _forget(self) -> None:
         self._lines: dict[Hashable, bytes] = {}
+        self._size = 0  # of the lines, in bytes
         self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
         self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
         self._counted: set[str] = set()  # units that have a task without a number
@@ -194,9 +199,21 @@ class Digest:
         elif kind == _UNIT_STARTED:
             key = self._key_of_start(unit, event.get("payload"))
         if self._again:
-            line = retained(line if len(line) <= TOLD_BYTES or kind == _ORCH_STARTED else _shortened(event))
-        self._lines.pop(key, None)  # a dict keeps the order in which its keys came
+            line = retained(self._shortened(line, event) if len(line) > SHORT_BYTES and kind != _ORCH_STARTED else line)
+        self._remove(key)  # a dict keeps the order in which its keys came
         self._lines[key] = line
+        self._size += len(line)
+
+    def _remove(self, key: Hashable) -> None:
+        if (line := self._lines.pop(key, None)) is not None:
+            self._size -= len(line)
+
+    def _shortened(self, line: bytes, event: Mapping[str, Any]) -> bytes:
+        """The line, or what matters of it if it is too long."""
+        full = self._size > MOST_BYTES
+        if len(line) <= (SHORT_BYTES if full else TOLD_BYTES):
+            return line
+        return min(line, _short(event, _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
 
     def _key_of_work(self, kind: str, unit: str, task: object) -> Hashable:
         """What the line takes the place of; None if it says no more than what is there."""
@@ -208,7 +225,7 @@ class Digest:
             key = kind, unit, object()
             keys = self._work.setdefault(unit, [])
             if len(keys) >= MOST_TASKS:
-                self._lines.pop(keys.pop(0), None)
+                self._remove(keys.pop(0))
         elif kind == _TASK_COMPLETED:
             if task < self._completed.get(unit, 0):
                 return None
@@ -221,17 +238,17 @@ class Digest:
         """A start that does not say how many tasks there are leaves that to the one before."""
         kind = _UNIT_STARTED
         self._completed.pop(unit, None)
-        self._lines.pop((kind, unit, "bare"), None)
+        self._remove((kind, unit, "bare"))
         given = payload if isinstance(payload, dict) else {"total_tasks": ""}
         counts = [given.get(key) for key in ("total_tasks", "completed_tasks")]
         if not all(count is None or type(count) is int for count in counts):
             return kind, unit, "bare"
         self._counted.discard(unit)
         for old in self._work.pop(unit, ()):
-            self._lines.pop(old, None)
+            self._remove(old)
         if counts[0] is None:
             return kind, unit, "without total"
-        self._lines.pop((kind, unit, "without total"), None)
+        self._remove((kind, unit, "without total"))
         return kind, unit
 
     def lines(self) -> list[bytes]:
@@ -239,12 +256,12 @@ class Digest:
         return list(self._lines.values())
 
 
-def _shortened(event: Mapping[str, Any]) -> bytes:
+def _short(event: Mapping[str, Any], error_length: int) -> bytes:
     payload, error = event.get("payload"), event.get("error")
     short = dict(event)
     if payload is not None:
         given = payload if isinstance(payload, dict) else {}
         short["payload"] = {key: given[key] for key in _KEPT_OF_PAYLOAD if isinstance(given.get(key), str | int)}
     if isinstance(error, str):
-        short["error"] = error[:_ERROR_LENGTH] + " [cut]" * (len(error) > _ERROR_LENGTH)
+        short["error"] = error[:error_length] + " [cut]" * (len(error) > error_length)
     return orjson.dumps(short, option=orjson.OPT_APPEND_NEWLINE)
