@@ -147,3 +147,20 @@ def test_names_that_are_no_unicode_are_those_of_the_events() -> None:
     assert graph["edges"] == [{"from": "caf\\udce9", "to": "b"}]
     assert started["graph"]["edges"] == [{"from": "b", "to": "caf\\udce9"}]
     assert started["parallelism"] == str(10**30)
+
+
+def test_an_orch_started_that_just_fits_is_not_filled_in_beyond_the_limit() -> None:
+    for size in range(800, 1024):
+        line = wire.encode(Event("orch.started", error="e" * size), 1024 - wire.RETAINED_BYTES)
+        preface = Preface(None, 2, 1024)
+        preface.observe(preface.fill_in_graph(Batch(0, 1, line)).data)
+        assert len(preface.lines()) <= 1024
+
+
+def test_a_graph_that_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    preface = Preface(Graph({f"unit-{number:040}": [] for number in range(50)}).payload(), 2, 1024)
+    lines = preface.lines()
+    assert "50 units do not fit" in payloads_of(lines)[0]
+    monkeypatch.setattr("socketpusher.writer.preface.ever_thinner", lambda graph: pytest.fail("tried again"))
+    preface.observe(batch(Event("unit.failed", "x")).data)
+    assert preface.lines().startswith(lines)

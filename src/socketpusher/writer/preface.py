@@ -38,11 +38,12 @@ class Preface:
         # For a run that brings no graph: where lines come in, and where they are observed.
         self._incoming = self._observed = plan = Plan(_as_encoded(graph), _as_encoded(parallelism))
         self._state = None if plan.graph is None else RunState(plan.graph)
+        self._substitute = b""  # the line in the place of a graph that does not fit into one
         self._digest = Digest()
 
     def lines(self) -> bytes:
         """The lines that a connection begins with; nothing if nothing is known."""
-        graph = b"" if self._state is None else self._graph_line(self._state.payload())
+        graph = self._substitute if self._state is None else self._graph_line(self._state.payload())
         return graph + b"".join(self._digest.lines())
 
     def fill_in_graph(self, batch: Batch) -> Batch:
@@ -74,6 +75,7 @@ class Preface:
         own = graph_in(payload)
         graph = self._observed.graph if own is None else with_edges_reversed(own)
         self._state = None if graph is None else RunState(graph)
+        self._substitute = b""
 
     def _graph_line(self, standing: GraphPayload) -> bytes:
         for thin in ever_thinner(standing):
@@ -83,7 +85,9 @@ class Preface:
                     self._state = RunState(thin)  # so that it is not tried in vain again
                 return line
         self._note_untold(standing)
-        return encode(Event("graph", payload=f"<payload left out: {self.untold}>"))
+        self._state = None  # likewise: with 100,000 units an attempt takes a second
+        self._substitute = encode(Event("graph", payload=f"<payload left out: {self.untold}>"))
+        return self._substitute
 
     def _filled_in(self, line: bytes) -> bytes:
         event = event_on(line)
@@ -94,10 +98,11 @@ class Preface:
         graph, parallelism = self._incoming
         if payload is not None and payload.get("graph") is not None:
             return line + b"\n"
-        if graph is None:
-            return line + b"\n" if payload is not None else _line({**event, "payload": {}})
-        known = {"unit_count": len(graph["nodes"]), "parallelism": parallelism, **(payload or {})}
         limit = self._max_line_bytes - RETAINED_BYTES  # for it may be told again
+        if graph is None:
+            filled = _line({**event, "payload": {}}) if payload is None else b""
+            return filled if 0 < len(filled) <= limit else line + b"\n"
+        known = {"unit_count": len(graph["nodes"]), "parallelism": parallelism, **(payload or {})}
         for thin in ever_thinner(with_edges_reversed(graph)):
             filled = _line({**event, "payload": {**known, "graph": thin}})
             if len(filled) <= limit:
