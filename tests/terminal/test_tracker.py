@@ -178,6 +178,15 @@ def test_units_that_no_graph_names_appear_as_they_come() -> None:
     assert run.completed_tasks == 2
 
 
+def test_units_that_no_graph_names_outlive_a_connection_that_begins_with_the_graph() -> None:
+    """With ids the events that told of them are repetitions, which do not come again."""
+    runs = following(graph_of_one(), at(1, "unit.started", "z"), at(2, "unit.failed", "z", error="boom"))
+    following(graph_of_one(status="complete"), runs=runs)
+    run = runs.runs[0]
+    assert statuses(run) == {"a": "complete", "z": "failed"}
+    assert (run.units["z"].error, run.levels[NO_LEVEL].statuses["failed"]) == ("boom", 1)
+
+
 def test_units_that_no_graph_names_are_gone_when_the_next_run_begins() -> None:
     (run,) = following(at(0, "orch.started"), at(1, "unit.started", "x"), at(2, "orch.started")).runs
     assert run.units == {}

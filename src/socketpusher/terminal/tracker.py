@@ -67,6 +67,10 @@ class Unit:
         self.error = ""  # the last one that was told of it, its first line
         self.worker = ""  # who runs it, or did
 
+    def follow(self, other: "Unit") -> None:
+        """What no graph tells of a unit is what was known of it before."""
+        self.started, self.ended, self.error, self.worker = other.started, other.ended, other.error, other.worker
+
 
 class Level:
     """Where the units of one depth stand, in counts."""
@@ -167,8 +171,11 @@ class Run:
             unit = self._add(node)
             known = before.get(unit.name)
             if known is not None and known.status == unit.status:
-                unit.started, unit.ended, unit.error = known.started, known.ended, known.error
-                unit.worker = known.worker
+                unit.follow(known)
+        # The graph does not tell of the others, and a repetition of what told of them is left out.
+        for known in before.values():
+            if known.level.number == NO_LEVEL and known.name not in self._named:
+                self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
 
     def _reset(self, levels: dict[int, Level]) -> None:
         self.units = {}
@@ -204,10 +211,11 @@ class Run:
             unit.ended = _seconds(event.time)
         return unit.status != before
 
-    def _add_unnamed(self, name: str) -> Unit:
+    def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
         if NO_LEVEL not in self.levels:
             self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
         node = _node(name, NO_LEVEL)
+        node["status"], node["tasks"], node["completed_tasks"] = status, tasks, completed_tasks
         self._state.add(node)
         return self._add(node)
 
