@@ -427,3 +427,20 @@ def test_what_is_still_held_when_the_pusher_ends_stays_counted(outbox: Outbox, q
     outbox.seal(Mode.ENDED)
     outbox.clear()
     assert outbox.emitted() == emitted
+
+
+def test_long_lines_of_one_unit_leave_room_for_its_end(ledger: Ledger, queue: Queue) -> None:
+    """Fewer of them than `HELD_LINES` are more bytes than may be held."""
+    woken = []
+    outbox = Outbox(ledger, PusherConfig(), lambda: woken.append(1), logger.log)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    refusing(outbox, queue)
+    outbox.asleep = False  # it waits for the pipe
+    woken.clear()
+    for number in range(3 * outbox.in_flight_limit // 10_000):
+        outbox.push(Event("unit.progress", "a", payload={"done": number, "message": "m" * 10_000}))
+        if woken:
+            woken.clear()
+            outbox.take_held()
+    outbox.push(Event("unit.completed", "a"))
+    assert outbox.held[-1][9:23] == b"unit.completed"

@@ -54,8 +54,8 @@ KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
 
 
 HELD_LINES = 4096
-"""After so many more held lines the pusher's thread looks which of them still matter. They may be as many bytes as may
-be on their way."""
+"""After so many more held lines, or half of the bytes that are left to them, the pusher's thread looks which of them
+still matter. They may be as many bytes as may be on their way."""
 
 
 class Mode(Enum):
@@ -135,7 +135,8 @@ class Outbox:
         self.held: deque[bytes] = deque()
         self._sorting = 0  # how many of them the pusher's thread has taken out to look which still matter
         self._held_bytes = 0
-        self._look_at_held = HELD_LINES
+        self._look_at_held = HELD_LINES  # when the thread looks through them: a number, and below it bytes
+        self._look_at_held_bytes = self.in_flight_limit // 2
         self.mode = Mode.OPEN
         # Two numbers that only bound memory: an interrupt, or a thread switch without a GIL, may cost them a line.
         self._accepted_bytes = 0
@@ -258,10 +259,16 @@ class Outbox:
                 self.mode = Mode.REFUSING
                 self._accept_limit = -1
                 self._wake_thread()
-            elif self.asleep or (len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0):
+            elif self.asleep or self._has_many_held(size):
                 self._wake_thread()  # nothing else tells it when there is room
         elif self.mode is not Mode.SEALED:
             self._dropped.add()
+
+    def _has_many_held(self, size: int) -> bool:
+        """Whether a line of this size was the one with which the held ones are to be looked through."""
+        if self._held_bytes - size <= self._look_at_held_bytes < self._held_bytes:
+            return True
+        return len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0
 
     def _on_placeholder(self, placeholder: str) -> None:
         self._placeholders.add()
@@ -345,7 +352,7 @@ class Outbox:
 
     def take_held(self, at_once: bool = False) -> None:
         """Accept what is held, if there is room or it must be; forget what of it does not matter any more."""
-        if len(self.held) > self._look_at_held:
+        if len(self.held) > self._look_at_held or self._held_bytes > self._look_at_held_bytes:
             self._sorting = len(self.held)  # first, for what is emitted meanwhile has to come behind them
             lines = list(starmap(self.held.popleft, repeat((), self._sorting)))
             matter = Digest(lines, again=False).lines()
@@ -353,12 +360,14 @@ class Outbox:
             self.held.extendleft(reversed(matter))
             self._sorting = 0
             self._look_at_held = 2 * len(matter) + HELD_LINES
-            self._held_bytes = sum(map(len, matter))
+            self._held_bytes = size = sum(map(len, matter))
+            self._look_at_held_bytes = size + max(0, self.in_flight_limit - size) // 2
         room = self._ledger.received_offset + self.in_flight_limit // 2
         while self.held and (at_once or self._accepted_bytes <= room):
             self._accepted_bytes += sum(map(len, list(self.held)))
             self._lines.extend(starmap(self.held.popleft, repeat((), len(self.held))))
             self._held_bytes, self._look_at_held = 0, HELD_LINES
+            self._look_at_held_bytes = self.in_flight_limit // 2
             if self.mode is Mode.REFUSING:
                 self.mode = Mode.OPEN
 
