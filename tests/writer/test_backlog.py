@@ -208,3 +208,13 @@ def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_r
     assert [number for number, _ in backlog.gaps()] == [2]
     backlog.peer_unread(0)
     assert backlog.gaps() == []
+
+
+def test_lines_whose_drop_was_not_counted_are_not_told_behind_themselves() -> None:
+    """A writer that dies between its journal and the ledger has left them in one, and gets them again by the other."""
+    started, completed = event_line("unit.started", "u"), event_line("unit.completed", "u")
+    backlog = Backlog(dropped=[(1, started)])
+    backlog.append(Batch(0, 2, started + completed))
+    backlog.append(Batch(2, 2, b""))
+    backlog.connection_made(b"")
+    assert b"".join(backlog.data_to_send(1 << 20)) == started + completed

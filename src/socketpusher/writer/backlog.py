@@ -158,9 +158,10 @@ class Backlog:
 
     def append(self, batch: Batch) -> None:
         """Take a batch over from the host. An empty one says that whatever is missing below its end is settled."""
-        while self._dropped and self._dropped[0][0] <= batch.first:
+        while self._dropped and self._dropped[0][0] <= batch.end:
             number, lines = self._dropped.popleft()
-            self._note_dropped(len(self._waiting), number, relevant_lines(lines))
+            if number <= batch.first:  # or the writer died before it was counted, and here the lines come again
+                self._note_dropped(len(self._waiting), number, relevant_lines(lines))
         if batch.data:
             self._waiting.append(_BatchCursor(batch))
         self.waiting += batch.end - batch.first
