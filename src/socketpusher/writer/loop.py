@@ -163,6 +163,19 @@ class Writer:
         except OSError as error:
             self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
             raise
+        self._connected(connection)
+        settled, since = self._backlog.settled, time.monotonic()
+        try:
+            while True:
+                self._write(connection)
+                self._wait(self._next_turn())
+        except OSError as error:
+            self._lost(connection, error)
+            lasted = time.monotonic() - since > self._config.max_reconnect_backoff
+            if self._backlog.settled == settled and not lasted:
+                raise
+
+    def _connected(self, connection: Connection) -> None:
         self._backlog.resolve_gaps()
         self._observe_resolved()
         self._backlog.connection_made(self._guarded(self._preface.lines, otherwise=b""))
@@ -175,16 +188,6 @@ class Writer:
         self._ledger.connected = 1
         self._ledger.connections = self._connections
         self._report(Report(f"connected to {self._path}", logging.DEBUG))
-        settled, since = self._backlog.settled, time.monotonic()
-        try:
-            while True:
-                self._write(connection)
-                self._wait(self._next_turn())
-        except OSError as error:
-            self._lost(connection, error)
-            lasted = time.monotonic() - since > self._config.max_reconnect_backoff
-            if self._backlog.settled == settled and not lasted:
-                raise
 
     def _lost(self, connection: Connection, error: OSError) -> None:
         self._backlog.connection_lost(all_read=connection.all_was_read(error))
