@@ -182,11 +182,6 @@ class Backlog:
         return not self._waiting and not self._preface
 
     @property
-    def done(self) -> bool:
-        """Whether no line waits, and none that is told in the place of dropped ones."""
-        return not self._waiting
-
-    @property
     def in_flight(self) -> bool:
         """Whether something is on the socket that the consumer may not have read."""
         return bool(self._writes)

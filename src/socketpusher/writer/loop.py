@@ -380,7 +380,7 @@ class Writer:
         if self._orphan and self._reading:
             self._take_in()
         complete = self._queue.drained if self._orphan else self._ledger.received >= self._ledger.close_target
-        if complete and self._backlog.done:
+        if complete and self._backlog.empty:  # a consumer that came late is told where the run stands
             raise _Finished
 
     # The preface, and what the host is told
