@@ -23,7 +23,7 @@ class Truth:
     """Follows the events of a bus; an `orch.started` without a graph is filled in with the graph that is known.
 
     That is the one of `set_graph`, or a later one that an `orch.started` has brought, in which every unit is pending
-    again: how a resumed run began says nothing of the next one.
+    again: how a resumed run began says nothing of the next one. So it is with the parallelism.
 
     Attributes:
         begun: Whether a run has begun. Before, a display that comes late may know less than one that was there.
@@ -56,8 +56,9 @@ class Truth:
         mine = event.get("payload")
         if mine is None:
             mine = {}
-        if isinstance(mine, dict) and mine.get("graph") is not None:
+        if isinstance(mine, dict):
             self._parallelism = mine.get("parallelism", self._parallelism)
+        if isinstance(mine, dict) and mine.get("graph") is not None:
             nodes = [{key: node[key] for key in ("id", "level", "tasks")} for node in mine["graph"]["nodes"]]
             self._known = {**mine["graph"], "nodes": nodes}
         elif isinstance(mine, dict) and self._known is not None:

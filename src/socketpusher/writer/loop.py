@@ -407,12 +407,13 @@ class Writer:
 
     def _recovered(self, start: int) -> list[tuple[int, bytes]]:
         """What earlier writers have left: it is observed, or returned if it belongs to gaps behind the line `start`."""
-        dropped = []
+        observed, dropped = [], []
         for record in sorted(self._journal.records(), key=lambda record: record.number):
             if record.number <= start:
-                self._preface.observe(record.lines)
+                observed.append(record.lines)
             elif record.kind is Kind.DROPPED:
                 dropped.append((record.number, record.lines))
+        self._preface.recover(observed, dropped)
         return dropped
 
     def _observe_resolved(self) -> None:

@@ -9,6 +9,8 @@ The graph may come from the host, or in an `orch.started`, or not at all. One th
 """
 
 import sys
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -37,9 +39,22 @@ class Preface:
         self.untold = ""  # what does not fit into a line, for the log
         # For a run that brings no graph: where lines come in, and where they are observed.
         self._incoming = self._observed = plan = Plan(_as_encoded(graph), _as_encoded(parallelism))
+        self._dropped: deque[tuple[int, bytes]] = deque()  # what an earlier writer has dropped of what comes in
         self._state = None if plan.graph is None else RunState(plan.graph)
         self._substitute = b""  # the line in the place of a graph that does not fit into one
         self._digest = Digest()
+
+    def recover(self, observed: Iterable[bytes], dropped: Iterable[tuple[int, bytes]]) -> None:
+        """To be called first: what came in to earlier writers, and will not again.
+
+        Args:
+            observed: Lines that were read or given up.
+            dropped: Others, with the numbers of the lines before which they would have come.
+        """
+        for lines in observed:
+            self.observe(lines)
+        self._incoming = self._observed
+        self._dropped.extend(dropped)
 
     def lines(self) -> bytes:
         """The lines that a connection begins with; nothing if nothing is known."""
@@ -48,6 +63,10 @@ class Preface:
 
     def fill_in_graph(self, batch: Batch) -> Batch:
         """The batch, every `orch.started` in it filled in with the graph."""
+        while self._dropped and self._dropped[0][0] <= batch.first:
+            for line in self._dropped.popleft()[1].split(b"\n"):
+                if line.startswith(_STARTED):
+                    self._incoming = self._incoming.after(event_on(line).get("payload"))
         if not batch.has_line(_STARTED):
             return batch
         lines = batch.data.split(b"\n")[:-1]
@@ -122,16 +141,20 @@ class Plan(NamedTuple):
     parallelism: Any
 
     def after(self, payload: Any) -> "Plan":
-        """The same after the begin of a run with this payload: its graph is the next run's, all pending."""
+        """The same after the begin of a run with this payload: what it brings is the next run's, all units pending.
+
+        It makes no difference whether the payload has been filled in with what is known.
+        """
+        parallelism = payload.get("parallelism", self.parallelism) if isinstance(payload, dict) else self.parallelism
         own = graph_in(payload)
         if own is not None:
             given = cast(list[dict[str, Any]], own["nodes"])
             nodes = [{key: node[key] for key in node if key not in _STANDING} for node in given]
             graph = {**with_edges_reversed(own), "nodes": nodes}
-            return Plan(cast(GraphPayload, graph), payload.get("parallelism", self.parallelism))
+            return Plan(cast(GraphPayload, graph), parallelism)
         left = payload.get("graph") if isinstance(payload, dict) else None
         too_long = isinstance(left, dict) and left.get("nodes") == []  # as `encode` leaves it
-        return self._replace(graph=None) if too_long else self
+        return Plan(None if too_long else self.graph, parallelism)
 
 
 _STANDING = ("status", "completed_tasks")
