@@ -181,7 +181,7 @@ def test_dropped_lines_that_say_nothing_leave_nothing_to_write() -> None:
     assert len(list(backlog.drop_newest(1, 1 << 20))) == 3
     backlog.connection_made(b"")
     backlog.data_sent(sum(map(len, backlog.data_to_send(1 << 20))), 1)
-    assert (backlog.empty, backlog.done, backlog.unsent) == (True, True, 4)
+    assert (backlog.empty, backlog.unsent) == (True, 4)
 
 
 def test_a_socket_that_takes_nothing_is_offered_the_same_without_putting_it_together_again() -> None:
@@ -213,6 +213,11 @@ def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_r
 def test_lines_whose_drop_was_not_counted_are_not_told_behind_themselves() -> None:
     """A writer that dies between its journal and the ledger has left them in one, and gets them again by the other."""
     started, completed = event_line("unit.started", "u"), event_line("unit.completed", "u")
+
+
+def test_what_comes_again_is_not_told_as_dropped_before_it_is() -> None:
+    """A writer that dies between journal and ledger has not dropped anything, for the host keeps its copies."""
+    started, completed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"started", b"completed"))
     backlog = Backlog(dropped=[(1, started)])
     backlog.append(Batch(0, 2, started + completed))
     backlog.append(Batch(2, 2, b""))

@@ -63,15 +63,21 @@ class Preface:
 
     def fill_in_graph(self, batch: Batch) -> Batch:
         """The batch, every `orch.started` in it filled in with the graph."""
-        while self._dropped and self._dropped[0][0] <= batch.first:
-            for line in self._dropped.popleft()[1].split(b"\n"):
-                if line.startswith(_STARTED):
-                    self._incoming = self._incoming.after(event_on(line).get("payload"))
+        while self._dropped and self._dropped[0][0] <= batch.end:
+            number, lines = self._dropped.popleft()
+            if number <= batch.first:  # else they come again, see `Backlog.append`
+                self._pass(lines)
         if not batch.has_line(_STARTED):
             return batch
         lines = batch.data.split(b"\n")[:-1]
         filled = (self._filled_in(line) if line.startswith(_STARTED) else line + b"\n" for line in lines)
         return Batch(batch.first, batch.end, b"".join(filled))
+
+    def _pass(self, lines: bytes) -> None:
+        """These have come in before others that will."""
+        for line in lines.split(b"\n"):
+            if line.startswith(_STARTED):
+                self._incoming = self._incoming.after(event_on(line).get("payload"))
 
     def observe(self, data: bytes) -> bytes:
         """These lines were read or given up. Returns those that change anything."""

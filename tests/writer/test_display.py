@@ -1,0 +1,435 @@
+"""A drop costs history, never truth: the writer between the host's outbox and a display, without sockets or processes.
+
+The outbox, the writer, its ledger and its journal are the real ones. What connects them, the kernel and the display's
+end are played here, so that each can stop, be full or die between any two steps; the writer also inside of them, before
+any of its stores into the ledger.
+"""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from interop.choo_web import Store
+from socketpusher import Event, PusherConfig
+from socketpusher.channel import journal as journals
+from socketpusher.channel.batch import Batch
+from socketpusher.channel.descriptors import pipe
+from socketpusher.channel.journal import Journal, journal_files
+from socketpusher.channel.ledger import Ledger
+from socketpusher.channel.messages import WriterSpec
+from socketpusher.channel.queue import Frame
+from socketpusher.host import outbox as outboxes
+from socketpusher.host.outbox import Outbox
+from socketpusher.writer import backlog as backlogs
+from socketpusher.writer import loop
+from socketpusher.writer.loop import Writer
+from support.runs import Run, runs
+
+SOON = 1e-9
+"""For `BLOCKED_GRACE`, in seconds: what is over the bounds is dropped as soon as the socket takes nothing."""
+
+
+class Killed(BaseException):
+    """The writer process is gone."""
+
+
+class Choices:
+    """What happens next, taken from bytes; the first of all choices when there are no more."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = iter(data)
+
+    def below(self, count: int) -> int:
+        return next(self._data, 0) % count
+
+
+class Cells:
+    """The ledger's memory. The writer dies before a store."""
+
+    def __init__(self, cells: Any) -> None:
+        self._cells = cells
+        self.writer_acts = False
+        self.fuse: int | None = None  # how many stores the writer has left
+
+    def __getitem__(self, index: int) -> int:
+        value: int = self._cells[index]
+        return value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        if self.writer_acts and self.fuse is not None:
+            if self.fuse == 0:
+                raise Killed
+            self.fuse -= 1
+        self._cells[index] = value
+
+
+class Queue:
+    """Both ends of the queue."""
+
+    ended = drained = False
+
+    def __init__(self, fd: int, room: int) -> None:
+        self._fd = fd
+        self._room = room
+        self.frames: deque[Frame] = deque()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def put(self, frame: Frame) -> bool:
+        if len(self.frames) < self._room:
+            self.frames.append(frame)
+            return True
+        return False
+
+    def read(self) -> Iterator[tuple[int, Batch]]:
+        if self.frames:
+            frame = self.frames.popleft()
+            yield frame.offset, frame.batch
+
+
+class Socket:
+    """A connection: the writer's end, and what the kernel holds.
+
+    A write takes its bytes and some more of the kernel's memory, until its last byte is read.
+    """
+
+    def __init__(self, fd: int, choices: Choices, room: int) -> None:
+        self._fd = fd
+        self._choices = choices
+        self._room = room
+        self._writes: list[tuple[int, int]] = []
+        self.stream = bytearray()
+        self.read = 0  # how many bytes the display has read
+        self.hung_up = False  # whether the writer has closed it, or is gone
+        self.dead = False  # whether the display is gone
+        self.last_unread = 0
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def unread(self) -> int:
+        return len(self.stream) - self.read
+
+    def write(self, buffers: list[memoryview]) -> tuple[int, int]:
+        if self.dead:
+            raise self.loss()
+        offered = b"".join(buffers)
+        assert offered
+        if self.unread >= self._room:
+            raise BlockingIOError
+        most = min(len(offered), self._room - self.unread)
+        count = most - self._choices.below(256) * most // 256
+        self.stream += offered[:count]
+        memory = count + self._choices.below(50)
+        self._writes.append((len(self.stream), memory))
+        self.unread_memory()
+        return count, memory
+
+    def unread_memory(self) -> int:
+        if self.dead and self.unread:
+            raise self.loss()
+        self.last_unread = 0 if self.dead else sum(memory for end, memory in self._writes if end > self.read)
+        return self.last_unread
+
+    def all_was_read(self, lost: OSError) -> bool:
+        return not isinstance(lost, ConnectionResetError) and not self.unread
+
+    def loss(self) -> OSError:
+        return ConnectionResetError(errno.ECONNRESET, "") if self.unread else BrokenPipeError(errno.EPIPE, "")
+
+    def close(self) -> None:
+        self.hung_up = True
+
+
+class Display:
+    """The dashboard: it reads one connection after the other."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.sockets: deque[Socket] = deque()
+        self._rest = b""
+
+    @property
+    def unread(self) -> int:
+        return sum(socket.unread for socket in self.sockets)
+
+    def read(self, most: int) -> None:
+        while self.sockets:
+            socket = self.sockets[0]
+            *lines, self._rest = (self._rest + socket.stream[socket.read : socket.read + most]).split(b"\n")
+            socket.read = min(len(socket.stream), socket.read + most)
+            for line in lines:
+                self.store.read(bytes(line))
+            if socket.unread or not socket.hung_up:
+                return
+            self._rest = b""
+            self.sockets.popleft()
+
+    def die(self) -> None:
+        for socket in self.sockets:
+            socket.dead = True
+
+
+class Stage:
+    """A run on its way to a display."""
+
+    def __init__(self, run: Run, choices: Choices, config: PusherConfig, sudden: bool, fds: tuple[int, ...]) -> None:
+        self.truth = run.truth()
+        self.choices = choices
+        self.config = config
+        self.graph = None if run.graph is None else json.loads(json.dumps(run.graph.payload()))
+        self.parallelism = run.parallelism
+        self.queue_fd, self.wakeups_fd, self.reports_fd, self.socket_fd = fds
+        self.ledger = Ledger()
+        self.cells = Cells(self.ledger.cells)
+        self.ledger.cells = self.cells  # type: ignore[assignment]
+        self.files = journal_files()
+        self.outbox = Outbox(self.ledger, config, lambda: None, lambda *_: None)
+        self.outbox._write_at = math.inf  # only `put` makes batches
+        self.display = Display()
+        self.writer: Writer | None = None
+        self.socket: Socket | None = None
+        self.closing = False
+        self.sudden = sudden  # whether the writer may die between two stores
+
+    def emit(self, event: Event) -> None:
+        self.truth.follow(event)
+        self.outbox.push(event)
+        self.outbox._held_bytes = 0  # what is held may be of any size, or it would be lost
+
+    def put(self) -> None:
+        self.outbox.take_held(at_once=self.closing)
+        self.outbox.put_rest()
+
+    def running(self) -> Writer:
+        """The writer; another one if it has died."""
+        if self.writer is None:
+            ledger, config = self.ledger, dataclasses.asdict(self.config)
+            numbers = ledger.received, ledger.high_water, ledger.sent, ledger.resent, ledger.connections
+            spec = WriterSpec([], "/", config, self.parallelism, *numbers)
+            self.queue: Any = Queue(self.queue_fd, 1 + self.choices.below(4))
+            journal = Journal(ledger, self.files)
+            fds = self.wakeups_fd, self.reports_fd
+            self.writer = Writer(spec, self.graph, self.queue, *fds, ledger, journal, None)
+            assert self.outbox.attach(self.queue)
+        return self.writer
+
+    def turn(self, *steps: str) -> None:
+        """The writer takes these steps, unless it dies meanwhile."""
+        writer = self.running()
+        self.cells.writer_acts = True
+        try:
+            for step in steps:
+                getattr(self, f"_{step}")(writer)
+        except OSError as error:
+            self._lose(writer, error)
+        except Killed:
+            self.kill_writer()
+        self.cells.writer_acts = False
+
+    def _take_in(self, writer: Writer) -> None:
+        writer._take_in()
+
+    def _connect(self, writer: Writer) -> None:
+        if writer._connection is None:
+            self.socket = Socket(self.socket_fd, self.choices, 100 + 40 * self.choices.below(64))
+            self.display.sockets.append(self.socket)
+            writer._connected(self.socket)  # type: ignore[arg-type]
+
+    def _write(self, writer: Writer) -> None:
+        if writer._connection is not None:
+            writer._write(writer._connection)
+        else:  # as between two attempts to connect
+            writer._enforce_bounds()
+            writer._publish()
+
+    def _look(self, writer: Writer) -> None:
+        if writer._connection is not None:
+            writer._poll_unread(writer._connection, 0.0)
+
+    def _notice(self, writer: Writer) -> None:
+        if self.socket is not None and self.socket.dead:
+            raise self.socket.loss()
+
+    def _time_out(self, writer: Writer) -> None:
+        if writer._connection is not None:
+            raise TimeoutError
+
+    def _lose(self, writer: Writer, error: OSError) -> None:
+        socket, self.socket = self.socket, None
+        try:
+            writer._lost(socket, error)  # type: ignore[arg-type]
+        except Killed:
+            self.socket = socket
+            self.kill_writer()
+
+    def kill_writer(self) -> None:
+        self.cells.fuse = None
+        self.cells.writer_acts = False
+        self.writer = None
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+        assert self.outbox.detach()
+        self.ledger.connected = 0
+
+    def kill_writer_soon(self) -> None:
+        """It dies before one of its next stores, if it may."""
+        if self.sudden and self.cells.fuse is None:
+            self.running()
+            self.cells.fuse = self.choices.below(32)
+
+    def read_some(self) -> None:
+        self.display.read(8 * self.choices.below(256))
+
+    def go_on(self) -> None:
+        """Everybody does a bit."""
+        self.put()
+        self.turn("connect", "take_in", "write")
+        self.display.read(1 << 20)
+        self.turn("look")
+
+    def kill_display(self) -> None:
+        self.display.die()
+        self.display = Display()
+
+    def check(self) -> None:
+        """If everything is sent, as a flush sees it, and read, the display shows the truth."""
+        if self.socket is None or self.socket.dead or self.writer is None or self.writer._backlog._preface:
+            return
+        outbox = self.outbox
+        if not outbox.held and self.ledger.unsent >= outbox.accepted() and not self.display.unread and self.truth.begun:
+            assert self.display.store.picture() == self.truth.picture()
+
+    def close(self) -> None:
+        """The host says that it ends, and the writer goes on until it has finished."""
+        self.cells.fuse = None
+        self.closing = True
+        self.outbox.seal()
+        self.outbox.take_held(at_once=True)
+        self.turn("notice")
+        self.turn("connect")  # a display that comes when the writer has finished is told nothing
+        for _ in range(2000):
+            writer = self.running()
+            self.ledger.close_target = self.outbox.accepted()
+            self.ledger.close_deadline = 2**62
+            writer._closing = True
+            self.put()
+            self.turn("connect", "take_in", "write")
+            if (what := self.choices.below(16)) == 1:
+                self.kill_writer()
+                continue
+            if what == 2:
+                self.turn("time_out")
+            self.display.read(1 << 20)
+            self.turn("look")
+            self.check()
+            try:
+                writer._check_finished()
+            except loop._Finished:
+                break
+        else:
+            pytest.fail("the writer does not finish")
+        if self.socket is not None:
+            self.socket.close()
+        self.display.read(1 << 20)
+        assert self.display.store.picture() == self.truth.picture()
+
+    def remove(self) -> None:
+        self.writer = None
+        self.cells.fuse = None
+        self.ledger.close()
+        for file in self.files:
+            file.close()
+
+
+ACTIONS = (
+    *(Stage.put,) * 4,
+    *(lambda stage: stage.turn("take_in"),) * 3,
+    *(lambda stage: stage.turn("connect"),) * 2,
+    *(lambda stage: stage.turn("write"),) * 4,
+    *(lambda stage: stage.turn("look"),) * 2,
+    lambda stage: stage.turn("time_out"),
+    *(Stage.read_some,) * 3,
+    *(Stage.go_on,) * 2,
+    Stage.kill_display,
+    Stage.kill_writer,
+    Stage.kill_writer_soon,
+)
+
+
+def numbered(run: Run) -> Run:
+    """The same without tasks that have no number: a display may be told of one twice when a writer dies suddenly."""
+    events = [replace(event, task=3) if event.task is None else event for event in run.events]
+    return replace(run, events=events)
+
+
+@pytest.fixture(scope="module")
+def fds() -> Iterator[tuple[int, ...]]:
+    """What the writer polls and reports to: nothing ever comes."""
+    ends = [*pipe(), *pipe(), *pipe()]
+    null = os.open(os.devnull, os.O_WRONLY)
+    yield ends[0].fileno(), ends[2].fileno(), null, ends[4].fileno()
+    os.close(null)
+    for end in ends:
+        end.close()
+
+
+@pytest.fixture(scope="module")
+def small_limits() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "BLOCKED_GRACE", SOON)
+        patch.setattr(journals, "LEAST_BYTES", 1000)
+        patch.setattr(backlogs, "GAP_BYTES", 300)
+        patch.setattr(outboxes, "HELD_LINES", 8)
+        yield
+
+
+CONFIGS = st.builds(
+    PusherConfig,
+    socket_path=st.just("/nowhere/s"),
+    buffer_size=st.integers(1, 8),
+    overflow=st.sampled_from(["drop_newest", "drop_oldest"]),
+    event_ids=st.booleans(),
+    buffer_bytes=st.sampled_from([1 << 26, 8000]),
+    write_timeout=st.just(1e9),
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    run=runs(max_steps=15),
+    config=CONFIGS,
+    sudden=st.booleans(),
+    data=st.binary(min_size=150, max_size=400),
+)
+def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
+    fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
+) -> None:
+    run = numbered(run) if sudden else run
+    choices = Choices(data)
+    stage = Stage(run, choices, config, sudden, fds)
+    try:
+        for event in run.events:
+            while 0 < (what := choices.below(len(ACTIONS) + 3)) <= len(ACTIONS):
+                ACTIONS[what - 1](stage)
+                stage.check()
+            stage.emit(event)
+        while what := choices.below(len(ACTIONS) + 1):
+            ACTIONS[what - 1](stage)
+            stage.check()
+        stage.close()
+    finally:
+        stage.remove()
