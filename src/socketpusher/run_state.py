@@ -145,7 +145,7 @@ def is_relevant(line: bytes) -> bool:
 def event_on(line: bytes) -> dict[str, Any]:
     """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
     try:
-        return parse(line)
+        return parse(bytes(line))  # exactly: a subclass, as the outbox has some, orjson refuses
     except DecodeError:
         return {}
 

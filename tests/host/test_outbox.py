@@ -343,7 +343,10 @@ def test_what_says_where_the_run_stands_is_held_while_other_events_are_refused(
     assert outbox._accepted_bytes == outbox._kept[-1].offset
 
 
-def test_of_what_is_held_only_what_still_matters_is_kept(outbox: Outbox, queue: Queue) -> None:
+@pytest.mark.parametrize("event_ids", [False, True])
+def test_of_what_is_held_only_what_still_matters_is_kept(ledger: Ledger, queue: Queue, event_ids: bool) -> None:
+    outbox = Outbox(ledger, PusherConfig(event_ids=event_ids), lambda: None, logger.log)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
     refusing(outbox, queue)
     dropped = outbox.dropped()
     for number in range(HELD_LINES + 10):

@@ -331,7 +331,7 @@ class Stage:
             if (what := self.choices.below(16)) == 1:
                 self.kill_writer()
                 continue
-            if what == 2:
+            if what == 2 and not writer._backlog._preface:  # or the display would keep a part of what it is told first
                 self.turn("time_out")
             self.display.read(1 << 20)
             self.turn("look")
