@@ -153,8 +153,8 @@ def event_on(line: bytes) -> dict[str, Any]:
 class Digest:
     """The lines that it takes to tell where the run stands: of each unit the last one of each type, in their order.
 
-    `orch.started` forgets all that was before it, `unit.started` the tasks of its unit. Of tasks without a number each
-    counts.
+    `orch.started` forgets all that was before it, but what it is yet to be filled in with; `unit.started` the tasks of
+    its unit. Of tasks without a number each counts.
 
     Args:
         lines: What to begin with.
@@ -164,6 +164,8 @@ class Digest:
 
     def __init__(self, lines: Iterable[bytes] = (), again: bool = True) -> None:
         self._again = again
+        # What a run without a graph is filled in with, by what it brings; lines that are told again have been.
+        self._plans: dict[str, bytes] = {}
         self._forget()
         for line in lines:
             self.add(line, event_on(line))
@@ -190,6 +192,8 @@ class Digest:
             key = kind
             if kind == _ORCH_STARTED:
                 self._forget()
+                if not self._again:
+                    self._note_plan(line, event.get("payload"))
         elif type(unit) is not str or not unit:
             return
         elif kind in _WORK:
@@ -203,6 +207,13 @@ class Digest:
         self._remove(key)  # a dict keeps the order in which its keys came
         self._lines[key] = line
         self._size += len(line)
+
+    def _note_plan(self, line: bytes, payload: object) -> None:
+        given = payload if isinstance(payload, dict) else {}
+        for key in ("graph", "parallelism"):
+            if key in given and (key != "graph" or given[key] is not None):
+                self._plans.pop(key, None)
+                self._plans[key] = line
 
     def _remove(self, key: Hashable) -> None:
         if (line := self._lines.pop(key, None)) is not None:
@@ -253,7 +264,8 @@ class Digest:
 
     def lines(self) -> list[bytes]:
         """The lines, with their newlines."""
-        return list(self._lines.values())
+        last = self._lines.get(_ORCH_STARTED)
+        return [*dict.fromkeys(line for line in self._plans.values() if line != last), *self._lines.values()]
 
 
 def _short(event: Mapping[str, Any], error_length: int) -> bytes:

@@ -13,6 +13,7 @@ from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
 from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
 from socketpusher.run_state import Digest
+from socketpusher.wire import decode
 
 logger = logging.getLogger("socketpusher")
 
@@ -354,6 +355,20 @@ def test_of_what_is_held_only_what_still_matters_is_kept(ledger: Ledger, queue: 
     outbox.take_held()
     assert [line[-3:-2] for line in outbox.held] == [b"5"]
     assert outbox.dropped() == dropped + HELD_LINES + 9
+
+
+def test_what_a_held_run_is_filled_in_with_is_kept(outbox: Outbox, queue: Queue) -> None:
+    refusing(outbox, queue)
+    graph = {"nodes": [{"id": "a"}]}
+    for payload in ({"graph": {}}, {"graph": graph}, {"parallelism": 2}, None):
+        outbox.push(Event("orch.started", payload=payload))
+        outbox.push(Event("unit.started", "a"))
+    for number in range(HELD_LINES):
+        outbox.push(Event("task.started", "a", task=number))
+    outbox.take_held()
+    events = list(map(decode, outbox.held))
+    assert [event.payload for event in events[:-2]] == [{"graph": graph}, {"parallelism": 2}, None]
+    assert [event.type for event in events[-2:]] == ["unit.started", "task.started"]
 
 
 def test_what_is_held_is_bounded_in_bytes(outbox: Outbox, queue: Queue) -> None:

@@ -210,11 +210,6 @@ def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_r
     assert backlog.gaps() == []
 
 
-def test_lines_whose_drop_was_not_counted_are_not_told_behind_themselves() -> None:
-    """A writer that dies between its journal and the ledger has left them in one, and gets them again by the other."""
-    started, completed = event_line("unit.started", "u"), event_line("unit.completed", "u")
-
-
 def test_what_comes_again_is_not_told_as_dropped_before_it_is() -> None:
     """A writer that dies between journal and ledger has not dropped anything, for the host keeps its copies."""
     started, completed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"started", b"completed"))

@@ -64,9 +64,9 @@ class Preface:
     def fill_in_graph(self, batch: Batch) -> Batch:
         """The batch, every `orch.started` in it filled in with the graph."""
         while self._dropped and self._dropped[0][0] <= batch.end:
-            number, lines = self._dropped.popleft()
+            number, told = self._dropped.popleft()
             if number <= batch.first:  # else they come again, see `Backlog.append`
-                self._pass(lines)
+                self._pass(told)
         if not batch.has_line(_STARTED):
             return batch
         lines = batch.data.split(b"\n")[:-1]
