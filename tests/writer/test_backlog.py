@@ -218,3 +218,14 @@ def test_what_comes_again_is_not_told_as_dropped_before_it_is() -> None:
     backlog.append(Batch(2, 2, b""))
     backlog.connection_made(b"")
     assert b"".join(backlog.data_to_send(1 << 20)) == started + completed
+
+
+def test_what_is_told_of_dropped_lines_survives_a_connection_that_is_lost_before_any_of_it_is_written() -> None:
+    failed = b'{"type":"unit.failed","unit":"a"}\n'
+    backlog = Backlog()
+    backlog.connection_made(b"graph\n")
+    backlog.append(Batch(0, 2, failed + b"x\n"))
+    assert [dropped[:2] for dropped in backlog.drop_oldest(1, 1000)] == [(0, 1)]
+    backlog.connection_lost(all_read=False)
+    backlog.resolve_gaps()
+    assert [resolved.data for resolved in backlog.take_resolved()] == [failed[:-2] + b',"retained":true}\n']

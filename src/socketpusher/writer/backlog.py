@@ -118,6 +118,8 @@ class _Gap(_BatchCursor):
 
     def rewind(self) -> None:
         """What was not read is to be told again."""
+        if not self.done:  # nothing of it is on the socket, and what is told may not have been put together
+            return
         rest = self.batch.data[self.resolved :]
         self.batch = self.batch._replace(data=rest)
         self.done = self.read = self.resolved = 0
