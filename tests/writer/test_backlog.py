@@ -1,10 +1,11 @@
 """The backlog against a model: whatever is written, cut, read, lost and dropped, lines stay whole and in order."""
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from socketpusher.channel.batch import Batch
-from socketpusher.writer.backlog import Backlog
+from socketpusher.writer.backlog import Backlog, _Gap
 
 
 def line(number: int) -> bytes:
@@ -229,3 +230,15 @@ def test_what_is_told_of_dropped_lines_survives_a_connection_that_is_lost_before
     backlog.connection_lost(all_read=False)
     backlog.resolve_gaps()
     assert [resolved.data for resolved in backlog.take_resolved()] == [failed[:-2] + b',"retained":true}\n']
+
+
+def test_what_is_kept_of_a_gap_does_not_grow_with_what_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketpusher.writer.backlog.GAP_BYTES", 1000)
+    backlog = Backlog()
+    backlog.append(Batch(0, 1, b"x\n"))
+    for number in range(1, 1000):
+        backlog.append(Batch(number, number + 1, b'{"type":"task.started","unit":"a","task":%d}\n' % number))
+        list(backlog.drop_newest(1, 1000))
+    (gap,) = (gap for gap in backlog._waiting if isinstance(gap, _Gap))
+    assert sum(map(len, gap._lines)) < 1100
+    assert backlog.gaps() == [(1000, b'{"type":"task.started","unit":"a","task":999,"retained":true}\n')]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -10,6 +10,9 @@ from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
 from socketpusher.channel.descriptors import drain, nudge, pipe
 from socketpusher.channel.journal import Journal, Record, journal_files
+
+
+from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
@@ -20,7 +23,7 @@ from support.consumer import Consumer
 class Loop:
     """A writer and the host's ends of what connects it."""
 
-    def __init__(self, **config) -> None:
+    def __init__(self, records: Sequence[Record] = (), **config) -> None:
         self.files = [*pipe(), *pipe(), *pipe()]
         queue, self.queue, self.wakeups, self.waker, self.reports, reports = self.files
         self.ledger = Ledger()
@@ -29,6 +32,7 @@ class Loop:
         reader = QueueReader(queue.fileno())
         self.files += (files := journal_files())
         journal = Journal(self.ledger, files)
+        journal.append(list(records))  # of an earlier writer
         self.writer = Writer(spec, None, reader, self.wakeups.fileno(), reports.fileno(), self.ledger, journal, None)
         self.end = self.offset = 0
 
@@ -152,6 +156,19 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     reports = drain(loop.reports) or b""
     assert reports.count(b"where the run stands can't be told") == 1
     assert b"RecursionError: made to fail" in reports
+
+
+def test_what_was_read_and_comes_again_is_not_known_before(loops: list[Loop]) -> None:
+    """Or tasks without a number would count twice: the writer before died before it said that they are settled."""
+    task = b'{"type":"task.started","unit":"a"}\n'
+    loops.append(loop := Loop([Record(Kind.READ, 1, task)]))
+    assert loop.writer._preface.lines() == b""
+    loop.put(task[:-1])
+    loop.writer._backlog.connection_made(b"")
+    loop.writer._backlog.data_sent(len(task), memory=0)
+    loop.writer._backlog.peer_unread(0)
+    loop.writer._publish()
+    assert loop.writer._preface.lines().count(b"task.started") == 1
 
 
 def test_more_batches_than_one_write_takes_are_delivered(bus: Bus, socket_path: str) -> None:
