@@ -242,3 +242,17 @@ def test_what_is_kept_of_a_gap_does_not_grow_with_what_is_dropped(monkeypatch: p
     (gap,) = (gap for gap in backlog._waiting if isinstance(gap, _Gap))
     assert sum(map(len, gap._lines)) < 1100
     assert backlog.gaps() == [(1000, b'{"type":"task.started","unit":"a","task":999,"retained":true}\n')]
+
+
+def test_lines_that_are_taken_back_before_a_gap_and_dropped_are_told_first_in_it() -> None:
+    queued, started, failed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"queued", b"started", b"failed"))
+    backlog = Backlog()
+    backlog.append(Batch(0, 1, queued))
+    backlog.connection_made(b"")
+    backlog.data_sent(len(queued), 1000)
+    backlog.append(Batch(1, 4, started + failed + b"x\n"))
+    list(backlog.drop_oldest(1, 1000))
+    backlog.connection_lost(all_read=False)
+    list(backlog.drop_oldest(1, 1000))
+    retained = [line[:-2] + b',"retained":true}\n' for line in (queued, started, failed)]
+    assert backlog.gaps() == [(3, b"".join(retained))]
