@@ -256,3 +256,19 @@ def test_lines_that_are_taken_back_before_a_gap_and_dropped_are_told_first_in_it
     list(backlog.drop_oldest(1, 1000))
     retained = [line[:-2] + b',"retained":true}\n' for line in (queued, started, failed)]
     assert backlog.gaps() == [(3, b"".join(retained))]
+
+
+def test_what_is_told_of_dropped_lines_is_told_again_if_it_was_not_read() -> None:
+    queued, failed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"queued", b"failed"))
+    backlog = Backlog()
+    backlog.append(Batch(0, 1, queued))
+    backlog.connection_made(b"")
+    backlog.data_sent(len(queued), 1000)
+    backlog.append(Batch(1, 3, failed + b"x\n"))
+    list(backlog.drop_oldest(1, 1000))
+    told = failed[:-2] + b',"retained":true}\n'
+    assert b"".join(backlog.data_to_send(1 << 20)) == told + b"x\n"
+    backlog.data_sent(len(told) + 2, 1000)
+    backlog.connection_lost(all_read=False)
+    backlog.connection_made(b"")
+    assert b"".join(backlog.data_to_send(1 << 20)) == queued + told + b"x\n"
