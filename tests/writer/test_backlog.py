@@ -269,6 +269,7 @@ def test_what_is_told_of_dropped_lines_is_told_again_if_it_was_not_read() -> Non
     told = failed[:-2] + b',"retained":true}\n'
     assert b"".join(backlog.data_to_send(1 << 20)) == told + b"x\n"
     backlog.data_sent(len(told) + 2, 1000)
+    assert backlog.gaps() == [(2, told)]
     backlog.connection_lost(all_read=False)
     backlog.connection_made(b"")
     assert b"".join(backlog.data_to_send(1 << 20)) == queued + told + b"x\n"
