@@ -273,3 +273,7 @@ def test_what_is_told_of_dropped_lines_is_told_again_if_it_was_not_read() -> Non
     backlog.connection_lost(all_read=False)
     backlog.connection_made(b"")
     assert b"".join(backlog.data_to_send(1 << 20)) == queued + told + b"x\n"
+
+
+def test_gaps_whose_place_has_not_come_stay_in_the_journal() -> None:
+    assert Backlog(dropped=[(5, b"told\n")]).gaps() == [(5, b"told\n")]
