@@ -15,6 +15,9 @@ from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
 from socketpusher.run_state import Digest
 from socketpusher.wire import decode
 
+
+from socketpusher.wire import decode, retained
+
 logger = logging.getLogger("socketpusher")
 
 
@@ -462,3 +465,12 @@ def test_long_lines_of_one_unit_leave_room_for_its_end(ledger: Ledger, queue: Qu
             outbox.take_held()
     outbox.push(Event("unit.completed", "a"))
     assert outbox.held[-1][9:23] == b"unit.completed"
+
+
+def test_a_line_fits_when_it_is_told_again(ledger: Ledger, queue: Queue) -> None:
+    outbox = Outbox(ledger, PusherConfig(max_line_bytes=1024), lambda: None, logger.log)
+    assert outbox.attach(queue)  # type: ignore[arg-type]
+    for size in range(900, 1024):
+        outbox.push(Event("unit.failed", "a", payload="x" * size))
+    assert outbox.put_rest()
+    assert max(len(retained(line + b"\n")) for line in queue.lines()) == 1024

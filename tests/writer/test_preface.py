@@ -164,3 +164,12 @@ def test_a_graph_that_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("socketpusher.writer.preface.ever_thinner", lambda graph: pytest.fail("tried again"))
     preface.observe(batch(Event("unit.failed", "x")).data)
     assert preface.lines().startswith(lines)
+
+
+def test_a_line_that_was_filled_in_fits_when_it_is_told_again() -> None:
+    started = batch(Event("orch.started"))
+    full = len(Preface(Graph({"a": []}).payload(), 2, LIMIT).fill_in_graph(started).data)
+    for limit in range(full - 1, full + 30):
+        preface = Preface(Graph({"a": []}).payload(), 2, limit)
+        preface.observe(preface.fill_in_graph(started).data)
+        assert len(preface.digest()) <= limit
