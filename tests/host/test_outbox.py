@@ -13,9 +13,6 @@ from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
 from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
 from socketpusher.run_state import Digest
-from socketpusher.wire import decode
-
-
 from socketpusher.wire import decode, retained
 
 logger = logging.getLogger("socketpusher")

@@ -9,9 +9,6 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
 from socketpusher.channel.descriptors import drain, nudge, pipe
-from socketpusher.channel.journal import Journal, Record, journal_files
-
-
 from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
