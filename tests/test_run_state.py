@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,27 @@ def test_a_start_forgets_the_tasks_of_its_unit_and_a_run_all_that_was_before() -
 
 def test_every_task_without_a_number_is_told() -> None:
     assert len(told(started(), completed(), completed(), completed())) == 4
+
+
+def test_of_units_that_have_ended_and_that_no_graph_names_the_oldest_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 2)
+    ends = ("completed", "failed", "skipped")
+    events = [
+        Event(f"unit.{what}", f"{unit}{n}", payload=payload)
+        for n, end in enumerate(ends)
+        for unit in ("named", "other")
+        for what, payload in (("queued", None), ("started", None), ("started", {"total_tasks": 1}), (end, None))
+    ]
+    lines = [*map(wire.encode, events), wire.encode(Event("unit.started", "other1")), wire.encode(completed(1))]
+
+    def units(**named: Any) -> list[str]:
+        return sorted({event_on(line)["unit"] for line in Digest(lines, **named).lines()})
+
+    assert units() == ["a", *(f"{unit}{n}" for unit in ("named", "other") for n in range(3))]
+    assert units(named=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
+    assert len(Digest(lines, named=[])._work) == 1
 
 
 def test_a_long_line_is_told_with_what_matters_of_it() -> None:

@@ -4,7 +4,7 @@ The writer tells it to every consumer that comes or has missed something; displa
 some may come twice, as a run of events that is repeated up to its end.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -47,6 +47,10 @@ TOLD_BYTES = 64 << 10
 MOST_BYTES, SHORT_BYTES = 16 << 20, 1024
 """Once so much is kept to be told again, in bytes, that is done to every line longer than the second: 1,000 units that
 fail with 60 kB each, or tasks without a number, would take 60 MB of the writer, the journal and each connection."""
+
+MOST_UNITS = 10_000
+"""So many units are remembered that have ended and that no graph names, before the oldest is forgotten: there are hosts
+that give each call a name of its own, and never begin a run."""
 
 MOST_TASKS = 1000
 """So many tasks without a number are remembered of a unit."""
@@ -160,10 +164,12 @@ class Digest:
         lines: What to begin with.
         again: Whether the lines will be told again. Then they get the key `retained`, by which a consumer knows, and of
             long ones only what matters is kept.
+        named: The units that graphs name, if that is known: of others, those that have ended may be forgotten.
     """
 
-    def __init__(self, lines: Iterable[bytes] = (), again: bool = True) -> None:
+    def __init__(self, lines: Iterable[bytes] = (), again: bool = True, named: Container[str] | None = None) -> None:
         self._again = again
+        self._named = named
         # What a run without a graph is filled in with, by what it brings; lines that are told again have been.
         self._plans: dict[str, bytes] = {}
         self._forget()
@@ -176,6 +182,7 @@ class Digest:
         self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
         self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
         self._counted: set[str] = set()  # units that have a task without a number
+        self._ended: dict[str, None] = {}  # units that no graph names, oldest end first
 
     def add(self, line: bytes, event: Mapping[str, Any]) -> None:
         """Take a line in.
@@ -200,13 +207,29 @@ class Digest:
             key = self._key_of_work(kind, unit, event.get("task"))
             if key is None:
                 return
-        elif kind == _UNIT_STARTED:
-            key = self._key_of_start(unit, event.get("payload"))
+        else:
+            if kind == _UNIT_STARTED:
+                key = self._key_of_start(unit, event.get("payload"))
+            if self._named is not None and unit not in self._named:
+                self._note_end(unit, STATUS_AFTER[kind] in ("complete", "failed"))
         if self._again:
             line = retained(self._shortened(line, event) if len(line) > SHORT_BYTES and kind != _ORCH_STARTED else line)
         self._remove(key)  # a dict keeps the order in which its keys came
         self._lines[key] = line
         self._size += len(line)
+
+    def _note_end(self, unit: str, ended: bool) -> None:
+        """Take note of whether a unit has ended that no graph names, and forget the one that did so long ago."""
+        self._ended.pop(unit, None)
+        if not ended:
+            return
+        self._ended[unit] = None
+        if len(self._ended) > MOST_UNITS:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._key_of_start(oldest, {"total_tasks": 0})  # which takes the place of all its work and starts
+            for kind in STATUS_AFTER:
+                self._remove((kind, oldest))
 
     def _note_plan(self, line: bytes, payload: object) -> None:
         given = payload if isinstance(payload, dict) else {}

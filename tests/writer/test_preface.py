@@ -173,3 +173,15 @@ def test_a_line_that_was_filled_in_fits_when_it_is_told_again() -> None:
         preface = Preface(Graph({"a": []}).payload(), 2, limit)
         preface.observe(preface.fill_in_graph(started).data)
         assert len(preface.digest()) <= limit
+
+
+def test_units_that_a_graph_names_are_remembered_however_many_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 1)
+    preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
+    preface.observe(batch(*(Event("unit.completed", unit) for unit in ("a", "b", "c"))).data)
+    assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "a", "c"]
+    own = Event("orch.started", payload={"graph": {"nodes": [{"id": "b"}]}})
+    again = preface.fill_in_graph(batch(own, *(Event("unit.completed", unit) for unit in ("a", "b", "c", "d"))))
+    assert preface.named == {"a", "b"}
+    preface.observe(again.data)
+    assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "", "b", "d"]

@@ -17,7 +17,7 @@ Positions are bytes since the start of the connection. Lines have the numbers of
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -72,12 +72,14 @@ class _Gap(_BatchCursor):
     Args:
         number: The number after the last of them.
         lines: Those of them that say where the run stands.
+        named: The units that graphs name.
     """
 
-    __slots__ = ("_lines", "_look_at", "_size")
+    __slots__ = ("_lines", "_look_at", "_named", "_size")
 
-    def __init__(self, number: int, lines: Iterable[bytes]) -> None:
+    def __init__(self, number: int, lines: Iterable[bytes], named: Container[str] | None) -> None:
         super().__init__(Batch(number, number, b""))
+        self._named = named
         self._lines = deque(lines)
         self._size = sum(map(len, self._lines))
         self._look_at = GAP_BYTES
@@ -93,7 +95,7 @@ class _Gap(_BatchCursor):
 
     def _look_through(self) -> None:
         """Keep what still matters."""
-        self._lines = deque(Digest(self._lines).lines())
+        self._lines = deque(Digest(self._lines, named=self._named).lines())
         self._size = sum(map(len, self._lines))
         self._look_at = max(GAP_BYTES, 2 * self._size)
 
@@ -136,9 +138,17 @@ class Backlog:
         start: The number of the first line that will be appended, unless it was dropped.
         high_water: The number after the highest line that an earlier writer put on a socket.
         dropped: What an earlier writer has left of gaps: the number after the last line of each, and lines to tell.
+        named: The units that graphs name, see `Digest`.
     """
 
-    def __init__(self, start: int = 0, high_water: int = 0, dropped: Iterable[tuple[int, bytes]] = ()) -> None:
+    def __init__(
+        self,
+        start: int = 0,
+        high_water: int = 0,
+        dropped: Iterable[tuple[int, bytes]] = (),
+        named: Container[str] | None = None,
+    ) -> None:
+        self._named = named
         self._dropped = deque(sorted(dropped, key=lambda gap: gap[0]))  # until their place has come
         self._written: deque[_BatchCursor] = deque()  # wholly written
         self._waiting: deque[_BatchCursor] = deque()  # the first one may be written in part
@@ -417,4 +427,4 @@ class Backlog:
         elif isinstance(right, _Gap) and not right.closed:
             right.join(right.batch.end, before=lines)
         elif telling := Digest(lines).lines():  # there may be none: a task of no unit says nothing
-            self._waiting.insert(place, _Gap(number, telling))
+            self._waiting.insert(place, _Gap(number, telling, self._named))

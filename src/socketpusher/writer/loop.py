@@ -107,7 +107,7 @@ class Writer:
         self._said: dict[int, str] = {}  # what was reported last of the preface, by level
         self._journal = journal
         dropped: list[tuple[int, bytes]] = self._guarded(partial(self._recovered, spec.received), otherwise=[])
-        self._backlog = Backlog(spec.received, spec.high_water, dropped)
+        self._backlog = Backlog(spec.received, spec.high_water, dropped, self._preface.named)
         self._spec = spec  # for what earlier writers had counted
         self._connections = spec.connections
 

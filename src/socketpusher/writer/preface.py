@@ -42,7 +42,9 @@ class Preface:
         self._dropped: deque[tuple[int, bytes]] = deque()  # what an earlier writer has dropped of what comes in
         self._state = None if plan.graph is None else RunState(plan.graph)
         self._substitute = b""  # the line in the place of a graph that does not fit into one
-        self._digest = Digest()
+        self.named: set[str] = set()  # the units of these graphs
+        self._note_named()
+        self._digest = Digest(named=self.named)
 
     def recover(self, observed: Iterable[bytes], dropped: Iterable[tuple[int, bytes]]) -> None:
         """To be called first: what came in to earlier writers, and will not again.
@@ -54,7 +56,13 @@ class Preface:
         for lines in observed:
             self.observe(lines)
         self._incoming = self._observed
+        self._note_named()
         self._dropped.extend(dropped)
+
+    def _note_named(self) -> None:
+        self.named.clear()
+        for plan in (self._observed, self._incoming):
+            self.named.update(node["id"] for node in (plan.graph or {"nodes": []})["nodes"])
 
     def lines(self) -> bytes:
         """The lines that a connection begins with; nothing if nothing is known."""
@@ -78,6 +86,7 @@ class Preface:
         for line in lines.split(b"\n"):
             if line.startswith(_STARTED):
                 self._incoming = self._incoming.after(event_on(line).get("payload"))
+                self._note_named()
 
     def observe(self, data: bytes) -> bytes:
         """These lines were read or given up. Returns those that change anything."""
@@ -97,6 +106,7 @@ class Preface:
 
     def _on_started(self, payload: Any) -> None:
         self._observed = self._observed.after(payload)
+        self._note_named()
         own = graph_in(payload)
         graph = self._observed.graph if own is None else with_edges_reversed(own)
         self._state = None if graph is None else RunState(graph)
@@ -120,6 +130,7 @@ class Preface:
         if not event or not (payload is None or isinstance(payload, dict)):
             return line + b"\n"
         self._incoming = self._incoming.after(payload)
+        self._note_named()
         graph, parallelism = self._incoming
         if payload is not None and payload.get("graph") is not None:
             return line + b"\n"
