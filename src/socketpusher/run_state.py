@@ -4,6 +4,7 @@ The writer tells it to every consumer that comes or has missed something; displa
 some may come twice, as a run of events that is repeated up to its end.
 """
 
+import re
 from collections.abc import Container, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -136,9 +137,50 @@ def _normal(node: NodePayload) -> dict[str, Any]:
     return normal
 
 
-def relevant_lines(data: bytes) -> list[bytes]:
-    """Those lines, with their newlines, that change anything."""
-    return [line + b"\n" for line in data.split(b"\n")[:-1] if line.startswith(_PREFIXES)]
+_HEAD = re.compile(
+    rb'\{"type":"(%b)"(?:,"time":"[^"]*")?(?:,"unit":"([^"\\]*(?:\\.[^"\\]*)*)")?(?:,"task":(-?\d+))?'
+    % b"|".join(re.escape(kind).encode() for kind in sorted(RELEVANT, reverse=True))
+)
+_TELLING = _OF_THE_RUN | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
+_IS_PLAIN = {kind.encode(): kind not in _TELLING for kind in RELEVANT}  # what is behind the head says nothing
+
+
+def relevant_lines(data: bytes | bytearray) -> list[bytes]:
+    """Those lines, with their newlines, that change anything and are not overwritten by a later one of them.
+
+    The writer looks at every line here, so only heads are read: a payload may be a megabyte, and of many lines a second
+    most are overwritten. Of long lines whose payload says nothing only head and id are kept.
+    """
+    found: dict[Hashable, tuple[int, int, int]] = {}  # of a line: its start, end and task
+    epochs: dict[bytes, int] = {}  # of a unit with tasks without numbers, each of which counts on what was before
+    start, match = 0, _HEAD.match
+    while end := data.find(b"\n", start) + 1:
+        if head := match(data, start):
+            kind, unit, task = head.groups()
+            key: Hashable = (kind, unit, epochs.get(unit, 0)) if epochs else (kind, unit)
+            number = -1
+            if not _IS_PLAIN[kind]:
+                key = start
+            elif task is not None:
+                number = int(task)
+                if key in found and number < found[key][2] and kind == b"task.completed":
+                    key = start
+            elif kind.startswith(b"task."):
+                epochs[unit] = epochs.get(unit, 0) + 1
+                key = start
+            found.pop(key, None)  # a dict keeps the order in which its keys came
+            found[key] = (start, end, number)
+        start = end
+    return [_of_interest(data, start, end) for start, end, _ in found.values()]
+
+
+def _of_interest(data: bytes | bytearray, start: int, end: int) -> bytes:
+    line = bytes(data[start:end]) if end - start <= TOLD_BYTES else b""
+    if line or (head := _HEAD.match(data, start)) is None or not _IS_PLAIN[head[1]]:
+        return line or bytes(data[start:end])
+    id = data.rfind(b',"id":"', end - 100, end)  # the last key of an event that has one
+    tail = data[id : end - 2] if id >= 0 and data.count(b'"', id, end) == 4 and data.endswith(b'"}\n', id, end) else b""
+    return bytes(data[start : head.end()]) + bytes(tail) + b"}\n"
 
 
 def is_relevant(line: bytes) -> bool:

@@ -278,15 +278,17 @@ class Backlog:
         read = min(self._read - cursor.start, cursor.done)
         if read > cursor.read:
             cursor.read_lines += cursor.count_lines(cursor.read, read)
+            self._resolve(cursor, cursor.batch.data.rfind(b"\n", cursor.read, read) + 1)
             cursor.read = read
-            self._resolve(cursor, cursor.batch.data.rfind(b"\n", 0, read) + 1)
 
     def _resolve(self, cursor: _BatchCursor, end: int) -> None:
         """The lines that end in the first `end` bytes of a cursor were read."""
         if end > cursor.resolved:
             whole = end == len(cursor.batch.data)
             number = cursor.batch.end if whole else cursor.batch.first + cursor.read_lines
-            self._resolved.append(Resolved(cursor.batch.data[cursor.resolved : end], isinstance(cursor, _Gap), number))
+            data = cursor.batch.data
+            read = data if whole and not cursor.resolved else data[cursor.resolved : end]
+            self._resolved.append(Resolved(read, isinstance(cursor, _Gap), number))
             cursor.resolved = end
 
     def connection_lost(self, all_read: bool) -> None:
