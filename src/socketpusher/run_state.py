@@ -153,23 +153,40 @@ def relevant_lines(data: bytes | bytearray) -> list[bytes]:
     """
     found: dict[Hashable, tuple[int, int, int]] = {}  # of a line: its start, end and task
     epochs: dict[bytes, int] = {}  # of a unit with tasks without numbers, each of which counts on what was before
-    start, match = 0, _HEAD.match
+    start, match, startswith = 0, _HEAD.match, data.startswith
+    key: Hashable = None
+    kind = between = b""  # of the last line with a numbered task: how it begins, and what is between time and number
+    offset = number = 0
     while end := data.find(b"\n", start) + 1:
+        at = start + offset
+        if (
+            between and startswith(between, at) and startswith(kind, start)
+        ):  # most lines of a flood: a third of the cost
+            digits = data[at + len(between) : data.find(b",", at + len(between), end)]
+            if digits.isdigit() and (task_number := int(digits)) >= number:
+                number = task_number
+                found[key] = start, end, number
+                start = end
+                continue
         if head := match(data, start):
-            kind, unit, task = head.groups()
-            key: Hashable = (kind, unit, epochs.get(unit, 0)) if epochs else (kind, unit)
+            name, unit, task = head.groups()
+            key = (name, unit, epochs.get(unit, 0)) if epochs else (name, unit)
             number = -1
-            if not _IS_PLAIN[kind]:
+            between = b""
+            if not _IS_PLAIN[name]:
                 key = start
             elif task is not None:
                 number = int(task)
-                if key in found and number < found[key][2] and kind == b"task.completed":
+                if key in found and number < found[key][2] and name == b"task.completed":
                     key = start
-            elif kind.startswith(b"task."):
+                elif unit is not None:
+                    kind, offset = bytes(data[start : head.end(1)]), head.start(2) - start
+                    between = bytes(data[head.start(2) : head.start(3)])
+            elif name.startswith(b"task."):
                 epochs[unit] = epochs.get(unit, 0) + 1
                 key = start
             found.pop(key, None)  # a dict keeps the order in which its keys came
-            found[key] = (start, end, number)
+            found[key] = start, end, number
         start = end
     return [_of_interest(data, start, end) for start, end, _ in found.values()]
 
