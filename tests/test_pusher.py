@@ -16,14 +16,9 @@ import pytest
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
 from support.consumer import Consumer
 from support.leftovers import writers
-from support.waiting import is_running, stop, wait_for
+from support.waiting import comes_to_rest, cpu_ticks, is_running, stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
-
-
-def cpu_ticks(pid: int) -> int:
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def voluntary_switches(pid: int) -> int:
@@ -489,6 +484,7 @@ def test_an_idle_writer_uses_no_cpu_and_wakes_for_nothing(bus: Bus, consumer: Co
         # It looks once or twice more whether the line was read; then it is at rest.
         supervisor = pusher._supervisor
         wait_for(lambda: supervisor.ledger.settled == 1)
+        comes_to_rest(pid)
         before = (voluntary_switches(pid), cpu_ticks(pid))
         threading.Event().wait(1.0)  # the second over which it must not wake
         assert (voluntary_switches(pid), cpu_ticks(pid)) == before

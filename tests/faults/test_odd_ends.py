@@ -14,7 +14,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from support import producer_script
 from support.consumer import Consumer
-from support.waiting import stop, wait_for
+from support.waiting import comes_to_rest, stop, wait_for
 
 QUICK = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.05}
 
@@ -89,10 +89,7 @@ def test_a_consumer_that_half_closes_goes_on_receiving_and_costs_nothing(bus: Bu
         connection.shutdown(socket.SHUT_WR)
         bus.emit(Event("x", task=1))
         assert b'"task":1' in connection.recv(65536)
-        pid = pusher.stats().writer_pid
-        before = cpu_ticks(pid)
-        threading.Event().wait(0.3)  # the time over which the writer must be at rest
-        assert cpu_ticks(pid) - before <= 1
+        comes_to_rest(pusher.stats().writer_pid)
         assert (pusher.connected, pusher.stats().reconnects) == (True, 0)
         connection.close()
         wait_for(lambda: pusher.stats().reconnects == 1)
@@ -193,12 +190,6 @@ def test_a_consumer_that_stalls_is_looked_at_ever_more_seldom(bus: Bus, consumer
 def switches(pid: int | None) -> int:
     with open(f"/proc/{pid}/status") as file:
         return int(file.read().split("voluntary_ctxt_switches:")[1].split()[0])
-
-
-def cpu_ticks(pid: int | None) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def test_a_consumer_that_dies_without_having_accepted_has_read_nothing(bus: Bus, listener: socket.socket) -> None:

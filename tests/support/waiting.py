@@ -30,3 +30,20 @@ def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
     wait_for(lambda: all("\nState:\tT" in (task / "status").read_text() for task in tasks.iterdir()))
+
+
+def cpu_ticks(pid: int | None) -> int:
+    """The CPU time that a process has used, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def comes_to_rest(pid: int | None) -> None:
+    """Wait until a process uses no CPU for a while; one that polls in vain never does."""
+
+    def rests() -> bool:
+        before = cpu_ticks(pid)
+        time.sleep(0.3)  # the length of the while
+        return cpu_ticks(pid) == before
+
+    wait_for(rests)
