@@ -122,8 +122,9 @@ build(["report"], workers={workers})
     told_of = told(events)
     assert set(told_of) == {"a", "b", "c", "report"}
     assert all(set(types) == {"queued", "started", "completed"} for types in told_of.values())
-    assert events[-1].type == "orch.completed"
+    assert "orch.completed" in {event.type for event in events}
     if workers == 1:  # what different processes emit may change places, and two may find that all is complete
+        assert events[-1].type == "orch.completed"
         last = [event for event in events if event.unit][-3:]
         assert told(last) == {"report": ["queued", "started", "completed"]}
 
