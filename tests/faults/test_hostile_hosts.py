@@ -178,6 +178,18 @@ def test_a_working_directory_that_is_gone_does_not_matter(consumer: Consumer, tm
     wait_for(lambda: set(consumer.tasks()) == set(range(6)))
 
 
+def test_a_relative_entry_of_pythonpath_does_not_matter_to_a_directory_that_is_gone(
+    consumer: Consumer, tmp_path
+) -> None:
+    """An interpreter refuses to start there."""
+    lines = f"{HELPERS}{IN_A_DIRECTORY}pusher.start()\nos.rmdir(directory){EMIT_AND_KILL}"
+    path = os.pathsep.join([os.path.relpath(SOURCE), "elsewhere"])
+    environment = {"DIRECTORY": str(tmp_path / "gone"), "PYTHONPATH": path}
+    code, output, errors = producer_script.run(lines, consumer.path, env=environment)
+    assert (code, output) == (0, "6 6 0 0 1\n"), errors
+    wait_for(lambda: set(consumer.tasks()) == set(range(6)))
+
+
 def test_a_relative_socket_path_stays_the_one_it_was(consumer: Consumer) -> None:
     lines = f"""{HELPERS}
 os.chdir(os.path.dirname(os.environ["SOCKET"]))

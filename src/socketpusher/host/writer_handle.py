@@ -220,7 +220,7 @@ class WriterHandle:
 def _spawn(command: list[str], files: int, output: int) -> int:
     streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((files, output, output))]
     try:
-        environment = {**os.environ, **dict.fromkeys(_TALKATIVE & os.environ.keys(), "")}
+        environment = {**os.environ, **dict.fromkeys(_NOT_FOR_IT & os.environ.keys(), "")}
         return os.posix_spawn(command[0], command, environment, file_actions=streams, setsigmask=HELD_SIGNALS)
     except OSError as error:
         reason = f"can't run the writer process with sys.executable, {command[0]!r}: {error.strerror or error}"
@@ -246,7 +246,9 @@ def _command() -> list[str]:
     return [executable, _FROZEN_ARGUMENT, name]
 
 
-_TALKATIVE = {"PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME"}  # what they make an interpreter say would be logged as faults
+# What the first two make an interpreter say would be logged as faults. In a directory that is gone none starts
+# with a relative entry in the third; and the writer is told where to find what it needs.
+_NOT_FOR_IT = {"PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME", "PYTHONPATH"}
 
 _FLAGS = {"-E": "ignore_environment", "-s": "no_user_site", "-B": "dont_write_bytecode"}
 
