@@ -8,6 +8,9 @@ from .figures import Kill
 from .keeper import Keeper, signals
 from .scheduler import Scheduler
 
+LOOK = 0.005
+"""How often it looks how far the schedule is, in seconds."""
+
 
 class Accident:
     """Kills the display, and starts another one, at some moment in the block; from a thread, so at any moment at all.
@@ -15,13 +18,14 @@ class Accident:
     Args:
         keeper: Whose display.
         scheduler: What runs in the block.
-        delay: After how many seconds; if the block is over before, at its end.
+        event: After how many events; if the block is over before, at its end. A time would not do: on a busy machine
+            no schedule takes as long as the one before.
     """
 
-    def __init__(self, keeper: Keeper, scheduler: Scheduler, delay: float) -> None:
+    def __init__(self, keeper: Keeper, scheduler: Scheduler, event: float) -> None:
         self._keeper = keeper
         self._scheduler = scheduler
-        self._delay = delay
+        self._event = event
         self._over = threading.Event()
         self._called_off = False
         self._failure: BaseException | None = None
@@ -29,7 +33,8 @@ class Accident:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        self._over.wait(self._delay)
+        while self._scheduler.emitted < self._event and not self._over.wait(LOOK):
+            pass
         if self._called_off:
             return
         event = self._scheduler.emitted

@@ -49,15 +49,13 @@ def demonstrate(names: Sequence[str] = (), *, rounds: int = DEFAULT_ROUNDS, plai
     with kept_display(plain) as keeper:
         turns = _turns(rounds)
         unlucky = [number for number, with_pusher in enumerate(turns, 1) if with_pusher][1 + rounds // 2]
-        expected = 0.0
         for number, with_pusher in enumerate(turns, 1):
             way = "with the pusher" if with_pusher else "without a pusher, so nothing is shown"
             warm_up = ", to warm up" if number == 1 else ""
             keeper.say(f"schedule {number} of {len(turns)}, {way}{warm_up} ...")
-            delay = random.uniform(0.2, 0.8) * expected if number == unlucky else None
-            timing = _run_watched(units, keeper, figures, delay) if with_pusher else _run_alone(units)
+            accident = random.uniform(0.2, 0.8) * figures.emitted / len(figures.books) if number == unlucky else None
+            timing = _run_watched(units, keeper, figures, accident) if with_pusher else _run_alone(units)
             keeper.say(f"  {timing.wall:.3f} s")
-            expected = timing.wall
             if number > 1:
                 (figures.watched if with_pusher else figures.alone).append(timing)
         displays = keeper.finish()
@@ -99,18 +97,18 @@ def _run_alone(units: Mapping[str, Unit]) -> Timing:
     return _timed(Scheduler(units, Bus()))
 
 
-def _run_watched(units: Mapping[str, Unit], keeper: Keeper, figures: Figures, delay: float | None) -> Timing:
-    """A schedule with a pusher. After `delay` seconds, if that is given, the display is killed."""
+def _run_watched(units: Mapping[str, Unit], keeper: Keeper, figures: Figures, event: float | None) -> Timing:
+    """A schedule with a pusher. After so many events, if that is given, the display is killed."""
     bus = Bus()
     pusher = SocketPusher(bus, PusherConfig(socket_path=keeper.path, buffer_size=_BUFFER, event_ids=True))
     pusher.set_graph(_graph(units), parallelism=1)
     scheduler = Scheduler(units, bus)
     try:
         pusher.start()
-        if delay is None:
+        if event is None:
             timing = _timed(scheduler)
         else:
-            with Accident(keeper, scheduler, delay) as accident:
+            with Accident(keeper, scheduler, event) as accident:
                 timing = _timed(scheduler)
             figures.kill = accident.kill
             keeper.wait_until_ready()
