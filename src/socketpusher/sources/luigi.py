@@ -27,7 +27,8 @@ class LuigiRun:
     failed. One that was complete before is `unit.skipped` and `unit.completed`, for displays that know only that. The
     run is `orch.started`, and at the end `orch.completed`, or `orch.failed` if one of the root tasks is not complete.
     The handlers are those of every Luigi task in this process, so there should be one run at a time. With several
-    workers, what different processes emit may change places by milliseconds, and a unit may be queued twice.
+    workers, what different processes emit may change places by milliseconds, and a unit may be queued twice; a
+    `pusher.flush()` behind `luigi.build` keeps the end of the run behind all of it.
 
     Args:
         bus: Where to emit.
