@@ -1,14 +1,17 @@
 """Where the run stands after any events, and that what is told of it leads to the same."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interop.choo_web import Store
 from socketpusher import Event, Graph, wire
 from socketpusher.run_state import MOST_BYTES, SHORT_BYTES, TOLD_BYTES, Digest, RunState, event_on, relevant_lines
 
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GRAPH = Graph({"a": [], "b": ["a"]}, {"a": 5}).payload()
 
 
@@ -165,6 +168,59 @@ def test_what_is_told_leads_to_the_same_and_so_does_what_is_told_of_it(run: list
             state.apply(event_on(line))
         states.append(state.payload())
     assert states[1:] == states[:1] * 3
+
+
+names = st.sampled_from(["a", "b", 'say "hi" \\\\', "データ"])
+moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(2026, 1, 1), max_value=datetime(2026, 1, 2))
+flood = st.builds(
+    Event,
+    st.sampled_from(["task.completed", "task.started", "unit.failed", "unit.started", "unit.queued", "task.committed"]),
+    names,
+    st.none() | st.integers(-1, 12),
+    payload=st.sampled_from([None, {"total_tasks": 3}, {"step": 1}, ',"task":9', [',"unit":"b","task":99,']]),
+    error=st.sampled_from(["", 'no ","task":7']) | st.just("e" * 200),
+    time=st.sampled_from([BEGIN, BEGIN.replace(microsecond=5)]) | moments,
+)
+
+
+@given(st.lists(flood, max_size=40), st.booleans())
+def test_lines_that_are_left_out_are_overwritten_by_those_that_are_not(run: list[Event], large: bool) -> None:
+    """Also of a bytearray, as a large batch is, and with lines of which only the head is kept."""
+    graph = Graph({name: [] for name in ("a", "b", 'say "hi" \\\\', "データ")}).payload()
+    lines = [wire.encode(event) for event in run]
+    if large:
+        lines = [line[:-2] + b',"id":"x-%d"}\n' % number for number, line in enumerate(lines, 1)]
+    data = b"".join(lines)
+    kept = relevant_lines(bytearray(data) if large else data)
+    assert set(kept) <= set(lines)
+    states, pictures = [], []
+    begin = wire.encode(Event("orch.started", payload={"graph": graph}))
+    for way in (lines, kept, Digest(lines).lines(), Digest(kept).lines()):
+        state, store = RunState(graph), Store()
+        store.read(begin)
+        for line in way:
+            state.apply(event_on(line))
+            store.read(line)
+        states.append(state.payload())
+        pictures.append(store.picture())
+    assert states[1:] == states[:1] * 3
+    assert pictures[1:] == pictures[:1] * 3
+
+
+def test_of_a_long_line_that_says_nothing_more_the_head_and_the_id_are_kept() -> None:
+    long = "x" * TOLD_BYTES
+    event = Event("task.completed", "a", task=3, payload=long, error='no ,"id":"y-1"')
+    line = wire.encode(event)
+    (kept,) = relevant_lines(line)
+    assert {key: value for key, value in event_on(kept).items() if key != "time"} == {
+        "type": "task.completed",
+        "unit": "a",
+        "task": 3,
+    }
+    (kept,) = relevant_lines(line[:-2] + b',"id":"x-7"}\n')
+    assert event_on(kept)["id"] == "x-7"
+    failed = wire.encode(Event("unit.failed", "a", payload=long))
+    assert relevant_lines(failed) == [failed]
 
 
 anything = st.recursive(
