@@ -105,13 +105,20 @@ def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_sta
     assert retained == [started, begun]
 
 
-def test_of_a_graph_that_never_fits_its_size_arrives(bus: Bus, consumer: Consumer) -> None:
+def test_of_a_graph_that_never_fits_its_size_arrives_and_the_log_says_so_once(
+    bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000))
     pusher.set_graph({f"unit-{number}": [] for number in range(200)}, 4)
     with pusher:
         bus.emit(Event("orch.started", payload={"mine": 1}))
         consumer.wait_for_tasks(1)
-    graph, started = consumer.events()
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.events()) == 4)
+    graph, started = consumer.events()[:2]
+    assert caplog.text.count("the graph is not told to consumers: its 200 units do not fit") == 1
+    assert "raise max_line_bytes" in caplog.text
     assert graph.payload.startswith("<payload left out")
     assert started.payload == {"unit_count": 200, "parallelism": 4, "mine": 1}
 

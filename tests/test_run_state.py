@@ -207,6 +207,39 @@ def test_lines_that_are_left_out_are_overwritten_by_those_that_are_not(run: list
     assert pictures[1:] == pictures[:1] * 3
 
 
+def task(kind: str, number: int | None) -> Event:
+    return Event(f"task.{kind}", "a", task=number, payload={"step": 1}, time=BEGIN)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        [task("completed", 5), task("completed", 3)],  # in any order
+        [task("started", 5), task("started", 3)],  # of a new attempt
+        [task("completed", n) for n in (5, None, None, 6)],  # where each counts on what was before
+        [task("completed", 1), Event("unit.queued", "a", time=BEGIN), task("completed", 2)],
+    ],
+)
+def test_what_is_left_out_of_a_flood_of_one_units_tasks_is_overwritten(run: list[Event]) -> None:
+    states, pictures = [], []
+    lines = [wire.encode(event) for event in run]
+    for way in (lines, relevant_lines(b"".join(lines))):
+        state, store = RunState(GRAPH), Store()
+        store.read(wire.encode(Event("orch.started", payload={"graph": GRAPH}, time=BEGIN)))
+        for line in way:
+            state.apply(event_on(line))
+            store.read(line)
+        states.append(state.payload())
+        pictures.append(store.picture())
+    assert states[1] == states[0]
+    assert pictures[1] == pictures[0]
+
+
+def test_of_a_flood_of_one_units_tasks_one_line_is_kept() -> None:
+    lines = [wire.encode(task("completed", number)) for number in range(100)]
+    assert relevant_lines(b"".join(lines)) == lines[-1:]
+
+
 def test_of_a_long_line_that_says_nothing_more_the_head_and_the_id_are_kept() -> None:
     long = "x" * TOLD_BYTES
     event = Event("task.completed", "a", task=3, payload=long, error='no ,"id":"y-1"')

@@ -177,7 +177,7 @@ def relevant_lines(data: bytes | bytearray) -> list[bytes]:
                 key = start
             elif task is not None:
                 number = int(task)
-                if key in found and number < found[key][2] and name == b"task.completed":
+                if key in found and number < found[key][2]:  # of which the higher one says how many are complete
                     key = start
                 elif unit is not None:
                     kind, offset = bytes(data[start : head.end(1)]), head.start(2) - start

@@ -358,3 +358,22 @@ def test_an_interpreter_that_hangs_is_killed_where_there_are_no_process_descript
     finally:
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
+
+
+def test_what_is_held_when_the_pusher_closes_is_sent(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK)) as pusher:
+        supervisor, writer = pusher._supervisor, pusher.stats().writer_pid
+        assert supervisor is not None and writer is not None
+        stop(writer)
+        while not pusher.stats().dropped:
+            bus.emit(Event("log", payload="x" * 100_000))
+        bus.emit(Event("unit.completed", "a"))
+        assert supervisor.outbox.holds()
+        closing = threading.Thread(target=pusher.close, args=(60,))
+        closing.start()
+        wait_for(lambda: supervisor.ledger.close_target > 0)
+        os.kill(writer, signal.SIGCONT)
+        closing.join()
+        stats = pusher.stats()
+        assert stats.emitted == stats.sent + stats.dropped
+    wait_for(lambda: consumer.lines()[-1].startswith(b'{"type":"unit.completed"'))

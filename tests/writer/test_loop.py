@@ -299,3 +299,25 @@ def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
         backlog.peer_unread(0)
         loop.writer._publish()
     assert set(beyond) == {0}
+
+
+def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
+    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next writer skips what was read above that."""
+    loops.append(loop := Loop())
+    loop.put(b'{"type":"unit.started","unit":"a"}', b'{"type":"unit.failed","unit":"a"}')
+    backlog = loop.writer._backlog
+    backlog.connection_made(b"")
+    size = sum(map(len, backlog.data_to_send(1 << 20)))
+    backlog.data_sent(size, size)
+    backlog.peer_unread(0)
+    begun: list[tuple[int, int]] = []
+
+    def begin_anew(journal: Journal, records: list[Record]) -> None:
+        begun.append((records[0].number, loop.ledger.settled))
+
+    monkeypatch.setattr(Journal, "is_long", True)
+    monkeypatch.setattr(Journal, "begin_anew", begin_anew)
+    loop.writer._publish()
+    assert begun == [(2, 2)]

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from socketpusher import Event, Graph, wire
 from socketpusher.channel.batch import Batch
+from socketpusher.graph import GraphPayload, ever_thinner
 from socketpusher.writer.preface import Preface
 
 LIMIT = 1 << 20
@@ -185,3 +187,28 @@ def test_units_that_a_graph_names_are_remembered_however_many_others_end(monkeyp
     assert preface.named == {"a", "b"}
     preface.observe(again.data)
     assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "", "b", "d"]
+
+
+def test_a_graph_that_was_thinned_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"unit-{number:030}" for number in range(20)]
+    graph = Graph({name: names[:number] for number, name in enumerate(names)}).payload()
+    preface = Preface(graph, 2, 4000)
+    assert payloads_of(preface.lines())[0]["edges"] == []
+
+    def first_only(graph: GraphPayload) -> Iterator[GraphPayload]:
+        yield next(ever_thinner(graph))
+        pytest.fail("tried in vain")
+
+    monkeypatch.setattr("socketpusher.writer.preface.ever_thinner", first_only)
+    assert payloads_of(preface.lines())[0]["edges"] == []
+
+
+def test_a_new_writer_fills_in_the_graph_of_a_run_whose_begin_was_dropped() -> None:
+    preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
+    own = {"nodes": [{"id": "b"}], "edges": [], "levels": []}
+    preface.recover([], [(3, wire.encode(Event("orch.started", payload={"parallelism": 7, "graph": own})))])
+    before = preface.fill_in_graph(batch(Event("orch.started"), first=1))
+    behind = preface.fill_in_graph(batch(Event("orch.started"), first=3))
+    told = [[node["id"] for node in payloads_of(lines.data)[0]["graph"]["nodes"]] for lines in (before, behind)]
+    assert told == [["a"], ["b"]]
+    assert payloads_of(behind.data)[0]["parallelism"] == 7
