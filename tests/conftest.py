@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from socketpusher import Bus
+from socketpusher.channel.ledger import Ledger
 from support.consumer import Consumer
 from support.leftovers import left_behind
 from support.waiting import wait_for
@@ -54,3 +55,10 @@ def consumer(socket_path: str) -> Iterator[Consumer]:
 @pytest.fixture
 def bus() -> Bus:
     return Bus()
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    ledger.close()

@@ -12,13 +12,6 @@ LINES = (b'{"type":"unit.started"}\n', b"", b"x" * 100_000 + b"\n", b'{"type":"o
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    ledger = Ledger()
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def files() -> Iterator[tuple[Descriptor, Descriptor]]:
     files = journal_files()
     yield files

@@ -1,7 +1,6 @@
 """The outbox where races would have to be waited for: a queue that only keeps, and a ledger that is written by hand."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -32,13 +31,6 @@ class Queue:
 
     def lines(self) -> list[bytes]:
         return [line for frame in self.frames for line in frame.batch.data.splitlines()]
-
-
-@pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    ledger = Ledger()
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture
