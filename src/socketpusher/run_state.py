@@ -5,7 +5,7 @@ some may come twice, as a run of events that is repeated up to its end.
 """
 
 import re
-from collections.abc import Container, Hashable, Iterable, Mapping
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -143,15 +143,34 @@ _HEAD = re.compile(
 )
 _TELLING = _OF_THE_RUN | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
 _IS_PLAIN = {kind.encode(): kind not in _TELLING for kind in RELEVANT}  # what is behind the head says nothing
+_KINDS = {kind.encode(): kind for kind in RELEVANT}
 
 
 def relevant_lines(data: bytes | bytearray) -> list[bytes]:
     """Those lines, with their newlines, that change anything and are not overwritten by a later one of them.
 
-    The writer looks at every line here, so only heads are read: a payload may be a megabyte, and of many lines a second
-    most are overwritten. Of long lines whose payload says nothing only head and id are kept.
+    Of long lines whose payload says nothing only head and id are kept.
     """
-    found: dict[Hashable, tuple[int, int, int]] = {}  # of a line: its start, end and task
+    return [_of_interest(data, start, end) for start, end, _ in _find_relevant(data).values()]
+
+
+def relevant_events(data: bytes | bytearray) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+    """The same lines, each with what a `Digest` and a `RunState` ask of its event."""
+    for key, (start, end, number) in _find_relevant(data).items():
+        line = _of_interest(data, start, end)
+        if type(key) is tuple and (unit := key[1]) and b"\\" not in unit:  # a third of what parsing the line takes
+            yield line, {"type": _KINDS[key[0]], "unit": unit.decode(), "task": None if number < 0 else number}
+        else:
+            yield line, event_on(line)
+
+
+def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, int]]:
+    """Start, end and task of those lines; the key has type and unit of one whose head says all there is.
+
+    The writer looks at every line here, so only heads are read: a payload may be a megabyte, and of many lines a second
+    most are overwritten.
+    """
+    found: dict[Hashable, tuple[int, int, int]] = {}
     epochs: dict[bytes, int] = {}  # of a unit with tasks without numbers, each of which counts on what was before
     start, match, startswith = 0, _HEAD.match, data.startswith
     key: Hashable = None
@@ -188,7 +207,7 @@ def relevant_lines(data: bytes | bytearray) -> list[bytes]:
             found.pop(key, None)  # a dict keeps the order in which its keys came
             found[key] = start, end, number
         start = end
-    return [_of_interest(data, start, end) for start, end, _ in found.values()]
+    return found
 
 
 def _of_interest(data: bytes | bytearray, start: int, end: int) -> bytes:

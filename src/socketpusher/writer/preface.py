@@ -19,7 +19,7 @@ from ..channel.batch import Batch
 from ..conversion import plain
 from ..events import Event, EventType
 from ..graph import GraphPayload, ever_thinner, graph_in, with_edges_reversed
-from ..run_state import Digest, RunState, event_on, relevant_lines
+from ..run_state import Digest, RunState, event_on, relevant_events
 from ..wire import RETAINED_BYTES, encode
 
 _STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
@@ -90,11 +90,11 @@ class Preface:
 
     def observe(self, data: bytes) -> bytes:
         """These lines were read or given up. Returns those that change anything."""
-        relevant = relevant_lines(data)
-        for line in relevant:
-            event = event_on(line)
+        relevant = []
+        for line, event in relevant_events(data):
+            relevant.append(line)
             self._digest.add(line, event)
-            if event.get("type") == EventType.ORCH_STARTED:
+            if event and line.startswith(_STARTED):
                 self._on_started(event.get("payload"))
             elif self._state is not None:
                 self._state.apply(event)
