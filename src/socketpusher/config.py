@@ -46,10 +46,14 @@ class PusherConfig:
         allow_uids: Users, besides this process's own and root, whose listeners may receive events.
         buffer_bytes: How much may wait for a consumer that does not keep up, in this process and the writer together,
             in bytes; what `buffer_size` allows beyond that is dropped.
+        spool: A directory on the disk for what can't be sent in time, instead of dropping it; made if missing, for this
+            user only. The next pusher with this directory sends what is left there. Several may share one.
+        spool_bytes: How much may be in that directory, in bytes, but for the log of a database, 16 MiB. What comes
+            then is dropped as without a spool.
 
     Raises:
         TypeError: A value is of the wrong type.
-        ValueError: A number is NaN or infinite, the path is empty or holds a NUL, `max_line_bytes` is below 1024, or
+        ValueError: A number is NaN or infinite, a path is empty or holds a NUL, `max_line_bytes` is below 1024, or
             `overflow` is neither.
     """
 
@@ -63,11 +67,16 @@ class PusherConfig:
     event_ids: bool = False
     allow_uids: Collection[int] = ()
     buffer_bytes: int = 64 * 1024 * 1024
+    spool: str | os.PathLike[str] | None = None
+    spool_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        self._set("socket_path", _checked_path(self.socket_path))
+        advice = f"leave it out for the default, {default_socket_path()}"
+        self._set("socket_path", _checked_path("socket_path", self.socket_path, advice))
+        if self.spool is not None:
+            self._set("spool", _checked_path("spool", self.spool, "leave it out for none"))
         defaults = {f.name: f.default for f in fields(self)}
-        for name in ("buffer_size", "max_line_bytes", "buffer_bytes"):
+        for name in ("buffer_size", "max_line_bytes", "buffer_bytes", "spool_bytes"):
             self._set(name, _checked_number(name, getattr(self, name), int, defaults[name]))
         for name in ("write_timeout", "reconnect_backoff", "max_reconnect_backoff"):
             self._set(name, _checked_number(name, getattr(self, name), float, defaults[name]))
@@ -87,16 +96,16 @@ class PusherConfig:
         object.__setattr__(self, name, value)  # the class is frozen for everybody else
 
 
-def _checked_path(path: object) -> str:
+def _checked_path(name: str, path: object, advice: str) -> str:
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"socket_path must be a str or a path, not {path!r}")
+        raise TypeError(f"{name} must be a str or a path, not {path!r}")
     text = os.fspath(path)
     if not isinstance(text, str):
-        raise TypeError(f"socket_path must be a path of str, not of bytes: {path!r}")
+        raise TypeError(f"{name} must be a path of str, not of bytes: {path!r}")
     if not text:
-        raise ValueError(f"socket_path is empty; leave it out for the default, {default_socket_path()}")
+        raise ValueError(f"{name} is empty; {advice}")
     if "\0" in text:
-        raise ValueError(f"socket_path must name a file, and a file's name holds no NUL: {text!r}")
+        raise ValueError(f"{name} must name a file, and a file's name holds no NUL: {text!r}")
     return str.__str__(text)  # none of a subclass, which the writer could not import
 
 

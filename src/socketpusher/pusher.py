@@ -12,6 +12,7 @@ from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 from .channel.clock import Deadline
+from .channel.spool_directory import check_directory
 from .config import PusherConfig
 from .events import Event
 from .graph import Graph
@@ -52,13 +53,16 @@ class PusherStats:
         emitted: Events that the pusher was given.
         sent: Events that are on the socket, or were read from it.
         dropped: Events that were given up: too many waited, or `close` ran out of time.
-        pending: Events that wait.
+        pending: Events that wait, those in the spool included.
         resent: How many times an event was sent again, since a consumer was gone before it had read it.
         noted: Notes sent in place of something that could not be encoded, or was too long.
         reconnects: Connections after the first one.
         writer_restarts: Writer processes after the first one.
         connected: Whether a consumer is connected.
         writer_pid: The writer's process id, or None while none runs.
+        spooled: Those of the pending events that are in the spool, on the disk. After `close` they wait there for the
+            next pusher.
+        inherited: Events of earlier pushers that are in the spool, and that this one is to send before its own.
     """
 
     emitted: int = 0
@@ -71,6 +75,8 @@ class PusherStats:
     writer_restarts: int = 0
     connected: bool = False
     writer_pid: int | None = None
+    spooled: int = 0
+    inherited: int = 0
 
 
 class SocketPusher:
@@ -142,8 +148,8 @@ class SocketPusher:
 
         Raises:
             OSError: What connecting raised (`FileNotFoundError`, `ConnectionRefusedError`, `PermissionError`,
-                `TimeoutError`, ...), or the path is too long for a Unix socket. Nothing is left behind then, and
-                `start` may be called again.
+                `TimeoutError`, ...), the path is too long for a Unix socket, or the spool's directory can't be used.
+                Nothing is left behind then, and `start` may be called again.
             RuntimeError: The pusher was started before, is closed, or was closed while it was starting; or the program
                 is frozen and did not call `freeze_support`.
         """
@@ -151,6 +157,8 @@ class SocketPusher:
         deadline = Deadline(seconds if wait else max(seconds, BEGIN_TIMEOUT))
         path = str(self._config.socket_path)
         check_path(path)
+        if self._config.spool is not None:
+            check_directory(str(self._config.spool))
         if self._reached:
             raise self._out_of_order("start")
         graph = self._graph.payload() if self._graph is not None else None
@@ -217,8 +225,9 @@ class SocketPusher:
         sent = ledger.sent
         dropped = outbox.dropped() + ledger.dropped
         emitted = outbox.emitted()
+        spooled = ledger.spooled
         if supervisor.ended:
-            dropped = emitted - sent  # with what could not be sent in time
+            dropped = emitted - sent - spooled  # with what could not be sent in time
         return PusherStats(
             emitted=emitted,
             sent=sent,
@@ -230,6 +239,8 @@ class SocketPusher:
             writer_restarts=supervisor.writer_restarts,
             connected=self.connected,
             writer_pid=supervisor.writer_pid,
+            spooled=spooled,
+            inherited=ledger.inherited,
         )
 
     def close(self, timeout: float = 5.0) -> None:

@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -28,10 +29,12 @@ from socketpusher.channel.journal import Journal, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame
+from socketpusher.channel.spool_directory import claim_new
 from socketpusher.host import outbox as outboxes
 from socketpusher.host.outbox import Outbox
 from socketpusher.writer import backlog as backlogs
-from socketpusher.writer import loop
+from socketpusher.writer import loop, session
+from socketpusher.writer import spool as spools
 from socketpusher.writer.loop import Writer
 from support.runs import Run, runs
 
@@ -66,11 +69,15 @@ class Cells:
         return value
 
     def __setitem__(self, index: int, value: int) -> None:
+        self.burn()
+        self._cells[index] = value
+
+    def burn(self) -> None:
+        """The writer dies here if its time has come."""
         if self.writer_acts and self.fuse is not None:
             if self.fuse == 0:
                 raise Killed
             self.fuse -= 1
-        self._cells[index] = value
 
 
 class Queue:
@@ -93,6 +100,7 @@ class Queue:
         return False
 
     def read(self) -> Iterator[tuple[int, Batch]]:
+        self.drained = not self.frames
         if self.frames:
             frame = self.frames.popleft()
             yield frame.offset, frame.batch
@@ -185,7 +193,15 @@ class Display:
 class Stage:
     """A run on its way to a display."""
 
-    def __init__(self, run: Run, choices: Choices, config: PusherConfig, sudden: bool, fds: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        choices: Choices,
+        config: PusherConfig,
+        sudden: bool,
+        fds: tuple[int, ...],
+        display: "Display | None" = None,
+    ) -> None:
         self.truth = run.truth()
         self.choices = choices
         self.config = config
@@ -198,7 +214,8 @@ class Stage:
         self.files = journal_files()
         self.outbox = Outbox(self.ledger, config, lambda: None, lambda *_: None)
         self.outbox._write_at = math.inf  # only `put` makes batches
-        self.display = Display()
+        self.display = display or Display()
+        self.claim = None if config.spool is None else claim_new(str(config.spool))
         self.writer: Writer | None = None
         self.socket: Socket | None = None
         self.closing = False
@@ -218,11 +235,11 @@ class Stage:
         if self.writer is None:
             ledger, config = self.ledger, dataclasses.asdict(self.config)
             numbers = ledger.received, ledger.high_water, ledger.sent, ledger.resent, ledger.connections
-            spec = WriterSpec([], "/", config, self.parallelism, *numbers)
+            spec = WriterSpec([], "/", config, self.parallelism, *numbers, self.claim.name if self.claim else "")
             self.queue: Any = Queue(self.queue_fd, 1 + self.choices.below(4))
             journal = Journal(ledger, self.files)
             fds = self.wakeups_fd, self.reports_fd
-            self.writer = Writer(spec, self.graph, self.queue, *fds, ledger, journal, None)
+            self.writer = Writer(spec, self.graph, self.queue, *fds, ledger, journal, None, self.claim)
             assert self.outbox.attach(self.queue)
         return self.writer
 
@@ -251,9 +268,9 @@ class Stage:
     def _write(self, writer: Writer) -> None:
         if writer._connection is not None:
             writer._write(writer._connection)
+            writer._go_on()
         else:  # as between two attempts to connect
-            writer._enforce_bounds()
-            writer._publish()
+            writer._keep_bounds()
 
     def _look(self, writer: Writer) -> None:
         if writer._connection is not None:
@@ -278,7 +295,7 @@ class Stage:
     def kill_writer(self) -> None:
         self.cells.fuse = None
         self.cells.writer_acts = False
-        self.writer = None
+        self._abandon()
         if self.socket is not None:
             self.socket.close()
             self.socket = None
@@ -307,7 +324,7 @@ class Stage:
 
     def check(self) -> None:
         """If everything is sent, as a flush sees it, and read, the display shows the truth."""
-        if self.socket is None or self.socket.dead or self.writer is None or self.writer._backlog._preface:
+        if self.socket is None or self.socket.dead or self.writer is None or self.writer._current.backlog._preface:
             return
         outbox = self.outbox
         if not outbox.held and self.ledger.unsent >= outbox.accepted() and not self.display.unread and self.truth.begun:
@@ -331,7 +348,9 @@ class Stage:
             if (what := self.choices.below(16)) == 1:
                 self.kill_writer()
                 continue
-            if what == 2 and not writer._backlog._preface:  # or the display would keep a part of what it is told first
+            if (
+                what == 2 and not writer._current.backlog._preface
+            ):  # or the display would keep a part of what it is told first
                 self.turn("time_out")
             self.display.read(1 << 20)
             self.turn("look")
@@ -345,10 +364,49 @@ class Stage:
         if self.socket is not None:
             self.socket.close()
         self.display.read(1 << 20)
-        assert self.display.store.picture() == self.truth.picture()
+        if self.claim is None:
+            assert self.display.store.picture() == self.truth.picture()
+
+    def leave(self) -> None:
+        """The writer ends."""
+        writer = self.running()
+        if self.socket is None:
+            writer._connection = None
+        writer._leave(self.claim)
+        self.socket = None
+        self.writer = None
+        emitted, ledger = self.outbox.emitted(), self.ledger
+        assert emitted == ledger.sent + ledger.dropped + self.outbox.dropped() + ledger.spooled
+
+    def give_up(self) -> None:
+        """The host closes without a consumer, or is killed when the writer has all that it had."""
+        self.cells.fuse = None
+        self.closing = True
+        self.outbox.seal()
+        if self.socket is not None:
+            self.turn("time_out")
+        for _ in range(200):
+            self.put()
+            self.turn("take_in", "write")
+        assert self.ledger.received == self.outbox.accepted() == self.ledger.settled
+        if self.choices.below(2):
+            self.leave()
+
+    def _abandon(self) -> None:
+        """What the writer has open is closed by the system."""
+        if (writer := self.writer) is not None:
+            for mine in {writer._own, writer._current}:
+                if mine.spool is not None:
+                    mine.spool.close()
+            for claim in (writer._left_claim, *(claim for claim, _ in writer._left)):
+                if claim is not None:
+                    claim.lock.close()
+        self.writer = None
 
     def remove(self) -> None:
-        self.writer = None
+        self._abandon()
+        if self.claim is not None:
+            self.claim.lock.close()
         self.cells.fuse = None
         self.ledger.close()
         for file in self.files:
@@ -433,3 +491,51 @@ def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
         stage.close()
     finally:
         stage.remove()
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    run=runs(max_steps=15),
+    config=CONFIGS,
+    sudden=st.booleans(),
+    data=st.binary(min_size=150, max_size=400),
+)
+def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
+    fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
+) -> None:
+    run = numbered(run) if sudden else run
+    choices = Choices(data)
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        stage = Stage(run, choices, replace(config, spool=directory), sudden, fds)
+        truth = stage.truth
+        patch.setattr(loop, "SPOOL_AFTER", SOON)
+        patch.setattr(session, "LOAD_BYTES", 1 << choices.below(12))
+        patch.setattr(spools, "OBSERVED_BYTES", 1000)
+        patch.setattr(spools, "reached", lambda step: stage.cells.burn())
+        try:
+            for event in run.events:
+                while 0 < (what := choices.below(len(ACTIONS) + 3)) <= len(ACTIONS):
+                    ACTIONS[what - 1](stage)
+                    stage.check()
+                stage.emit(event)
+            while what := choices.below(len(ACTIONS) + 1):
+                ACTIONS[what - 1](stage)
+                stage.check()
+            if choices.below(2):
+                stage.close()
+                stage.leave()
+            else:  # the host ends, or is killed
+                stage.give_up()
+            assert stage.ledger.dropped == 0
+            for _ in range(100):  # each of them may lose its connection, and end without another
+                stage.remove()
+                stage = Stage(Run(None, 0, []), choices, replace(config, spool=directory), False, fds, stage.display)
+                stage.close()
+                stage.leave()
+                if not os.listdir(directory):
+                    break
+            assert os.listdir(directory) == []
+            stage.display.read(1 << 20)
+            assert stage.display.store.picture() == truth.picture()
+        finally:
+            stage.remove()

@@ -43,7 +43,7 @@ class Loop:
         while rest:
             rest = rest[os.write(self.queue.fileno(), rest[:60_000]) :]
             self.writer._take_in()
-        while self.writer._backlog.received < self.end:
+        while self.writer._own.backlog.received < self.end:
             self.writer._take_in()
 
     def blocked_for(self, seconds: float) -> None:
@@ -70,10 +70,10 @@ def test_a_consumer_that_takes_nothing_is_given_time_before_anything_is_dropped(
     loop.put(*[b"x"] * 50)
     loop.blocked_for(0.0)
     loop.writer._enforce_bounds()
-    assert loop.writer._backlog.waiting == 50
+    assert loop.writer._own.backlog.waiting == 50
     loop.writer._idle_since -= BLOCKED_GRACE
     loop.writer._enforce_bounds()
-    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 45)
+    assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
     assert b"with 5 events waiting, the newest are dropped" in (drain(loop.reports) or b"")
 
 
@@ -81,7 +81,7 @@ def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
     loops.append(loop := Loop(buffer_size=5))
     loop.put(*[b"x"] * 50)
     loop.writer._enforce_bounds()
-    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 45)
+    assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
 
 
 def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: list[Loop]) -> None:
@@ -89,7 +89,7 @@ def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: 
     loop.put(*[b"x"] * 11)
     loop.writer._enforce_bounds()
     assert b"does not keep up" in (drain(loop.reports) or b"")
-    backlog = loop.writer._backlog
+    backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     backlog.data_sent(len(b"x\n" * 4), memory=0)
     loop.writer._enforce_bounds()
@@ -105,8 +105,8 @@ def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> Non
     for _ in range(20):
         loop.put(b"x" * 199_999)
     loop.writer._enforce_bounds()
-    assert loop.writer._backlog.waiting_bytes == 1_000_000  # of the 1 MiB that may always wait
-    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (5, 15)
+    assert loop.writer._own.backlog.waiting_bytes == 1_000_000  # of the 1 MiB that may always wait
+    assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 15)
     assert b"with 1 MiB waiting" in (drain(loop.reports) or b"")
 
 
@@ -148,7 +148,7 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     loop.writer._closing = True
     loop.writer.run()
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
-    loop.writer._backlog.peer_unread(0)
+    loop.writer._own.backlog.peer_unread(0)
     loop.writer._publish()
     reports = drain(loop.reports) or b""
     assert reports.count(b"where the run stands can't be told") == 1
@@ -159,13 +159,13 @@ def test_what_was_read_and_comes_again_is_not_known_before(loops: list[Loop]) ->
     """Or tasks without a number would count twice: the writer before died before it said that they are settled."""
     task = b'{"type":"task.started","unit":"a"}\n'
     loops.append(loop := Loop([Record(Kind.READ, 1, task)]))
-    assert loop.writer._preface.lines() == b""
+    assert loop.writer._own.preface.lines() == b""
     loop.put(task[:-1])
-    loop.writer._backlog.connection_made(b"")
-    loop.writer._backlog.data_sent(len(task), memory=0)
-    loop.writer._backlog.peer_unread(0)
+    loop.writer._own.backlog.connection_made(b"")
+    loop.writer._own.backlog.data_sent(len(task), memory=0)
+    loop.writer._own.backlog.peer_unread(0)
     loop.writer._publish()
-    assert loop.writer._preface.lines().count(b"task.started") == 1
+    assert loop.writer._own.preface.lines().count(b"task.started") == 1
 
 
 def test_more_batches_than_one_write_takes_are_delivered(bus: Bus, socket_path: str) -> None:
@@ -217,7 +217,7 @@ def test_a_consumer_that_reads_too_little_for_another_write_is_alive(loops: list
     loop.writer._idle_since -= BLOCKED_GRACE
     loop.writer._on_blocked(connection)  # type: ignore[arg-type]
     loop.writer._enforce_bounds()
-    assert (loop.writer._backlog.waiting, loop.ledger.dropped) == (50, 0)
+    assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (50, 0)
 
 
 def test_what_a_consumer_reads_while_the_socket_takes_nothing_is_settled(loops: list[Loop]) -> None:
@@ -230,7 +230,7 @@ def test_what_a_consumer_reads_while_the_socket_takes_nothing_is_settled(loops: 
 
     loops.append(loop := Loop())
     loop.put(b"x", b"x", b"x")
-    backlog = loop.writer._backlog
+    backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     for _ in range(2):
         backlog.data_sent(len(b"x\n"), memory=1000)
@@ -255,9 +255,9 @@ def test_whoever_sees_that_lines_are_sent_sees_all_other_numbers_of_them(
     monkeypatch.setattr(Ledger, "unsent", watched, raising=False)  # its own can't be asked for without a ledger
     loops.append(loop := Loop())
     loop.put(b"x")
-    loop.writer._backlog.connection_made(b"")
-    loop.writer._backlog.data_sent(len(b"x\n"), memory=0)
-    loop.writer._backlog.peer_unread(0)
+    loop.writer._own.backlog.connection_made(b"")
+    loop.writer._own.backlog.data_sent(len(b"x\n"), memory=0)
+    loop.writer._own.backlog.peer_unread(0)
     seen.clear()
     loop.writer._publish()
     assert seen == [(1, (1, 1, 1, 0))]
@@ -291,7 +291,7 @@ def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
         beyond.append(records[0].number - loop.ledger.settled)
 
     monkeypatch.setattr(Journal, "begin_anew", check)
-    backlog = loop.writer._backlog
+    backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     for _ in range(50):
         loop.put(b'{"type":"unit.queued","time":"2026-01-01T00:00:00Z","unit":"u","error":"%b"}' % (b"e" * 50_000))
@@ -307,7 +307,7 @@ def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
     """The next writer skips what was read above that."""
     loops.append(loop := Loop())
     loop.put(b'{"type":"unit.started","unit":"a"}', b'{"type":"unit.failed","unit":"a"}')
-    backlog = loop.writer._backlog
+    backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     size = sum(map(len, backlog.data_to_send(1 << 20)))
     backlog.data_sent(size, size)

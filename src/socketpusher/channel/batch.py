@@ -12,6 +12,11 @@ SPARSE_BYTES = 4096
 250 microseconds for a megabyte."""
 
 
+def whole_lines(data: bytes) -> list[bytes]:
+    """The lines, with their newlines."""
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
+
+
 class Batch(NamedTuple):
     """A run of whole lines: numbers `first` to `end - 1`, joined in `data`."""
 
@@ -45,8 +50,7 @@ class Batch(NamedTuple):
         """The part with the numbers `first` to `end - 1`, both inside the batch."""
         if (first, end) == (self.first, self.end):
             return self
-        lines = self.data.split(b"\n")[first - self.first : end - self.first]
-        return Batch(first, end, b"".join(line + b"\n" for line in lines))
+        return Batch(first, end, b"".join(whole_lines(self.data)[first - self.first : end - self.first]))
 
     def without(self, first: int, end: int) -> "list[Batch]":
         """What is left of it without the lines `first` to `end - 1`: none, one or two batches."""

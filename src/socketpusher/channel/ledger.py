@@ -19,7 +19,7 @@ The writer adds at most one for a batch that it has received. When the table is 
 
 _abandoned: list[object] = []  # maps that can't be closed, see `Ledger.close`
 
-_CELLS = 16
+_CELLS = 19
 _SIZE = 8 * (_CELLS + 2 * RANGES)
 
 
@@ -51,7 +51,7 @@ class Ledger:
         received_offset: Up to where it has taken the stream of all lines, in bytes.
         received: The number after the last line that it has taken.
         unsent: The lowest number of a line that is not on the socket.
-        settled: Every line below was read by a consumer, as far as can be known, or dropped.
+        settled: Every line below was read by a consumer, as far as can be known, or dropped, or is on the disk.
         high_water: The number after the highest line that was ever put on a socket.
         sent: How many lines are on the socket, or were read from it.
         dropped: How many lines the writer dropped.
@@ -59,6 +59,9 @@ class Ledger:
         connections: How many connections there were.
         connected: 1 while connected, else 0.
         journal: Which file of the journal holds, and up to where; see `journal.Journal`.
+        stored: How many lines are on the disk and not read.
+        spooled: How many of them are not on the socket.
+        inherited: How many lines of earlier pushers are on the disk and not read.
     """
 
     flush_target = _Cell(0)
@@ -75,8 +78,11 @@ class Ledger:
     connections = _Cell(11)
     connected = _Cell(12)
     journal = _Cell(13)
-    _ranges_written = _Cell(14)
-    _ranges_read = _Cell(15)
+    stored = _Cell(14)
+    spooled = _Cell(15)
+    inherited = _Cell(16)
+    _ranges_written = _Cell(17)
+    _ranges_read = _Cell(18)
 
     def __init__(self, file: Descriptor | None = None) -> None:
         self.file = memory_file(size=_SIZE) if file is None else file

@@ -12,10 +12,11 @@ ORPHAN_TIMEOUT = 5.0
 REPORT_BYTES = 4096
 """The longest report, in bytes: what a pipe takes as a whole or not at all (PIPE_BUF)."""
 
-FILES = ("spec", "queue", "wakeups", "reports", "ledger", "journal", "journal", "graph", "host")
+FILES = ("spec", "queue", "wakeups", "reports", "ledger", "journal", "journal", "graph", "spool", "host")
 """The files that a writer is sent through its standard input, in this order: a `WriterSpec`, the queue to read, what
 wakes it, where its `Report` goes, the shared numbers, the two files of the journal, the payload of the `graph` event as
-JSON (or null), and what becomes readable when the host ends, if there is that."""
+JSON (or null), the lock of the spool, if there is one, and what becomes readable when the host ends, if there is
+that."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class WriterSpec:
         sent: How many lines earlier writers have put on a socket and not taken back.
         resent: How many of them were put there again.
         connections: How many connections earlier writers had.
+        spool: The name of the spool in the directory `config["spool"]`; "" if there is none.
     """
 
     search_path: list[str]
@@ -43,6 +45,7 @@ class WriterSpec:
     sent: int
     resent: int
     connections: int
+    spool: str = ""
 
     def encode(self) -> bytes:
         """As JSON. It is ASCII, so lone surrogates in names survive."""

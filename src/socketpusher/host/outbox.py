@@ -410,7 +410,8 @@ class Outbox:
             ledger.received = ledger.unsent = ledger.settled = first
             ledger.dropped = self._dropped_by_writer
             waiting = sum(kept.end - kept.first for kept in self._kept if kept.frame is not None)
-            ledger.sent = end - self._dropped_by_writer - waiting
+            ledger.sent = end - self._dropped_by_writer - waiting - ledger.stored
+            ledger.spooled = ledger.stored
             return True
         finally:
             self._lock.release()

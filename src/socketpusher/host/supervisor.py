@@ -30,6 +30,7 @@ from ..channel.descriptors import Descriptor, above_standard, drain, memory_file
 from ..channel.journal import journal_files
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
+from ..channel.spool_directory import Claim, claim_new
 from ..config import PusherConfig
 from ..graph import GraphPayload
 from ..unix_socket import SUN_PATH_MAX
@@ -51,6 +52,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 MARGIN = 1.0
 """How long after its deadline a caller of `close` cleans up itself, if the thread has not, in seconds."""
+
+STORE_TIMEOUT = 5.0
+"""How long a writer may take behind its deadline to put what is left into the spool, in seconds: 64 MiB take half a
+second here."""
 
 HANDLER_INTERVAL = 0.010
 """How often a signal handler that waits does the work of the thread that it has interrupted, in seconds."""
@@ -83,6 +88,8 @@ class Supervisor:
         self._config = config
         self._parallelism = parallelism
         self._connect_to, self._directory = _reachable(str(config.socket_path))
+        self._spool_directory = os.path.abspath(config.spool) if config.spool is not None else None
+        self._margin = MARGIN + (STORE_TIMEOUT if config.spool is not None else 0.0)
         self._graph_json = json.dumps(graph).encode()
         # From here to `opened` the thread makes what has to be closed: no signal handler comes in there.
         self.ledger: Ledger
@@ -90,6 +97,7 @@ class Supervisor:
         self._journal: tuple[Descriptor, Descriptor]
         self._graph: Descriptor
         self._host: Descriptor | None
+        self._spool: Claim | None
         self._wakeups: Descriptor
         self._waker: Descriptor
         self._fork_channel: ForkChannel
@@ -128,8 +136,10 @@ class Supervisor:
             self._files.append(fork_channel := ForkChannel())
             self._files += (ends := pipe())
             self._files += [] if (host := process_descriptor(os.getpid())) is None else [host]
+            spool = None if self._spool_directory is None else claim_new(self._spool_directory)
+            self._files += [] if spool is None else [spool.lock]
         self.ledger, self._journal, self._graph = ledger, journal, graph
-        self._fork_channel, self._host = fork_channel, host
+        self._fork_channel, self._host, self._spool = fork_channel, host, spool
         self._wakeups, self._waker = ends
         self.outbox = Outbox(ledger, self._config, self.wake, self._say)
         self.opened = True
@@ -210,7 +220,7 @@ class Supervisor:
             return
         if self._claim("thread"):  # it was never started, or has not begun
             self._release()
-        elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + MARGIN)):
+        elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + self._margin)):
             self._release()  # something holds the thread up
         self._log.flush()
         # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
@@ -232,6 +242,8 @@ class Supervisor:
             return
         if (writer := self._writer) is not None:
             writer.let_go()
+        if self._spool is not None:
+            self._spool.lock.close()  # or it would be held for as long as this process lives
         self._wakeups.close()
         self._waker.close()
         self._fork_channel.leave_to_host()
@@ -310,7 +322,7 @@ class Supervisor:
     def _turn(self) -> bool:
         """Do what there is to do, and sleep until there is more; whether everything is over."""
         deadline = self._deadline()
-        if deadline is not None and deadline.over():
+        if deadline is not None and deadline.over() and not self._is_storing(deadline):
             return True
         if not self._intact():
             self._log.say(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
@@ -472,16 +484,22 @@ class Supervisor:
         spec = WriterSpec(
             search_path=SEARCH_PATH,
             directory=self._directory,
-            config={**dataclasses.asdict(self._config), "socket_path": self._connect_to},
+            config={
+                **dataclasses.asdict(self._config),
+                "socket_path": self._connect_to,
+                "spool": self._spool_directory,
+            },
             parallelism=self._parallelism,
             received=ledger.received,
             high_water=ledger.high_water,
             sent=ledger.sent,
             resent=ledger.resent,
             connections=ledger.connections,
+            spool="" if self._spool is None else self._spool.name,
         )
+        lock = None if self._spool is None else self._spool.lock
         try:
-            self._writer = WriterHandle(spec, ledger, self._journal, self._graph, self._host)
+            self._writer = WriterHandle(spec, ledger, self._journal, self._graph, lock, self._host)
         except Exception as error:  # no process, descriptor or memory left
             if self.open and (self.trouble is None or self.trouble.args != error.args):
                 self._log.say(logging.WARNING, "no writer process, trying again: %s", error)
@@ -493,7 +511,15 @@ class Supervisor:
     # The end
 
     def _undelivered(self) -> int:
-        return self.outbox.emitted() - self.outbox.dropped() - self.ledger.sent - self.ledger.dropped
+        """How many events wait, and not on the disk."""
+        settled = self.outbox.dropped() + self.ledger.sent + self.ledger.dropped
+        return self.outbox.emitted() - settled - self.ledger.spooled
+
+    def _is_storing(self, deadline: Deadline) -> bool:
+        """Whether the time is over, but not for the writer to put what is left onto the disk."""
+        writer = self._writer
+        stores = self._spool is not None and writer is not None and not writer.ended()
+        return stores and now() < deadline.at + STORE_TIMEOUT
 
     def _release(self) -> None:
         """Let go of everything, whatever raises on the way."""
@@ -522,6 +548,9 @@ class Supervisor:
         if undelivered := self._undelivered():
             path = self._config.socket_path
             self._log.say(logging.WARNING, "closed with %d events not sent to %s: the time was over", undelivered, path)
+        if (spooled := self.ledger.spooled) and self._spool_directory is not None:
+            said = "%d events wait in the spool: the next pusher with it sends them, or socketpusher drain %s %s"
+            self._log.say(logging.INFO, said, spooled, self._spool_directory, self._config.socket_path)
 
 
 def _reachable(path: str) -> tuple[str, str]:

@@ -73,6 +73,7 @@ class WriterHandle:
         ledger: The numbers that it shares with the host.
         journal: The two files of the journal.
         graph: The payload of the `graph` event as JSON.
+        spool: The lock of the spool, if there is one.
         host: What tells it that this process has ended, if there is that.
 
     Raises:
@@ -87,6 +88,7 @@ class WriterHandle:
         ledger: Ledger,
         journal: tuple[Descriptor, Descriptor],
         graph: Descriptor,
+        spool: Descriptor | None,
         host: Descriptor | None,
     ) -> None:
         command = _command()
@@ -114,10 +116,11 @@ class WriterHandle:
                 ledger.file,
                 *journal,
                 graph,
+                *(file for file in (spool, host) if file is not None),
             ]
             ours, theirs = socket.socketpair()
             with ours, theirs:
-                socket.send_fds(ours, [b"f"], [file.fileno() for file in (*given, *([host] if host else []))])
+                socket.send_fds(ours, [b"f"], [file.fileno() for file in given])
                 given[0].close()
                 self.began = now()
                 self._launcher_pid = _spawn(command, theirs.fileno(), reporter.fileno())

@@ -21,7 +21,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
-from ..channel.batch import Batch
+from ..channel.batch import Batch, whole_lines
 from ..run_state import Digest, relevant_lines
 
 
@@ -179,6 +179,30 @@ class Backlog:
         self.waiting += batch.end - batch.first
         self.waiting_bytes += len(batch.data)
         self.received = batch.end
+
+    def append_gap(self, number: int, lines: bytes) -> None:
+        """Let these be told behind all that waits, where lines up to `number` were dropped."""
+        self._note_dropped(len(self._waiting), number, whole_lines(lines))
+        self.received = max(self.received, number)
+
+    def unread(self) -> list[Batch]:
+        """Everything that the consumer is not known to have read, in order; of a gap, where first and end are the same,
+        what is told in its place."""
+        batches = []
+        for cursor in chain(self._written, self._waiting):
+            batch = cursor.batch
+            if isinstance(cursor, _Gap):
+                batch = batch._replace(data=cursor.data()[cursor.resolved :])
+            elif cursor.read_lines:
+                batch = batch.lines(batch.first + cursor.read_lines, batch.end)
+            batches.append(batch)
+        return batches
+
+    def take_waiting(self) -> None:
+        """Forget what waits, of which nothing is written: it is somewhere else."""
+        self._waiting.clear()
+        self.waiting = self.waiting_bytes = 0
+        self.settled = self.received
 
     @property
     def unsent(self) -> int:

@@ -8,8 +8,11 @@ It sleeps in one place, `_wait`, where the queue, the socket, the host's wake-up
 Whatever came through the queue is in the backlog when `_wait` returns, also while it backs off: tenacity's `sleep` is
 `_wait` too. When there is nothing more to do, `_wait` raises `_Finished`.
 
+With a spool, what waits goes to the disk instead: at once while there is no consumer, and after `SPOOL_AFTER` while it
+is slow. What earlier pushers have left there is sent first, each with its own preface.
+
 A fault of its own ends it; the host starts another one with all that is not settled. Only the preface is guarded, for
-what a payload holds would end each of them.
+what a payload holds would end each of them, and what the disk does.
 """
 
 import errno
@@ -18,10 +21,12 @@ import os
 import select
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
@@ -30,11 +35,13 @@ from ..channel.journal import Journal, Kind, Record
 from ..channel.ledger import Ledger
 from ..channel.messages import ORPHAN_TIMEOUT, Report, WriterSpec
 from ..channel.queue import QueueReader
+from ..channel.spool_directory import Claim, SpoolError, bytes_of_others, claim_left
 from ..config import PusherConfig
 from ..graph import GraphPayload
 from .backlog import Backlog
 from .connection import IOV_MAX, Connection
 from .preface import Preface
+from .session import Session, open_spool
 
 BLOCKED_GRACE = 0.5
 """How long a consumer may take nothing, in seconds, before more than the bounds is dropped. One that only reads was off
@@ -54,8 +61,24 @@ WRITE_BYTES = 65536
 WRITES_PER_TURN = 16
 """How many writes follow each other before the queue gets its turn: 1 MiB, as much as one read of the queue takes."""
 
+SPOOL_AFTER = 0.1
+"""How long lines wait for a consumer that reads before they go to the disk, in seconds."""
+
+DISK_PAUSE = 1.0
+"""How long a disk that has failed is left alone, and how often its quota is worked out, in seconds."""
+
+LAST_LOOK = 10.0
+"""For so long the writer looks for what earlier pushers have left, in seconds, ever more seldom: one whose host was
+killed may just be putting it there."""
+
+MOST_LEFT = 64
+"""So many spools of earlier pushers are taken at once: each has a descriptor."""
+
 FIRST_UNREAD_POLL = 0.020
 """When the kernel is asked for the first time whether the last write was read, in seconds; each time doubles it."""
+
+if TYPE_CHECKING:
+    from .spool import Spool
 
 T = TypeVar("T")
 
@@ -83,6 +106,7 @@ class Writer:
         reports: Where a `Report` goes.
         ledger: The numbers that it shares with the host.
         host: Readable when the host has ended; None where there is no such thing.
+        claim: The spool, if there is one.
     """
 
     def __init__(
@@ -95,6 +119,7 @@ class Writer:
         ledger: Ledger,
         journal: Journal,
         host: int | None,
+        claim: Claim | None = None,
     ) -> None:
         self._config = config = PusherConfig(**spec.config)
         self._path = str(config.socket_path)
@@ -103,12 +128,21 @@ class Writer:
         self._reports = reports
         self._wakeups = wakeups
         self._queue = queue
-        self._preface = Preface(graph, spec.parallelism, config.max_line_bytes)
+        self._spec = spec  # for what earlier writers had counted
         self._said: dict[int, str] = {}  # what was reported last of the preface, by level
         self._journal = journal
-        dropped: list[tuple[int, bytes]] = self._guarded(partial(self._recovered, spec.received), otherwise=[])
-        self._backlog = Backlog(spec.received, spec.high_water, dropped, self._preface.named)
-        self._spec = spec  # for what earlier writers had counted
+        self._graph = graph
+        self._claim = claim
+        self._disk_trouble = ""  # what was reported of it last
+        self._disk_again_at = 0.0  # when the disk is tried again
+        self._quota_at = 0.0  # when it is worked out again how much may be there
+        self._waiting_since: float | None = None  # since when something of our own waits
+        self._own = self._current = self._begin_own(graph, spec)  # what comes in, and what is on the socket
+        self._left: deque[tuple[Claim, int]] = deque()  # what earlier pushers have left: spools, and how many lines
+        self._left_claim: Claim | None = None  # the one of them that is on the socket
+        self._left_count = 0
+        self._look_pause = 0.1  # until it is looked for again
+        self._look_again_at = None if claim is None else time.monotonic()
         self._connections = spec.connections
 
         self._state = State.DISCONNECTED
@@ -131,6 +165,28 @@ class Writer:
         self._host = host
         self._reading = True  # whether the queue is being polled
 
+    def _begin_own(self, graph: GraphPayload | None, spec: WriterSpec) -> Session:
+        """The lines of our host: what earlier writers have left of them, and what will come."""
+        preface = Preface(graph, spec.parallelism, self._config.max_line_bytes)
+        spool = None
+        if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
+            spool = self._opened(self._claim)
+        stored = spool.count if spool is not None else 0
+        if lost := self._ledger.stored if spool is None else 0:
+            self._ledger.drop(spec.received - lost, spec.received)
+        self._sent_before = spec.sent + self._ledger.stored - lost - stored
+        session = Session(preface, Backlog(), spool)
+        start = spool.read if spool is not None and session.spooling else spec.received
+        end = spool.end if spool is not None and session.spooling else start
+        gaps: list[tuple[int, bytes]] = self._guarded(partial(self._recover, preface, start, end), otherwise=[])
+        if spool is not None and session.spooling:
+            self._guarded(lambda: preface.pass_over(b"".join(spool.starting())), otherwise=None)
+            session.backlog = Backlog(start, spec.high_water, named=preface.named)
+            session.tail = Backlog(end, 0, gaps, preface.named)
+        else:
+            session.backlog = Backlog(start, spec.high_water, gaps, preface.named)
+        return session
+
     def run(self) -> None:
         """Serve consumer after consumer until the host has said that it ends, or has ended."""
         pause, longest = self._config.reconnect_backoff, self._config.max_reconnect_backoff
@@ -143,11 +199,36 @@ class Writer:
                     sleep=self._back_off,
                 )(self._serve)
         except _Finished:
+            if self._claim is not None:
+                self._leave(self._claim)
             self._report(Report(done=True))
         finally:
             self._ledger.connected = 0
             if self._connection is not None:
                 self._connection.close()
+
+    def _leave(self, claim: Claim) -> None:
+        """Put what was not read onto the disk, where the next pusher finds it."""
+        backlog = self._current.backlog
+        if self._connection is not None:
+            with suppress(OSError):
+                backlog.peer_unread(self._connection.unread_memory())
+            backlog.connection_lost(all_read=False)
+        self._take_in()
+        while not (self._queue.drained or self._queue.ended):
+            self._take_in()
+        self._publish()
+        self._disk_again_at = 0.0
+        self._store(at_once=True)
+        self._publish()
+        for session in {self._own, self._current}:
+            if session.spool is not None:
+                session.spool.close()
+        if not self._own.spooling:
+            claim.remove()
+        elif not os.path.exists(claim.database):
+            self._say_of_disk(f"the spool {claim.database} was removed; {self._ledger.spooled} events are lost")
+            self._ledger.stored = self._ledger.spooled = 0
 
     # One connection
 
@@ -158,28 +239,27 @@ class Writer:
             OSError: It could not be made, or was lost soon and before the consumer had read an event.
             _Finished: There is nothing more to do.
         """
+        self._look_for_left()
         try:
             connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
             self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
             raise
         self._connected(connection)
-        settled, since = self._backlog.settled, time.monotonic()
+        session, settled, since = self._current, self._current.backlog.settled, time.monotonic()
         try:
             while True:
                 self._write(connection)
+                self._go_on()
                 self._wait(self._next_turn())
         except OSError as error:
             self._lost(connection, error)
             lasted = time.monotonic() - since > self._config.max_reconnect_backoff
-            if self._backlog.settled == settled and not lasted:
+            if self._current is session and session.backlog.settled == settled and not lasted:
                 raise
 
     def _connected(self, connection: Connection) -> None:
-        self._backlog.resolve_gaps()
-        self._observe_resolved()
-        self._backlog.connection_made(self._guarded(self._preface.lines, otherwise=b""))
-        self._say_untold()
+        self._begin(self._next_left() if self._current is self._own else self._current)
         self._connection = connection
         self._state = State.CONNECTED
         self._half_closed = False
@@ -189,8 +269,16 @@ class Writer:
         self._ledger.connections = self._connections
         self._report(Report(f"connected to {self._path}", logging.DEBUG))
 
+    def _begin(self, session: Session) -> None:
+        """Tell a consumer to which nothing is in flight where a run stands, and go on with its lines."""
+        self._current = session
+        session.backlog.resolve_gaps()
+        self._observe_resolved()
+        session.backlog.connection_made(self._guarded(session.preface.lines, otherwise=b""))
+        self._say_untold()
+
     def _lost(self, connection: Connection, error: OSError) -> None:
-        self._backlog.connection_lost(all_read=connection.all_was_read(error))
+        self._current.backlog.connection_lost(all_read=connection.all_was_read(error))
         self._poll.unregister(connection)
         connection.close()
         self._connection = None
@@ -202,8 +290,9 @@ class Writer:
 
     def _write(self, connection: Connection) -> None:
         """Offer what waits to the socket until it takes no more or it is the queue's turn."""
-        backlog = self._backlog
+        backlog = self._current.backlog
         for _ in range(WRITES_PER_TURN):
+            self._load()
             if backlog.empty:
                 break
             try:
@@ -216,8 +305,7 @@ class Writer:
             backlog.peer_unread(connection.last_unread)
             self._unread_poll_pause = FIRST_UNREAD_POLL
         self._unread_poll_at = time.monotonic() + self._unread_poll_pause if backlog.in_flight else None
-        self._enforce_bounds()
-        self._publish()
+        self._keep_bounds()
         if self._blocked_for() >= self._config.write_timeout:
             raise TimeoutError(f"it accepted no byte for {self._config.write_timeout:g} s")
 
@@ -229,7 +317,7 @@ class Writer:
             self._blocked_since = self._idle_since = now
         if connection.unread_memory() < before:
             self._idle_since = now
-            self._backlog.peer_unread(connection.last_unread)
+            self._current.backlog.peer_unread(connection.last_unread)
 
     def _blocked_for(self) -> float:
         """How long the socket has taken nothing, in seconds; 0 if it takes what it is offered."""
@@ -241,17 +329,32 @@ class Writer:
 
     def _next_turn(self) -> float | None:
         """When the loop must go on at the latest though nothing happens; None for never."""
+        moments = [self._disk_turn(), self._look_again_at if not self._left else None]
         if self._state is not State.BLOCKED:
-            return self._unread_poll_at if self._backlog.empty else 0.0
-        give_up = self._blocked_since + self._config.write_timeout
-        grace = self._idle_since + BLOCKED_GRACE
-        return grace if time.monotonic() < grace < give_up else give_up
+            if not self._current.backlog.empty:
+                return 0.0
+            moments.append(self._unread_poll_at)
+        else:
+            give_up = self._blocked_since + self._config.write_timeout
+            grace = self._idle_since + BLOCKED_GRACE
+            moments.append(grace if time.monotonic() < grace < give_up else give_up)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _keep_bounds(self) -> None:
+        """Put onto the disk what must not wait in memory, or drop it; and say how things stand."""
+        self._store()
+        self._enforce_bounds()
+        self._publish()
 
     def _enforce_bounds(self) -> None:
         """Drop what is over the bounds if the consumer takes nothing, and say so once per episode."""
-        backlog, ledger, config = self._backlog, self._ledger, self._config
+        backlog, ledger, config = self._own.last, self._ledger, self._config
         if backlog.is_over(config.buffer_size, self._bytes):
             if self._connection is not None and self._idle_for() < BLOCKED_GRACE:
+                return
+            self._store(at_once=True)
+            backlog = self._own.last
+            if not backlog.is_over(config.buffer_size, self._bytes):
                 return
             if not self._dropping:
                 self._dropping = True
@@ -282,8 +385,7 @@ class Writer:
         closing = self._closing
         while time.monotonic() < until and self._closing == closing:
             self._wait(until)
-            self._enforce_bounds()
-            self._publish()
+            self._keep_bounds()
 
     def _wait(self, until: float | None) -> None:
         """Sleep until something happens, and take in what did.
@@ -312,14 +414,14 @@ class Writer:
                 lost = self._on_socket(happened)
         if lost is not None:
             raise lost
-        if self._unread_poll_at is not None and self._connection is not None and self._backlog.empty:
+        if self._unread_poll_at is not None and self._connection is not None and self._current.backlog.empty:
             self._poll_unread(self._connection, self._unread_poll_at)
 
     def _update_interest(self) -> None:
         if self._connection is not None:
             waits = select.POLLOUT if self._state is State.BLOCKED else 0
             self._poll.modify(self._connection, waits | (0 if self._half_closed else select.POLLIN))
-        reading = self._backlog.waiting_bytes <= self._bytes and not self._queue.ended
+        reading = self._own.waiting_bytes <= self._bytes and not self._queue.ended
         if reading and not self._reading:
             self._poll.register(self._queue, select.POLLIN)
         elif self._reading and not reading:
@@ -328,7 +430,8 @@ class Writer:
 
     def _take_in(self) -> None:
         for offset, batch in self._queue.read():
-            self._backlog.append(self._guarded(partial(self._preface.fill_in_graph, batch), otherwise=batch))
+            filled = self._guarded(partial(self._own.preface.fill_in_graph, batch), otherwise=batch)
+            self._sent_before += self._own.receive(filled)
             self._ledger.received = batch.end
             self._ledger.received_offset = max(offset, self._ledger.received_offset)
         self._say_untold()
@@ -367,9 +470,10 @@ class Writer:
     def _poll_unread(self, connection: Connection, at: float) -> None:
         """Ask the kernel again, ever more seldom, whether the last write was read; nothing else would tell."""
         if time.monotonic() >= at:
-            self._backlog.peer_unread(connection.unread_memory())
+            backlog = self._current.backlog
+            backlog.peer_unread(connection.unread_memory())
             self._unread_poll_pause *= 2
-            self._unread_poll_at = time.monotonic() + self._unread_poll_pause if self._backlog.in_flight else None
+            self._unread_poll_at = time.monotonic() + self._unread_poll_pause if backlog.in_flight else None
             self._publish()
 
     def _check_finished(self) -> None:
@@ -380,7 +484,14 @@ class Writer:
         if self._orphan and self._reading:
             self._take_in()
         complete = self._queue.drained if self._orphan else self._ledger.received >= self._ledger.close_target
-        if complete and self._backlog.empty:  # a consumer that came late is told where the run stands
+        if not complete:
+            return
+        if self._claim is not None and self._connection is None:
+            self._store(at_once=True)
+            if self._own.safe >= self._ledger.received:  # the next pusher sends it
+                raise _Finished
+        # A consumer that came late is told where the run stands.
+        elif self._current is self._own and (self._own.empty if self._claim is None else self._own.over):
             raise _Finished
 
     # The preface, and what the host is told
@@ -401,46 +512,203 @@ class Writer:
             self._report(Report(text, level))
 
     def _say_untold(self) -> None:
-        if untold := self._preface.untold:
+        if untold := self._current.preface.untold or self._own.preface.untold:
             advice = "raise max_line_bytes if the consumer takes longer lines, or give units shorter names"
             self._report_once(f"the graph is not told to consumers: its {untold}; {advice}", logging.WARNING)
 
-    def _recovered(self, start: int) -> list[tuple[int, bytes]]:
-        """What earlier writers have left: it is observed, or returned if it belongs to gaps behind the line `start`."""
+    def _recover(self, preface: Preface, start: int, end: int) -> list[tuple[int, bytes]]:
+        """Let the preface know what earlier writers have left.
+
+        Args:
+            preface: It.
+            start: The number of the first line that was not read.
+            end: The number after the last one that is on the disk, with the gaps between them.
+
+        Returns:
+            The gaps behind that line: the number after the last line of each, and what is told there.
+        """
         observed, dropped = [], []
         for record in sorted(self._journal.records(), key=lambda record: record.number):
             if record.number <= start:
                 observed.append(record.lines)
-            elif record.kind is Kind.DROPPED:
+            elif record.kind is Kind.DROPPED and record.number > end:
                 dropped.append((record.number, record.lines))
-        self._preface.recover(observed, dropped)
+        preface.recover(observed, dropped)
         return dropped
 
     def _observe_resolved(self) -> None:
-        records = []
-        for lines, of_gap, number in self._backlog.take_resolved():
-            told = self._guarded(partial(self._preface.observe, lines), otherwise=b"")
-            if told and not of_gap:  # those are in the journal
+        records, observed = [], b""
+        session = self._current
+        for lines, of_gap, number in session.backlog.take_resolved():
+            told = self._guarded(partial(session.preface.observe, lines), otherwise=b"")
+            observed += told
+            if told and not of_gap and session is self._own:  # those are in the journal
                 records.append(Record(Kind.READ, number, told))
         if records:
             self._guarded(partial(self._journal.append, records), otherwise=None)
+        try:
+            session.settle(observed)
+        except SpoolError as error:
+            self._on_disk_trouble(session, error)
 
     def _shorten_journal(self) -> None:
-        gaps = [Record(Kind.DROPPED, number, lines) for number, lines in self._backlog.gaps()]
-        self._journal.begin_anew([Record(Kind.READ, self._ledger.settled, self._preface.digest()), *gaps])
+        session = self._own
+        gaps = [*session.backlog.gaps(), *session.tail.gaps()]
+        dropped = [Record(Kind.DROPPED, number, lines) for number, lines in gaps]
+        self._journal.begin_anew([Record(Kind.READ, session.backlog.settled, session.preface.digest()), *dropped])
+
+    # The disk
+
+    def _opened(self, claim: Claim) -> "Spool | None":
+        """The spool of another process; None if it can't be read, and then that is reported."""
+        try:
+            return open_spool(claim.database)
+        except SpoolError as error:
+            self._say_of_disk(f"the spool {claim.database} can't be read: {error}{self._put_aside(claim, error)}")
+            return None
+
+    def _put_aside(self, claim: Claim, error: SpoolError) -> str:
+        """Get a damaged one out of the way; what is said of it."""
+        if not error.damaged:
+            return ""
+        with suppress(OSError):
+            return f"; it was put aside as {claim.put_aside()}, from which sqlite3's .recover may get events back"
+        return ""
+
+    def _say_of_disk(self, text: str) -> None:
+        if text != self._disk_trouble:
+            self._disk_trouble = text
+            self._report(Report(text, logging.ERROR))
+
+    def _on_disk_trouble(self, session: Session, error: SpoolError) -> None:
+        """Say so once, and leave the disk alone for a while; go on without a database that is damaged."""
+        self._disk_again_at = time.monotonic() + DISK_PAUSE
+        claim = self._claim if session is self._own else self._left_claim
+        assert claim is not None
+        if not error.damaged:
+            advice = "events wait in memory, and more than may wait there are dropped"
+            self._say_of_disk(f"the spool {claim.database} does not work: {error}; {advice}")
+            return
+        lost = session.give_up_spool()
+        aside = self._put_aside(claim, error)
+        self._say_of_disk(f"the spool {claim.database} can't be read: {error}; {lost} events are lost{aside}")
+        if session is self._own:
+            self._ledger.drop(session.backlog.received - lost, session.backlog.received)
+
+    def _store(self, at_once: bool = False) -> None:
+        """Put onto the disk what waits in memory only, if it has to.
+
+        Args:
+            at_once: Whether it has to in any case.
+        """
+        claim, own, now = self._claim, self._own, time.monotonic()
+        if not own.backlog.waiting:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+        if claim is None or now < self._disk_again_at or own.last.empty:
+            return
+        if not (own.spooling or at_once or self._must_store(now)):
+            return
+        try:
+            if own.spool is None:
+                own.spool = open_spool(claim.database, new=(self._graph, self._spec.parallelism))
+                self._quota_at = 0.0
+            if now >= self._quota_at:
+                self._quota_at = now + DISK_PAUSE
+                own.spool.limit(self._config.spool_bytes - bytes_of_others(claim))
+            own.store(self._config.buffer_size, self._bytes)
+        except (SpoolError, OSError) as error:
+            self._on_disk_trouble(own, error if isinstance(error, SpoolError) else SpoolError(str(error)))
+
+    def _must_store(self, now: float) -> bool:
+        """Whether what waits can't wait in memory: nobody reads it, or too slowly."""
+        if self._waiting_since is None:
+            return False
+        if self._current is not self._own or self._connection is None:
+            return True
+        return now - self._waiting_since > SPOOL_AFTER or self._own.backlog.waiting_bytes > self._bytes
+
+    def _load(self) -> None:
+        if self._current.spool is not None and time.monotonic() >= self._disk_again_at:
+            try:
+                self._current.load()
+            except SpoolError as error:
+                self._on_disk_trouble(self._current, error)
+
+    def _disk_turn(self) -> float | None:
+        """When the disk is to be used, if nothing else happens; None for never."""
+        if self._claim is None:
+            return None
+        if not self._own.tail.empty or (self._current.backlog.empty and not self._current.empty):
+            return self._disk_again_at
+        if self._waiting_since is not None and not self._own.spooling:
+            return max(self._disk_again_at, self._waiting_since + SPOOL_AFTER)
+        return None
+
+    # What earlier pushers have left
+
+    def _look_for_left(self) -> None:
+        """Take what nobody has any more."""
+        now = time.monotonic()
+        if self._claim is None or self._look_again_at is None or now < self._look_again_at or self._left:
+            return
+        self._look_again_at = now + self._look_pause if self._look_pause < LAST_LOOK else None
+        self._look_pause *= 2
+        try:
+            for claim in claim_left(self._claim.directory, MOST_LEFT):
+                if (spool := self._opened(claim)) is not None:
+                    self._left.append((claim, spool.count))
+                    spool.close()
+        except OSError as error:
+            self._say_of_disk(f"the spool directory {self._claim.directory} can't be read: {error.strerror}")
+
+    def _next_left(self) -> Session:
+        """The next spool that an earlier pusher has left; if there is none, our own lines."""
+        while self._left:
+            claim, self._left_count = self._left.popleft()
+            self._left_claim = claim
+            if (spool := self._opened(claim)) is not None:
+                try:
+                    return Session.of_spool(spool, self._config)
+                except SpoolError as error:
+                    self._say_of_disk(f"the spool {claim.database} can't be read: {error}")
+        return self._own
+
+    def _go_on(self) -> None:
+        """When the consumer has read all that an earlier pusher has left, go on with the next; or begin with that."""
+        self._look_for_left()
+        session = self._current
+        if not session.over or (session is self._own and not self._left):
+            return
+        if session is not self._own and (claim := self._left_claim) is not None:
+            self._observe_resolved()
+            if session.spool is not None:
+                session.spool.close()
+                claim.remove()
+            text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
+            self._report(Report(text, logging.INFO))
+            self._look_again_at = self._look_again_at or time.monotonic()
+        self._begin(self._next_left())
 
     def _publish(self) -> None:
-        ledger, backlog = self._ledger, self._backlog
+        ledger, own = self._ledger, self._own
+        backlog, spool = own.backlog, own.spool
         self._observe_resolved()
-        ledger.settled = backlog.settled
+        ledger.stored = spool.count if spool is not None else 0
+        ledger.spooled = spool.not_loaded + backlog.waiting if spool is not None and own.spooling else 0
+        ledger.settled = own.safe
         if self._journal.is_long:  # also without a consumer; behind `settled`, or the next writer would skip the record
             self._guarded(self._shorten_journal, otherwise=None)
         ledger.high_water = backlog.high_water
         ledger.resent = self._spec.resent + backlog.resent
-        ledger.sent = self._spec.sent + backlog.sent
-        ledger.unsent = backlog.unsent  # last, for whoever flushes waits for it, and then asks for the others
-        self._flushed = min(self._flushed, backlog.unsent)  # what was taken back may be waited for again
-        if self._flushed < ledger.flush_target <= backlog.unsent:
+        ledger.sent = max(0, self._sent_before + backlog.sent)
+        if self._claim is not None:
+            left = self._current.spool.count if self._current is not own and self._current.spool is not None else 0
+            ledger.inherited = left + sum(count for _, count in self._left)
+        ledger.unsent = own.unsent  # last, for whoever flushes waits for it, and then asks for the others
+        self._flushed = min(self._flushed, own.unsent)  # what was taken back may be waited for again
+        if self._flushed < ledger.flush_target <= own.unsent:
             self._flushed = ledger.flush_target
             self._report(Report())
 

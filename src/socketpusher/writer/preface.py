@@ -22,7 +22,8 @@ from ..graph import GraphPayload, ever_thinner, graph_in, with_edges_reversed
 from ..run_state import Digest, RunState, event_on, relevant_events
 from ..wire import RETAINED_BYTES, encode
 
-_STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
+STARTED = b'{"type":"%b"' % EventType.ORCH_STARTED.encode()
+"""How a line begins that says what the next run is."""
 
 
 class Preface:
@@ -74,17 +75,17 @@ class Preface:
         while self._dropped and self._dropped[0][0] <= batch.end:
             number, told = self._dropped.popleft()
             if number <= batch.first:  # else they come again, see `Backlog.append`
-                self._pass(told)
-        if not batch.has_line(_STARTED):
+                self.pass_over(told)
+        if not batch.has_line(STARTED):
             return batch
         lines = batch.data.split(b"\n")[:-1]
-        filled = (self._filled_in(line) if line.startswith(_STARTED) else line + b"\n" for line in lines)
+        filled = (self._filled_in(line) if line.startswith(STARTED) else line + b"\n" for line in lines)
         return Batch(batch.first, batch.end, b"".join(filled))
 
-    def _pass(self, lines: bytes) -> None:
-        """These have come in before others that will."""
+    def pass_over(self, lines: bytes) -> None:
+        """These have come in before others that will, and are not observed yet."""
         for line in lines.split(b"\n"):
-            if line.startswith(_STARTED):
+            if line.startswith(STARTED):
                 self._incoming = self._incoming.after(event_on(line).get("payload"))
                 self._note_named()
 
@@ -94,7 +95,7 @@ class Preface:
         for line, event in relevant_events(data):
             relevant.append(line)
             self._digest.add(line, event)
-            if event and line.startswith(_STARTED):
+            if event and line.startswith(STARTED):
                 self._on_started(event.get("payload"))
             elif self._state is not None:
                 self._state.apply(event)

@@ -13,6 +13,7 @@ from ..channel.journal import Journal
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
 from ..channel.queue import QueueReader
+from ..channel.spool_directory import Claim
 
 
 def serve(data: bytes, files: list[int]) -> None:
@@ -26,7 +27,7 @@ def serve(data: bytes, files: list[int]) -> None:
     for signum in held:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-    queue, wakeups, reports, ledger_file, one, other, graph, *host = files
+    queue, wakeups, reports, ledger_file, one, other, graph, *given = files
     try:
         spec = WriterSpec.decode(data)
         _keep_memory_flat()
@@ -36,7 +37,9 @@ def serve(data: bytes, files: list[int]) -> None:
         ledger = Ledger(Descriptor(ledger_file))
         journal = Journal(ledger, (Descriptor(one), Descriptor(other)))
         known = json.loads(read_whole(graph))
-        writer = Writer(spec, known, QueueReader(queue), wakeups, reports, ledger, journal, host[0] if host else None)
+        claim = Claim(spec.config["spool"], spec.spool, Descriptor(given.pop(0))) if spec.spool else None
+        host = given[0] if given else None
+        writer = Writer(spec, known, QueueReader(queue), wakeups, reports, ledger, journal, host, claim)
         os.write(reports, Report(ready=True).encode())
         writer.run()
     except Exception:

@@ -1,0 +1,265 @@
+"""What waits on the disk: one pusher's lines in a SQLite database, from the first that was not read to the last.
+
+Rows are batches, in order. Some of them may be in the backlog as well: those before `_next`, the place from which
+`load` goes on. A row without numbers is what is told in the place of dropped lines. `observed` has the lines that say
+where the run stood before the first row, so that another process can tell it.
+
+Each change is one transaction, so a process may be killed between any two instructions. SQLite writes ahead (WAL) and
+syncs at checkpoints: what was written survives the process, and the database survives the loss of power, if not with
+its last rows. The lock that SQLite holds keeps out whoever would look inside.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..channel.batch import Batch, whole_lines
+from ..channel.spool_directory import SpoolError
+from ..run_state import Digest
+
+CHECKPOINT_PAGES = 4096
+"""How long the log of the database becomes before it is worked in, in pages of 4 KiB. Each time costs two syncs."""
+
+LARGEST_ROW = 1 << 20
+"""Batches are joined up to this size, in bytes."""
+
+OBSERVED_BYTES = 1 << 20
+"""After so much more of `observed`, in bytes, only what still matters of it is kept."""
+
+_FORMAT = 0x73700001  # "sp", and the version of what follows
+_TABLES = """
+CREATE TABLE about (graph TEXT, parallelism TEXT, read INTEGER);
+CREATE TABLE batches (place INTEGER PRIMARY KEY, first INTEGER, "end" INTEGER, starts INTEGER, data BLOB);
+CREATE TABLE observed (place INTEGER PRIMARY KEY, lines BLOB);
+"""
+
+
+def reached(step: str) -> None:
+    """A step of a change is about to be taken: here tests let the process die."""
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _spool_error(error) from error
+
+
+def _spool_error(error: Exception) -> SpoolError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return SpoolError(str(error), damaged=code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+
+class Spool:
+    """The database of one pusher, open. No other process can read it until it is closed.
+
+    Args:
+        path: Where it is.
+        new: If it is to be made: the payload of the `graph` event or None, and the parallelism.
+
+    Raises:
+        SpoolError: It can't be made or read.
+    """
+
+    def __init__(self, path: str, new: tuple[Any, Any] | None = None) -> None:
+        self._path = path
+        with _explained():
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if new is not None else 0)
+            os.close(os.open(path, flags, 0o600))  # SQLite would make it as the umask has it
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            try:
+                self._open(new)
+            except BaseException:
+                self._database.close()
+                raise
+
+    def _open(self, new: tuple[Any, Any] | None) -> None:
+        execute = self._database.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")  # with it the log needs no shared memory, which NFS has not
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES << 12}")
+        (format_,) = execute("PRAGMA application_id").fetchone()
+        if new is not None and format_ == 0:
+            with self._transaction("make"):
+                for statement in _TABLES.split(";"):
+                    execute(statement)
+                execute("INSERT INTO about VALUES (?, ?, 0)", (json.dumps(new[0]), json.dumps(new[1])))
+                execute(f"PRAGMA application_id = {_FORMAT}")
+        elif format_ != _FORMAT:
+            error = sqlite3.DatabaseError("it is not a spool of this version")
+            error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+            raise error
+        graph, parallelism, self.read = execute("SELECT graph, parallelism, read FROM about").fetchone()
+        self.graph, self.parallelism = json.loads(graph), json.loads(parallelism)
+        first, last, lines, self.end = execute(
+            'SELECT min(place), max(place), total("end" - first), max("end") FROM batches'
+        ).fetchone()
+        self._next = first or 1  # the place of the first row that is not in the backlog
+        self._after = (last or 0) + 1
+        self.end = max(self.end or 0, self.read)
+        partly = execute('SELECT total(? - first) FROM batches WHERE first < ? AND "end" > ?', (self.read,) * 3)
+        self.count = int(lines) - int(partly.fetchone()[0])
+        self.not_loaded = self.count
+        self._observed_bytes = 0
+
+    @contextmanager
+    def _transaction(self, name: str) -> Iterator[None]:
+        reached(f"{name}: begin")
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            reached(f"{name}: commit")
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        reached(f"{name}: done")
+
+    @property
+    def size(self) -> int:
+        """What the database takes, in bytes, but for its log."""
+        ((pages,),) = self._database.execute("PRAGMA page_count")
+        return int(pages) << 12
+
+    def limit(self, size: int) -> None:
+        """Let the database become so large, in bytes; beyond that `append` fails as with a full disk."""
+        with _explained():
+            self._database.execute(f"PRAGMA max_page_count = {max(1, size >> 12)}")
+
+    def append(
+        self, batches: Iterable[Batch], starts: bytes, loaded: bool, before: tuple[int, bytes] | None = None
+    ) -> None:
+        """Add lines behind all others.
+
+        Args:
+            batches: The lines; of a gap, where first and end are the same, what is told in its place.
+            starts: How a line begins that says what the next run is; `starting` finds it.
+            loaded: Whether the backlog has them, and all before them, already.
+            before: If nothing waits here yet: up to which number lines were read, and what says where the run stands.
+        """
+        rows = [(b.first, b.end, b.has_line(starts), b.data) for b in _joined(batches) if b.data]
+        with _explained(), self._transaction("append"):
+            execute = self._database.execute
+            if before is not None:
+                execute("UPDATE about SET read = ?", before[:1])
+                execute("DELETE FROM observed")
+                execute("INSERT INTO observed (lines) VALUES (?)", before[1:])
+                self._observed_bytes = len(before[1])
+            self._database.executemany('INSERT INTO batches (first, "end", starts, data) VALUES (?, ?, ?, ?)', rows)
+            ((last,),) = execute("SELECT max(place) FROM batches")
+        if before is not None:
+            self.read = self.end = before[0]
+            self._next = (last or 0) + 1 - len(rows)
+        count = sum(end - first for first, end, _, _ in rows)
+        self.count += count
+        self.end = max([self.end, *(end for _, end, _, _ in rows)])
+        self._after = (last or 0) + 1
+        if loaded:
+            self._next = self._after
+        else:
+            self.not_loaded += count
+
+    def load(self, most: int) -> list[Batch]:
+        """The next lines for the backlog: of at most so many bytes, but at least one row if there is one left."""
+        batches: list[Batch] = []
+        try:
+            rows = self._database.execute(
+                'SELECT place, first, "end", data FROM batches WHERE place >= ? ORDER BY place', (self._next,)
+            )
+            for place, first, end, data in rows:
+                if batches and most < len(data):
+                    break
+                most -= len(data)
+                batch = Batch(first, end, data)
+                if first < self.read:  # of which the first lines were read
+                    batch = batch.lines(self.read, end)
+                self._next = place + 1
+                self.not_loaded -= batch.end - batch.first
+                batches.append(batch)
+        except sqlite3.Error as error:
+            if not batches:  # else the next call meets it again
+                raise _spool_error(error) from error
+        return batches
+
+    @property
+    def all_loaded(self) -> bool:
+        """Whether the backlog has everything."""
+        return self._next >= self._after
+
+    def settle(self, read: int, observed: bytes = b"") -> None:
+        """The lines below `read` were read.
+
+        Args:
+            read: The number after a line, or gap, that was loaded.
+            observed: What of them says where the run stands.
+        """
+        if read <= self.read and not observed:
+            return
+        span = {"read": read, "before": self.read, "next": self._next}
+        with _explained(), self._transaction("settle"):
+            execute = self._database.execute
+            ((count,),) = execute(
+                'SELECT total(min("end", :read) - max(first, :before)) FROM batches '
+                'WHERE place < :next AND first < :read AND "end" > :before',
+                span,
+            )
+            execute('DELETE FROM batches WHERE place < :next AND "end" <= :read', span)
+            execute("UPDATE about SET read = :read", span)
+            if observed:
+                execute("INSERT INTO observed (lines) VALUES (?)", (observed,))
+            if self._observed_bytes + len(observed) > OBSERVED_BYTES:
+                lines = Digest(whole_lines(b"".join(self._observed()))).lines()
+                execute("DELETE FROM observed")
+                execute("INSERT INTO observed (lines) VALUES (?)", (b"".join(lines),))
+                observed, self._observed_bytes = b"", 0
+        self._observed_bytes += len(observed)
+        self.read = max(self.read, read)
+        self.count -= int(count)
+
+    def observed(self) -> list[bytes]:
+        """The lines that say where the run stood before the first row."""
+        with _explained():
+            return self._observed()
+
+    def _observed(self) -> list[bytes]:
+        return [lines for (lines,) in self._database.execute("SELECT lines FROM observed ORDER BY place")]
+
+    def starting(self) -> Iterator[bytes]:
+        """The rows with a line that says what the next run is."""
+        with _explained():
+            for (data,) in self._database.execute("SELECT data FROM batches WHERE starts ORDER BY place"):
+                yield data
+
+    def close(self) -> None:
+        """Let go of the database. What is in it stays."""
+        self._database.close()
+
+
+def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Fewer and larger ones: a row for each of many small batches takes longer."""
+    joined: list[Batch] = []
+    size = 0
+    for batch in batches:
+        follows = (
+            joined and joined[-1].end == batch.first and batch.first < batch.end and joined[0].first < joined[0].end
+        )
+        if joined and not (follows and size + len(batch.data) <= LARGEST_ROW):
+            yield _one(joined)
+            joined, size = [], 0
+        joined.append(batch)
+        size += len(batch.data)
+    if joined:
+        yield _one(joined)
+
+
+def _one(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(batches[0].first, batches[-1].end, b"".join(batch.data for batch in batches))
