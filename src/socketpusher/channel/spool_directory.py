@@ -148,6 +148,22 @@ def names(directory: str) -> list[str]:
     return sorted(found, key=lambda name: (int(name.partition("-")[0]), name))
 
 
+def databases(directory: str) -> list[str]:
+    """The paths of the spools with something in them, oldest first, whoever has them."""
+    paths = (os.path.join(directory, name + ".db") for name in names(directory))
+    return [path for path in paths if os.path.exists(path)]
+
+
+def is_in_use(database: str) -> bool:
+    """Whether a process has the spool."""
+    with suppress(FileNotFoundError), open(database.removesuffix(".db") + ".lock", "rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def bytes_of_others(claim: Claim) -> int:
     """How much all other files in the directory take, in bytes."""
     size = 0

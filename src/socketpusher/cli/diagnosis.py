@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..channel.spool_directory import DAMAGED, check_directory, databases, is_in_use
 from ..config import PusherConfig, default_socket_path
 from ..events import Bus, Event
 from ..listener.listener import listen
@@ -50,13 +51,16 @@ class Check:
     remedy: str = ""
 
 
-def examine(path: str | None) -> Iterator[Check]:
+def examine(path: str | None, spool: str | None = None) -> Iterator[Check]:
     """Check everything from the path to the pusher, in order.
 
     Args:
         path: Where the consumer listens; None for the default.
+        spool: The directory of a spool; None for none.
     """
     yield from _socket_checks(path)
+    if spool is not None:
+        yield _spool(spool, default_socket_path() if path is None else path)
     memory = _shared_memory()
     yield memory
     if memory.verdict == "ok":
@@ -284,6 +288,32 @@ def _is_stopped(pid: int | None) -> bool:
             return file.read().rpartition(")")[2].split()[0] in "tT"
     except OSError:
         return False
+
+
+def _spool(directory: str, path: str) -> Check:
+    """What waits in a spool. Only what no process has can be counted."""
+    if not os.path.isdir(directory):
+        return Check(
+            "warn", "spool", f"there is no directory {directory}", "nothing: the first pusher with it makes it"
+        )
+    try:
+        check_directory(directory)
+        found, damaged = databases(directory), [name for name in os.listdir(directory) if DAMAGED in name]
+        used = [database for database in found if is_in_use(database)]
+        size = sum(os.path.getsize(database) for database in found)
+    except OSError as error:
+        return Check("FAIL", "spool", f"{error.strerror}: {directory}", "choose another directory, or change this one")
+    if damaged:
+        names = ", ".join(sorted(damaged))
+        remedy = "sqlite3 FILE .recover may get events back; remove it then"
+        return Check("warn", "spool", f"in {directory} these were damaged and put aside: {names}", remedy)
+    if not found:
+        return Check("ok", "spool", f"nothing waits in {directory}")
+    free = len(found) - len(used)
+    what = f"{len(found)} of {size:,} bytes wait in {directory}, {len(used)} of them in use"
+    if not free:
+        return Check("ok", "spool", what)
+    return Check("warn", "spool", what, f"start a pusher with it, or: socketpusher drain {directory} {path}")
 
 
 def _shared_memory() -> Check:

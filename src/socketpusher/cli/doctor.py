@@ -19,6 +19,7 @@ _EXAMPLES = """\
 examples:
   socketpusher doctor
   socketpusher doctor /tmp/run.sock
+  socketpusher doctor --spool /var/spool/myapp
 """
 
 
@@ -26,6 +27,7 @@ def add_to(commands: Commands) -> None:
     """Add the sub-command."""
     parser = add_command(commands, "doctor", "find out why nothing arrives", _DESCRIPTION, _EXAMPLES)
     add_path(parser, "where the consumer listens")
+    parser.add_argument("--spool", metavar="DIRECTORY", help="look at a spool as well: what waits there?")
     parser.set_defaults(run=run)
 
 
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .pretty import printable
 
     failed = False
-    for check in examine(arguments.path):
+    for check in examine(arguments.path, arguments.spool):
         failed = failed or check.verdict == "FAIL"
         print(f"{check.verdict:4}  {check.name:13}  {printable(check.reason)}", flush=True)
         if check.remedy:

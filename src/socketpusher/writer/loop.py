@@ -660,6 +660,7 @@ class Writer:
                 if (spool := self._opened(claim)) is not None:
                     self._left.append((claim, spool.count))
                     spool.close()
+            self._ledger.inherited = sum(count for _, count in self._left)
         except OSError as error:
             self._say_of_disk(f"the spool directory {self._claim.directory} can't be read: {error.strerror}")
 
@@ -688,7 +689,7 @@ class Writer:
                 claim.remove()
             text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
             self._report(Report(text, logging.INFO))
-            self._look_again_at = self._look_again_at or time.monotonic()
+            self._look_again_at = time.monotonic()  # there may be more than were taken at once
         self._begin(self._next_left())
 
     def _publish(self) -> None:
