@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 from ..channel.batch import Batch, whole_lines
 from ..channel.spool_directory import SpoolError
@@ -32,7 +33,7 @@ OBSERVED_BYTES = 1 << 20
 _FORMAT = 0x73700001  # "sp", and the version of what follows
 _TABLES = """
 CREATE TABLE about (graph TEXT, parallelism TEXT, read INTEGER);
-CREATE TABLE batches (place INTEGER PRIMARY KEY, first INTEGER, "end" INTEGER, starts INTEGER, data BLOB);
+CREATE TABLE batches (place INTEGER PRIMARY KEY, first INTEGER, "end" INTEGER, starts INTEGER, crc INTEGER, data BLOB);
 CREATE TABLE observed (place INTEGER PRIMARY KEY, lines BLOB);
 """
 
@@ -47,6 +48,12 @@ def _explained() -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise _spool_error(error) from error
+
+
+def _damaged(text: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+    return error
 
 
 def _spool_error(error: Exception) -> SpoolError:
@@ -92,9 +99,7 @@ class Spool:
                 execute("INSERT INTO about VALUES (?, ?, 0)", (json.dumps(new[0]), json.dumps(new[1])))
                 execute(f"PRAGMA application_id = {_FORMAT}")
         elif format_ != _FORMAT:
-            error = sqlite3.DatabaseError("it is not a spool of this version")
-            error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-            raise error
+            raise _damaged("it is not a spool of this version")
         graph, parallelism, self.read = execute("SELECT graph, parallelism, read FROM about").fetchone()
         self.graph, self.parallelism = json.loads(graph), json.loads(parallelism)
         first, last, lines, self.end = execute(
@@ -144,7 +149,8 @@ class Spool:
             loaded: Whether the backlog has them, and all before them, already.
             before: If nothing waits here yet: up to which number lines were read, and what says where the run stands.
         """
-        rows = [(b.first, b.end, b.has_line(starts), b.data) for b in _joined(batches) if b.data]
+        joined = enumerate((batch for batch in _joined(batches) if batch.data), self._after)
+        rows = [(place, b.first, b.end, b.has_line(starts), crc32(b.data), b.data) for place, b in joined]
         with _explained(), self._transaction("append"):
             execute = self._database.execute
             if before is not None:
@@ -152,15 +158,14 @@ class Spool:
                 execute("DELETE FROM observed")
                 execute("INSERT INTO observed (lines) VALUES (?)", before[1:])
                 self._observed_bytes = len(before[1])
-            self._database.executemany('INSERT INTO batches (first, "end", starts, data) VALUES (?, ?, ?, ?)', rows)
-            ((last,),) = execute("SELECT max(place) FROM batches")
+            self._database.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", rows)
         if before is not None:
             self.read = self.end = before[0]
-            self._next = (last or 0) + 1 - len(rows)
-        count = sum(end - first for first, end, _, _ in rows)
+            self._next = self._after
+        count = sum(row[2] - row[1] for row in rows)
         self.count += count
-        self.end = max([self.end, *(end for _, end, _, _ in rows)])
-        self._after = (last or 0) + 1
+        self.end = max([self.end, *(row[2] for row in rows)])
+        self._after += len(rows)
         if loaded:
             self._next = self._after
         else:
@@ -171,9 +176,11 @@ class Spool:
         batches: list[Batch] = []
         try:
             rows = self._database.execute(
-                'SELECT place, first, "end", data FROM batches WHERE place >= ? ORDER BY place', (self._next,)
+                'SELECT place, first, "end", crc, data FROM batches WHERE place >= ? ORDER BY place', (self._next,)
             )
-            for place, first, end, data in rows:
+            for place, first, end, crc, data in rows:
+                if crc32(data) != crc:  # SQLite does not look inside
+                    raise _damaged("a row is not what was written")
                 if batches and most < len(data):
                     break
                 most -= len(data)
