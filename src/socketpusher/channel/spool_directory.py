@@ -78,7 +78,7 @@ class Claim(NamedTuple):
     def remove(self) -> None:
         """Remove every file of the spool, and let go of it."""
         for path in (*_database_files(self.database), self._lock_path):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 os.unlink(path)
         self.lock.close()
 

@@ -170,7 +170,7 @@ class Writer:
         preface = Preface(graph, spec.parallelism, self._config.max_line_bytes)
         spool = None
         if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
-            spool = self._opened(self._claim)
+            spool = self._opened(self._claim, graph, spec.parallelism)
         stored = spool.count if spool is not None else 0
         if lost := self._ledger.stored if spool is None else 0:
             self._ledger.drop(spec.received - lost, spec.received)
@@ -559,10 +559,10 @@ class Writer:
 
     # The disk
 
-    def _opened(self, claim: Claim) -> "Spool | None":
+    def _opened(self, claim: Claim, graph: GraphPayload | None = None, parallelism: int = 0) -> "Spool | None":
         """The spool of another process; None if it can't be read, and then that is reported."""
         try:
-            return open_spool(claim.database)
+            return open_spool(claim.database, graph, parallelism)
         except SpoolError as error:
             self._say_of_disk(f"the spool {claim.database} can't be read: {error}{self._put_aside(claim, error)}")
             return None
@@ -612,7 +612,7 @@ class Writer:
             return
         try:
             if own.spool is None:
-                own.spool = open_spool(claim.database, new=(self._graph, self._spec.parallelism))
+                own.spool = open_spool(claim.database, self._graph, self._spec.parallelism)
                 self._quota_at = 0.0
             if now >= self._quota_at:
                 self._quota_at = now + DISK_PAUSE
@@ -660,9 +660,15 @@ class Writer:
                 if (spool := self._opened(claim)) is not None:
                     self._left.append((claim, spool.count))
                     spool.close()
-            self._ledger.inherited = sum(count for _, count in self._left)
         except OSError as error:
             self._say_of_disk(f"the spool directory {self._claim.directory} can't be read: {error.strerror}")
+        self._publish_inherited()
+
+    def _publish_inherited(self) -> None:
+        inherited = sum(count for _, count in self._left)
+        if self._current is not self._own and self._current.spool is not None:
+            inherited += self._current.spool.count
+        self._ledger.inherited = inherited
 
     def _next_left(self) -> Session:
         """The next spool that an earlier pusher has left; if there is none, our own lines."""
@@ -704,9 +710,7 @@ class Writer:
         ledger.high_water = backlog.high_water
         ledger.resent = self._spec.resent + backlog.resent
         ledger.sent = max(0, self._sent_before + backlog.sent)
-        if self._claim is not None:
-            left = self._current.spool.count if self._current is not own and self._current.spool is not None else 0
-            ledger.inherited = left + sum(count for _, count in self._left)
+        self._publish_inherited()
         ledger.unsent = own.unsent  # last, for whoever flushes waits for it, and then asks for the others
         self._flushed = min(self._flushed, own.unsent)  # what was taken back may be waited for again
         if self._flushed < ledger.flush_target <= own.unsent:

@@ -21,11 +21,11 @@ LOAD_BYTES = 1 << 20
 """How much is read from the disk at once, in bytes, and how little is left of it in memory when more is."""
 
 
-def open_spool(path: str, new: tuple[Any, Any] | None = None) -> "Spool":
+def open_spool(path: str, graph: Any = None, parallelism: Any = 0) -> "Spool":
     """A `Spool`, whose module is imported here: SQLite takes time and memory."""
     from .spool import Spool
 
-    return Spool(path, new)
+    return Spool(path, graph, parallelism)
 
 
 class Session:

@@ -65,42 +65,42 @@ class Spool:
     """The database of one pusher, open. No other process can read it until it is closed.
 
     Args:
-        path: Where it is.
-        new: If it is to be made: the payload of the `graph` event or None, and the parallelism.
+        path: Where it is; it is made if it is not there, or was not made to the end.
+        graph: The payload of the `graph` event, or None: for a new one.
+        parallelism: How many units may run at a time: likewise.
 
     Raises:
         SpoolError: It can't be made or read.
     """
 
-    def __init__(self, path: str, new: tuple[Any, Any] | None = None) -> None:
-        self._path = path
+    def __init__(self, path: str, graph: Any = None, parallelism: Any = 0) -> None:
         with _explained():
-            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if new is not None else 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(path, flags, 0o600))  # SQLite would make it as the umask has it
             self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             try:
-                self._open(new)
+                self._open(graph, parallelism)
             except BaseException:
                 self._database.close()
                 raise
 
-    def _open(self, new: tuple[Any, Any] | None) -> None:
+    def _open(self, graph: Any, parallelism: Any) -> None:
         execute = self._database.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")  # with it the log needs no shared memory, which NFS has not
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES << 12}")
-        (format_,) = execute("PRAGMA application_id").fetchone()
-        if new is not None and format_ == 0:
+        ((format_,),) = execute("PRAGMA application_id")
+        if format_ == 0 and not execute("SELECT * FROM sqlite_master").fetchall():
             with self._transaction("make"):
                 for statement in _TABLES.split(";"):
                     execute(statement)
-                execute("INSERT INTO about VALUES (?, ?, 0)", (json.dumps(new[0]), json.dumps(new[1])))
+                execute("INSERT INTO about VALUES (?, ?, 0)", (json.dumps(graph), json.dumps(parallelism)))
                 execute(f"PRAGMA application_id = {_FORMAT}")
         elif format_ != _FORMAT:
             raise _damaged("it is not a spool of this version")
-        graph, parallelism, self.read = execute("SELECT graph, parallelism, read FROM about").fetchone()
+        ((graph, parallelism, self.read),) = execute("SELECT graph, parallelism, read FROM about")
         self.graph, self.parallelism = json.loads(graph), json.loads(parallelism)
         first, last, lines, self.end = execute(
             'SELECT min(place), max(place), total("end" - first), max("end") FROM batches'
