@@ -14,12 +14,13 @@ DELIVERS = True
 
 
 class Peer:
-    """A bus with one pusher."""
+    """A bus with one pusher; `spool` is the directory of one, if there is to be one."""
 
-    def __init__(self, path: str, buffer_size: int | None) -> None:
+    def __init__(self, path: str, buffer_size: int | None, spool: str | None = None) -> None:
         bus = Bus()
         self._emit = bus.emit
-        self.pusher = SocketPusher(bus, PusherConfig(socket_path=path, buffer_size=buffer_size or 10**9))
+        given = {} if spool is None else {"spool": spool}  # which an old version does not know
+        self.pusher = SocketPusher(bus, PusherConfig(socket_path=path, buffer_size=buffer_size or 10**9, **given))
         self.pusher.start(wait=os.path.exists(path))
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ ALL = (
     "crowded",
     "emit_cost",
     "stalled",
+    "spool",
     "at_rest",
     "size",
     "start_stop",

@@ -14,6 +14,7 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from socketpusher.channel.spool_directory import databases
+from socketpusher.writer.spool import Spool
 from support import cli, producer_script
 from support.consumer import Consumer
 from support.waiting import is_running, stop, wait_for
@@ -252,6 +253,18 @@ def test_two_hosts_share_a_directory(socket_path: str, spool: Path, bus: Bus) ->
     consumer.wait_for_tasks(2000)
     for which in range(2):
         assert [event.task for event in consumer.events() if event.unit == str(which)] == list(range(1000))
+    consumer.go_away()
+
+
+def test_a_spool_with_nothing_in_it_keeps_nobody_up(socket_path: str, spool: Path) -> None:
+    """As of writers that were killed while they made it."""
+    leave(socket_path, spool, range(10))
+    for number in range(2, 5):
+        Spool(f"{spool}/0000000{number}-0123456789ab.db").close()
+    leave(socket_path, spool, range(10, 20))
+    consumer = Consumer(socket_path)
+    drain(socket_path, spool)
+    assert consumer.wait_for_tasks(20) == list(range(20))
     consumer.go_away()
 
 

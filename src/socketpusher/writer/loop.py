@@ -685,18 +685,17 @@ class Writer:
     def _go_on(self) -> None:
         """When the consumer has read all that an earlier pusher has left, go on with the next; or begin with that."""
         self._look_for_left()
-        session = self._current
-        if not session.over or (session is self._own and not self._left):
-            return
-        if session is not self._own and (claim := self._left_claim) is not None:
-            self._observe_resolved()
-            if session.spool is not None:
-                session.spool.close()
-                claim.remove()
-            text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
-            self._report(Report(text, logging.INFO))
-            self._look_again_at = time.monotonic()  # there may be more than were taken at once
-        self._begin(self._next_left())
+        while self._current.over and (self._current is not self._own or self._left):  # one may have nothing at all
+            session, claim = self._current, self._left_claim
+            if session is not self._own and claim is not None:
+                self._observe_resolved()
+                if session.spool is not None:
+                    session.spool.close()
+                    claim.remove()
+                text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
+                self._report(Report(text, logging.INFO))
+                self._look_again_at = time.monotonic()  # there may be more than were taken at once
+            self._begin(self._next_left())
 
     def _publish(self) -> None:
         ledger, own = self._ledger, self._own
