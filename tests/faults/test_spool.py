@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,29 @@ assert (stats.emitted, stats.spooled, stats.dropped, stats.sent) == (3100, 3100,
     drain(socket_path, spool)
     count = 3100 if who == "writer" else 3000
     assert consumer.wait_for_tasks(count) == list(range(count))
+    consumer.go_away()
+
+
+def test_what_is_on_the_disk_is_not_flushed_while_there_is_no_writer(
+    socket_path: str, spool: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pusher = pusher_with(socket_path, spool, bus)
+    pusher.start(wait=False)
+    for number in range(100):
+        bus.emit(Event("x", task=number))
+    wait_for(lambda: pusher.stats().spooled == 100)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")  # so that no other one can be started
+    writer = pusher.stats().writer_pid
+    assert writer is not None
+    os.kill(writer, signal.SIGKILL)
+    wait_for(lambda: pusher.stats().writer_restarts == 1)
+    assert not pusher.flush(0.1)
+    assert (pusher.stats().sent, pusher.stats().spooled) == (0, 100)
+    monkeypatch.undo()
+    consumer = Consumer(socket_path)
+    assert pusher.flush(30)
+    pusher.close()
+    assert consumer.wait_for_tasks(100) == list(range(100))
     consumer.go_away()
 
 

@@ -19,7 +19,7 @@ The writer adds at most one for a batch that it has received. When the table is 
 
 _abandoned: list[object] = []  # maps that can't be closed, see `Ledger.close`
 
-_CELLS = 19
+_CELLS = 20
 _SIZE = 8 * (_CELLS + 2 * RANGES)
 
 
@@ -59,6 +59,7 @@ class Ledger:
         connections: How many connections there were.
         connected: 1 while connected, else 0.
         journal: Which file of the journal holds, and up to where; see `journal.Journal`.
+        read: Every line below was read by a consumer, as far as can be known, or dropped.
         stored: How many lines are on the disk and not read.
         spooled: How many of them are not on the socket.
         inherited: How many lines of earlier pushers are on the disk and not read.
@@ -78,11 +79,12 @@ class Ledger:
     connections = _Cell(11)
     connected = _Cell(12)
     journal = _Cell(13)
-    stored = _Cell(14)
-    spooled = _Cell(15)
-    inherited = _Cell(16)
-    _ranges_written = _Cell(17)
-    _ranges_read = _Cell(18)
+    read = _Cell(14)
+    stored = _Cell(15)
+    spooled = _Cell(16)
+    inherited = _Cell(17)
+    _ranges_written = _Cell(18)
+    _ranges_read = _Cell(19)
 
     def __init__(self, file: Descriptor | None = None) -> None:
         self.file = memory_file(size=_SIZE) if file is None else file

@@ -408,6 +408,8 @@ class Outbox:
             self._drop_lines(0, ledger.settled)
             first, end = self._kept[0].first, self._kept[-1].first
             ledger.received = ledger.unsent = ledger.settled = first
+            if ledger.stored:  # lines on the disk come before those that are kept here
+                ledger.unsent = ledger.read
             ledger.dropped = self._dropped_by_writer
             waiting = sum(kept.end - kept.first for kept in self._kept if kept.frame is not None)
             ledger.sent = end - self._dropped_by_writer - waiting - ledger.stored

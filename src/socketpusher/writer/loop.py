@@ -701,6 +701,7 @@ class Writer:
         ledger, own = self._ledger, self._own
         backlog, spool = own.backlog, own.spool
         self._observe_resolved()
+        ledger.read = backlog.settled
         ledger.stored = spool.count if spool is not None else 0
         ledger.spooled = spool.not_loaded + backlog.waiting if spool is not None and own.spooling else 0
         ledger.settled = own.safe
