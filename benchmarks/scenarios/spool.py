@@ -95,7 +95,7 @@ def _drain(path: str, spool: str) -> Figures:
 
 def _measure(lab: Lab, what: str, spool: bool, consumer: str = "count", **options: Any) -> Figures:
     figures = lab.measure("socketpusher", "spool", consumer, what=what, spool="yes" if spool else None, **options)
-    if "received" in figures:
+    if what != "emit" and "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
     if what == "burst" and "received" in figures:
         figures["rate"] = figures["received"] / (figures["last_receipt"] - figures["first_emit"]) * 1e9
