@@ -384,6 +384,29 @@ def test_what_exceeds_the_quota_is_dropped_and_counted(socket_path: str, spool: 
     consumer.go_away()
 
 
+def test_what_waits_behind_a_full_spool_follows_what_is_in_it(socket_path: str, spool: Path, bus: Bus) -> None:
+    pusher = pusher_with(socket_path, spool, bus, spool_bytes=300_000, buffer_size=20)
+    pusher.start(wait=False)
+    for number in range(600):
+        bus.emit(Event("x", task=number, payload="x" * 2000))
+        if number % 100 == 99:
+            wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+    wait_for(lambda: pusher.stats().dropped > 0)
+    consumer = Consumer(socket_path)
+    assert pusher.flush(30)
+    for number in range(600, 650):
+        bus.emit(Event("x", task=number))
+        assert pusher.flush(30)
+    stats = pusher.stats()
+    assert (stats.emitted, stats.sent + stats.dropped, stats.pending) == (650, 650, 0)
+    pusher.close()
+    tasks = consumer.wait_for_tasks(stats.sent)
+    assert len(tasks) == stats.sent
+    assert tasks == sorted({*tasks})
+    assert tasks[-50:] == list(range(600, 650))
+    consumer.go_away()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"

@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -167,6 +168,7 @@ class Display:
     def __init__(self) -> None:
         self.store = Store()
         self.sockets: deque[Socket] = deque()
+        self.gone: list[Socket] = []
         self._rest = b""
 
     @property
@@ -183,7 +185,7 @@ class Display:
             if socket.unread or not socket.hung_up:
                 return
             self._rest = b""
-            self.sockets.popleft()
+            self.gone.append(self.sockets.popleft())
 
     def die(self) -> None:
         for socket in self.sockets:
@@ -541,3 +543,81 @@ def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
                 assert stage.display.store.picture() == truth.picture()
         finally:
             stage.remove()
+
+
+STEPS = ["make: begin", "make: commit", "make: done", "append: begin", "append: commit", "append: done"]
+
+
+@pytest.mark.parametrize("step", [*STEPS, "settle: begin", "settle: commit", "settle: done"])
+@pytest.mark.parametrize("time", [1, 2])
+def test_a_writer_may_die_at_each_step_of_the_disk(
+    fds: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, time: int
+) -> None:
+    """Each line comes once, but for what was read while the writer died, and the books are exact."""
+    config = PusherConfig("/nowhere/s", spool=tmp_path, event_ids=True, write_timeout=1e9)
+    stage = Stage(Run(None, 0, []), Choices(b""), config, False, fds)
+    times = 0
+
+    def reached(at: str) -> None:
+        nonlocal times
+        times += at == step
+        if at == step and times == time:
+            raise Killed
+
+    monkeypatch.setattr(spools, "reached", reached)
+    try:
+        for turn in range(5):
+            for number in range(10 * turn, 10 * turn + 10):
+                stage.emit(Event("x", task=number))
+            stage.put()
+            stage.turn("take_in", "write")
+            stage.turn("take_in", "write")
+            stage.put()
+            if turn == 3:
+                stage.turn("connect")
+                for _ in range(60):
+                    stage.turn("write")
+                    stage.display.read(1 << 20)
+                    stage.turn("look")
+                    stage.turn("connect")
+        assert times >= time or step.startswith("make")
+        for _ in range(200):
+            stage.put()
+            stage.turn("connect", "take_in", "write")
+            stage.display.read(1 << 20)
+            stage.turn("look")
+        ledger = stage.ledger
+        assert (ledger.sent, ledger.dropped, ledger.spooled, ledger.stored) == (50, 0, 0, 0)
+        streams = [bytes(socket.stream[: socket.read]) for socket in [*stage.display.gone, *stage.display.sockets]]
+        tasks = [json.loads(line)["task"] for stream in streams for line in stream.split(b"\n")[:-1]]
+        assert list(dict.fromkeys(tasks)) == list(range(50))
+        if not step.startswith("settle"):
+            assert len(tasks) == 50
+    finally:
+        stage.remove()
+
+
+def test_a_run_on_the_disk_gives_its_graph_to_the_next_one_though_the_writer_died(
+    fds: tuple[int, ...], tmp_path: Path
+) -> None:
+    graph = {"nodes": [{"id": "app", "level": 0, "tasks": 0}], "edges": [], "levels": [["app"]]}
+    config = PusherConfig("/nowhere/s", spool=tmp_path, write_timeout=1e9)
+    stage = Stage(Run(None, 0, []), Choices(b""), config, False, fds)
+    try:
+        stage.emit(Event("orch.started", payload={"graph": graph}))
+        stage.put()
+        stage.turn("take_in", "write")
+        assert stage.ledger.stored == 1
+        stage.kill_writer()
+        stage.emit(Event("orch.started"))
+        stage.put()
+        for _ in range(20):
+            stage.turn("connect", "take_in", "write")
+            stage.put()
+            stage.display.read(1 << 20)
+            stage.turn("look")
+        (socket,) = stage.display.sockets
+        events = [json.loads(line) for line in socket.stream.split(b"\n")[:-1]]
+        assert [event["payload"]["graph"]["levels"] for event in events] == [[["app"]]] * 2
+    finally:
+        stage.remove()
