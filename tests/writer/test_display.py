@@ -604,6 +604,7 @@ def test_a_run_on_the_disk_gives_its_graph_to_the_next_one_though_the_writer_die
     config = PusherConfig("/nowhere/s", spool=tmp_path, write_timeout=1e9)
     stage = Stage(Run(None, 0, []), Choices(b""), config, False, fds)
     try:
+        stage.running()
         stage.emit(Event("orch.started", payload={"graph": graph}))
         stage.put()
         stage.turn("take_in", "write")
