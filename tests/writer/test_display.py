@@ -602,12 +602,12 @@ def test_a_run_on_the_disk_gives_its_graph_to_the_next_one_though_the_writer_die
 ) -> None:
     graph = {"nodes": [{"id": "app", "level": 0, "tasks": 0}], "edges": [], "levels": [["app"]]}
     config = PusherConfig("/nowhere/s", spool=tmp_path, write_timeout=1e9)
-    stage = Stage(Run(None, 0, []), Choices(b""), config, False, fds)
+    stage = Stage(Run(None, 0, []), Choices(b"\3" * 9), config, False, fds)
     try:
-        stage.running()
         stage.emit(Event("orch.started", payload={"graph": graph}))
-        stage.put()
-        stage.turn("take_in", "write")
+        for _ in range(3):
+            stage.turn("take_in", "write")
+            stage.put()
         assert stage.ledger.stored == 1
         stage.kill_writer()
         stage.emit(Event("orch.started"))
