@@ -154,6 +154,38 @@ def test_what_close_could_not_deliver_waits_and_comes_once(consumer: Consumer, s
     assert sorted({*consumer.wait_for_tasks(1000)}) == list(range(1000))
 
 
+def test_what_is_in_the_socket_when_close_gives_up_waits_on_the_disk_too(
+    consumer: Consumer, spool: Path, bus: Bus
+) -> None:
+    pusher = pusher_with(consumer.path, spool, bus)
+    pusher.start()
+    consumer.stall()
+    bus.emit(Event("x", task=0))  # which a read may take that has begun
+    consumer.wait_for_tasks(1)
+    for number in range(1, 6):
+        bus.emit(Event("x", task=number))
+    assert pusher.flush(30)
+    pusher.close(0.05)
+    stats = pusher.stats()
+    assert (stats.emitted, stats.sent, stats.dropped, stats.pending, stats.spooled) == (6, 1, 0, 5, 5)
+    consumer.die_unread()
+    again = Consumer(consumer.path)
+    drain(consumer.path, spool)
+    assert again.wait_for_tasks(5) == list(range(1, 6))
+    again.go_away()
+
+
+def test_what_was_read_when_close_gives_up_is_not_on_the_disk(consumer: Consumer, spool: Path, bus: Bus) -> None:
+    for turn in range(5):
+        pusher = pusher_with(consumer.path, spool, bus)
+        pusher.start()
+        bus.emit(Event("x", task=turn))
+        consumer.wait_for_tasks(turn + 1)
+        pusher.close(0)
+        assert (pusher.stats().sent, pusher.stats().spooled) == (1, 0)
+        assert os.listdir(spool) == []
+
+
 @pytest.mark.parametrize("who", ["writer", "host", "both"])
 def test_who_is_killed_costs_no_event_that_the_writer_had(socket_path: str, spool: Path, who: str) -> None:
     lines = f"""

@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -13,24 +15,32 @@ from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
-from socketpusher.writer.loop import BLOCKED_GRACE, State, Writer
+from socketpusher.channel.spool_directory import Claim, SpoolError, claim_new
+from socketpusher.writer.backlog import Backlog
+from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer
+from socketpusher.writer.preface import Preface
+from socketpusher.writer.session import Session
+from socketpusher.writer.spool import Spool
 from support.consumer import Consumer
 
 
 class Loop:
     """A writer and the host's ends of what connects it."""
 
-    def __init__(self, records: Sequence[Record] = (), **config) -> None:
+    def __init__(self, records: Sequence[Record] = (), claim: Claim | None = None, **config) -> None:
         self.files = [*pipe(), *pipe(), *pipe()]
         queue, self.queue, self.wakeups, self.waker, self.reports, reports = self.files
         self.ledger = Ledger()
         given = {"socket_path": "/nowhere/s", **config}
+        if claim is not None:
+            given["spool"] = claim.directory
         spec = WriterSpec([], "/", given, 1, 0, 0, 0, 0, 0)
         reader = QueueReader(queue.fileno())
         self.files += (files := journal_files())
         journal = Journal(self.ledger, files)
         journal.append(list(records))  # of an earlier writer
-        self.writer = Writer(spec, None, reader, self.wakeups.fileno(), reports.fileno(), self.ledger, journal, None)
+        ends = self.wakeups.fileno(), reports.fileno()
+        self.writer = Writer(spec, None, reader, *ends, self.ledger, journal, None, claim)
         self.end = self.offset = 0
 
     def put(self, *lines: bytes) -> None:
@@ -43,7 +53,7 @@ class Loop:
         while rest:
             rest = rest[os.write(self.queue.fileno(), rest[:60_000]) :]
             self.writer._take_in()
-        while self.writer._own.backlog.received < self.end:
+        while self.ledger.received < self.end:
             self.writer._take_in()
 
     def blocked_for(self, seconds: float) -> None:
@@ -52,6 +62,8 @@ class Loop:
         self.writer._idle_since = time.monotonic() - seconds
 
     def close(self) -> None:
+        if self.writer._own.spool is not None:
+            self.writer._own.spool.close()
         self.ledger.close()
         for file in self.files:
             file.close()
@@ -321,3 +333,110 @@ def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
     monkeypatch.setattr(Journal, "begin_anew", begin_anew)
     loop.writer._publish()
     assert begun == [(2, 2)]
+
+
+# The spool
+
+
+@pytest.fixture
+def claim(tmp_path: Path) -> Iterator[Claim]:
+    claim = claim_new(str(tmp_path))
+    yield claim
+    claim.lock.close()
+
+
+def test_without_a_consumer_what_comes_in_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.put(b"x", b"y")
+    loop.writer._keep_bounds()
+    assert (loop.ledger.stored, loop.ledger.spooled, loop.ledger.settled) == (2, 2, 2)
+
+
+def test_behind_what_an_earlier_pusher_has_left_it_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.blocked_for(0.0)
+    loop.writer._current = Session(Preface(None, 0, 1 << 20), Backlog(), None)
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 1
+    loop.writer._current = loop.writer._own
+
+
+def test_what_a_consumer_leaves_waiting_goes_to_the_disk_after_a_while(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.blocked_for(0.0)
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 0
+    assert loop.writer._waiting_since is not None
+    loop.writer._waiting_since -= SPOOL_AFTER
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 1
+
+
+def test_more_bytes_than_may_wait_in_memory_go_to_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim, buffer_bytes=1 << 20))
+    loop.blocked_for(0.0)
+    loop.put(b"x" * (1 << 20))
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 1
+
+
+def test_nothing_is_dropped_that_can_go_to_the_disk(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim, buffer_size=2))
+    loop.put(*[b"x"] * 10)
+    loop.blocked_for(BLOCKED_GRACE)
+    loop.writer._waiting_since = time.monotonic()
+    loop.writer._enforce_bounds()
+    assert (loop.writer._own.spool is not None, loop.ledger.dropped) == (True, 0)
+
+
+def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Claim, tmp_path: Path) -> None:
+    (tmp_path / "of another").write_bytes(bytes(10_000_000))
+    loops.append(loop := Loop(claim=claim, buffer_size=5, spool_bytes=10_010_000))
+    loop.put(*[b"x" * 2000] * 50)
+    loop.writer._keep_bounds()
+    assert (loop.ledger.stored, loop.ledger.dropped) == (0, 45)
+    (tmp_path / "of another").unlink()
+    loop.writer._disk_again_at = loop.writer._quota_at = 0.0
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 5
+
+
+def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops.append(loop := Loop(claim=claim))
+    tries = 0
+
+    def fail(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise SpoolError("no")
+
+    monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
+    drain(loop.reports)
+    loop.put(b"x")
+    for _ in range(5):
+        loop.writer._keep_bounds()
+    assert tries == 1
+    loop.writer._disk_again_at -= DISK_PAUSE
+    loop.writer._keep_bounds()
+    assert tries == 2
+    assert (drain(loop.reports) or b"").count(b"does not work: no") == 1
+    monkeypatch.undo()
+    loop.writer._disk_again_at = 0.0
+    loop.writer._keep_bounds()
+    assert loop.ledger.stored == 1
+
+
+def test_a_gap_that_is_on_the_disk_is_not_told_again_out_of_the_journal(loops: list[Loop], claim: Claim) -> None:
+    told = b'{"type":"task.completed","time":"t","unit":"a"}\n'
+    with closing(Spool(claim.database)) as spool:
+        batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
+        spool.append(batches, b"{}", loaded=False, before=(0, b""))
+    loops.append(loop := Loop([Record(Kind.DROPPED, 5, told), Record(Kind.DROPPED, 8, told)], claim=claim))
+    session = loop.writer._own
+    session.load()
+    assert [number for number, _ in session.backlog.gaps()] == [5]
+    assert [number for number, _ in session.tail.gaps()] == [8]
