@@ -398,7 +398,8 @@ def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Clai
     loop.writer._keep_bounds()
     assert (loop.ledger.stored, loop.ledger.dropped) == (0, 45)
     (tmp_path / "of another").unlink()
-    loop.writer._disk_again_at = loop.writer._quota_at = 0.0
+    loop.writer._disk_again_at = 0.0
+    loop.writer._quota_at -= DISK_PAUSE
     loop.writer._keep_bounds()
     assert loop.ledger.stored == 5
 
