@@ -284,7 +284,7 @@ sys.stdin.read()
     bus.emit(Event("x", task=1))
     assert pusher.flush(30)
     assert consumer.wait_for_tasks(1) == [1]
-    os.kill(writer, signal.SIGCONT)
+    os.kill(writer, signal.SIGKILL)  # or it would send that itself, now that there is a consumer
     assert consumer.wait_for_tasks(2) == [1, 0]
     pusher.close()
     consumer.go_away()
