@@ -241,6 +241,29 @@ def test_what_is_on_the_disk_is_not_flushed_while_there_is_no_writer(
     consumer.go_away()
 
 
+def test_what_is_in_the_socket_and_on_the_disk_waits_while_there_is_no_writer(
+    consumer: Consumer, spool: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pusher = pusher_with(consumer.path, spool, bus)
+    pusher.start()
+    consumer.stall()
+    for number in range(1000):
+        bus.emit(Event("x", task=number, payload="x" * 1000))
+    wait_for(lambda: pusher._supervisor.ledger.stored > 900)
+    assert pusher.stats().spooled < pusher._supervisor.ledger.stored
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    writer = pusher.stats().writer_pid
+    assert writer is not None
+    os.kill(writer, signal.SIGKILL)
+    wait_for(lambda: pusher.stats().writer_restarts == 1)
+    stats = pusher.stats()
+    assert stats.emitted == 1000 == stats.sent + stats.spooled
+    assert stats.spooled == pusher._supervisor.ledger.stored
+    consumer.go_on()
+    monkeypatch.undo()
+    pusher.close()
+
+
 def test_a_writer_whose_host_is_killed_puts_what_it_has_on_the_disk_at_once(socket_path: str, spool: Path) -> None:
     lines = """
 pusher.start(wait=False)
