@@ -398,7 +398,7 @@ def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Clai
     loop.writer._keep_bounds()
     assert (loop.ledger.stored, loop.ledger.dropped) == (0, 45)
     (tmp_path / "of another").unlink()
-    loop.writer._disk_again_at = 0.0
+    loop.writer._store_again_at = 0.0
     loop.writer._quota_at -= DISK_PAUSE
     loop.writer._keep_bounds()
     assert loop.ledger.stored == 5
@@ -421,12 +421,12 @@ def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
     for _ in range(5):
         loop.writer._keep_bounds()
     assert tries == 1
-    loop.writer._disk_again_at -= DISK_PAUSE
+    loop.writer._store_again_at -= DISK_PAUSE
     loop.writer._keep_bounds()
     assert tries == 2
     assert (drain(loop.reports) or b"").count(b"does not work: no") == 1
     monkeypatch.undo()
-    loop.writer._disk_again_at = 0.0
+    loop.writer._store_again_at = 0.0
     loop.writer._keep_bounds()
     assert loop.ledger.stored == 1
 

@@ -21,6 +21,7 @@ DAMAGED = ".damaged"
 """What is put behind the name of a database that can't be read."""
 
 _NAME = re.compile(r"(\d{8,}-[0-9a-f]{12})\.(?:lock|db)")
+_ENDINGS = ("", "-wal", "-shm", "-journal")
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -77,25 +78,31 @@ class Claim(NamedTuple):
 
     def remove(self) -> None:
         """Remove every file of the spool, and let go of it."""
-        for path in (*_database_files(self.database), self._lock_path):
-            with suppress(OSError):
-                os.unlink(path)
+        self.remove_database()
+        with suppress(OSError):
+            os.unlink(os.path.join(self.directory, self.name + ".lock"))
         self.lock.close()
 
+    def remove_database(self) -> None:
+        """Remove what is in it, which needs no room on the disk."""
+        for ending in _ENDINGS:
+            with suppress(OSError):
+                os.unlink(self.database + ending)
+
     def put_aside(self) -> str:
-        """Give a database that can't be read another name, under which nobody tries again. Returns the name."""
-        for path in _database_files(self.database):
+        """Give a database that can't be read another name, under which nobody tries again.
+
+        Returns:
+            The name.
+
+        Raises:
+            OSError: It can't be done.
+        """
+        os.rename(self.database, self.database + DAMAGED)
+        for ending in _ENDINGS[1:]:
             with suppress(FileNotFoundError):
-                os.rename(path, path.replace(".db", f".db{DAMAGED}", 1))
+                os.rename(self.database + ending, self.database + DAMAGED + ending)
         return os.path.basename(self.database) + DAMAGED
-
-    @property
-    def _lock_path(self) -> str:
-        return os.path.join(self.directory, self.name + ".lock")
-
-
-def _database_files(database: str) -> tuple[str, ...]:
-    return database, database + "-wal", database + "-shm", database + "-journal"
 
 
 def claim_new(directory: str) -> Claim:

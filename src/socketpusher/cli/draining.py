@@ -4,7 +4,7 @@ import errno
 import os
 import time
 
-from ..channel.spool_directory import databases
+from ..channel.spool_directory import DAMAGED, databases
 from ..config import PusherConfig
 from ..events import Bus
 from ..pusher import SocketPusher
@@ -37,6 +37,7 @@ def drain(directory: str, path: str | None) -> int:
         return 0
     given = {} if path is None else {"socket_path": path}
     config = PusherConfig(**given, spool=directory, write_timeout=PATIENCE)  # type: ignore[arg-type]
+    damaged = _damaged(directory)
     pusher = SocketPusher(Bus(), config)
     pusher.start()
     before = pusher.stats().inherited
@@ -47,12 +48,18 @@ def drain(directory: str, path: str | None) -> int:
         pusher.close(HASTE)
         if left:
             say(f"{count(left, 'event')} of {before:,} are left in {directory}, for the next time")
-    say(f"sent {count(sent, 'event')} to {config.socket_path}")
+    said = f"sent {count(sent, 'event')} to {config.socket_path}"
+    broken = _damaged(directory) - damaged
+    say(said + (f", less those that are lost in {', '.join(sorted(broken))}" if broken else ""))
     if others := databases(directory):
         say(
             f"{count(len(others), 'spool')} in {directory} is in use, or can't be read: socketpusher doctor tells which"
         )
-    return int(bool(others))
+    return int(bool(others or broken))
+
+
+def _damaged(directory: str) -> set[str]:
+    return {name for name in os.listdir(directory) if name.endswith(DAMAGED)}
 
 
 def _wait(pusher: SocketPusher, directory: str) -> int:

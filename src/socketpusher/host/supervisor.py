@@ -528,7 +528,7 @@ class Supervisor:
         steps: list[Callable[[], object]] = [file.close for file in self._files]
         if self.opened:
             seal = partial(self.outbox.seal, Mode.SEALED if self.closing else Mode.ENDED)
-            steps = [seal, self._end_writer, self._say_undelivered, *steps, self.outbox.clear]
+            steps = [seal, self._end_writer, self._say_undelivered, self._tidy_spool, *steps, self.outbox.clear]
         for step in steps:
             try:
                 step()
@@ -543,6 +543,11 @@ class Supervisor:
         if writer is not None:
             writer.end()
         self.ledger.connected = 0
+
+    def _tidy_spool(self) -> None:
+        """A writer that was killed may have left the lock of an empty one."""
+        if self._spool is not None and not os.path.exists(self._spool.database):
+            self._spool.remove()
 
     def _say_undelivered(self) -> None:
         if undelivered := self._undelivered():

@@ -198,6 +198,12 @@ class Backlog:
             batches.append(batch)
         return batches
 
+    def unread_below(self, number: int) -> int:
+        """How many of the lines below a number the consumer is not known to have read."""
+        if self.settled >= number:
+            return 0
+        return sum(max(0, min(number, batch.end) - batch.first) for batch in self.unread())
+
     def take_waiting(self) -> None:
         """Forget what waits, of which nothing is written: it is somewhere else."""
         self._waiting.clear()
@@ -294,7 +300,8 @@ class Backlog:
             self._resolve(cursor, len(cursor.batch.data))
         for cursor in self._written or self._waiting:
             self._note_read(cursor)
-            self.settled = max(self.settled, cursor.batch.first + cursor.read_lines)
+            if not isinstance(cursor, _Gap):  # which is settled when all of it was told
+                self.settled = max(self.settled, cursor.batch.first + cursor.read_lines)
             break
 
     def _note_read(self, cursor: _BatchCursor) -> None:

@@ -133,8 +133,9 @@ class Writer:
         self._journal = journal
         self._graph = graph
         self._claim = claim
-        self._disk_trouble = ""  # what was reported of it last
-        self._disk_again_at = 0.0  # when the disk is tried again
+        self._disk_troubles: dict[str, str] = {}  # what was reported last of each database
+        self._store_again_at = self._load_again_at = self._settle_again_at = 0.0  # when what has failed is tried again
+        self._safe = 0  # the host has forgotten every line below
         self._quota_at = 0.0  # when it is worked out again how much may be there
         self._waiting_since: float | None = None  # since when something of our own waits
         self._own = self._current = self._begin_own(graph, spec)  # what comes in, and what is on the socket
@@ -172,19 +173,19 @@ class Writer:
         if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
             spool = self._opened(self._claim, graph, spec.parallelism)
         stored = spool.count if spool is not None else 0
+        self._sent_before = spec.sent + self._ledger.stored - stored
         if lost := self._ledger.stored if spool is None else 0:
+            self._sent_before -= lost
+            self._ledger.stored = self._ledger.spooled = 0  # first, or another writer would count them again
             self._ledger.drop(spec.received - lost, spec.received)
-        self._sent_before = spec.sent + self._ledger.stored - lost - stored
-        session = Session(preface, Backlog(), spool)
-        start = spool.read if spool is not None and session.spooling else spec.received
-        end = spool.end if spool is not None and session.spooling else start
+        unread = spool if spool is not None and spool.read < spool.end else None
+        start, end = (spec.received, spec.received) if unread is None else (unread.read, unread.end)
         gaps: list[tuple[int, bytes]] = self._guarded(partial(self._recover, preface, start, end), otherwise=[])
-        if spool is not None and session.spooling:
-            self._guarded(lambda: preface.pass_over(b"".join(spool.starting())), otherwise=None)
-            session.backlog = Backlog(start, spec.high_water, named=preface.named)
-            session.tail = Backlog(end, 0, gaps, preface.named)
-        else:
-            session.backlog = Backlog(start, spec.high_water, gaps, preface.named)
+        if unread is None:
+            return Session(preface, Backlog(start, spec.high_water, gaps, preface.named), spool)
+        self._guarded(lambda: preface.pass_over(b"".join(unread.starting())), otherwise=None)
+        session = Session(preface, Backlog(start, spec.high_water, named=preface.named), spool)
+        session.tail = Backlog(end, 0, gaps, preface.named)
         return session
 
     def run(self) -> None:
@@ -218,7 +219,7 @@ class Writer:
         while not (self._queue.drained or self._queue.ended):
             self._take_in()
         self._publish()
-        self._disk_again_at = 0.0
+        self._store_again_at = self._settle_again_at = 0.0
         self._store(at_once=True)
         self._publish()
         for session in {self._own, self._current}:
@@ -227,7 +228,8 @@ class Writer:
         if not self._own.spooling:
             claim.remove()
         elif not os.path.exists(claim.database):
-            self._say_of_disk(f"the spool {claim.database} was removed; {self._ledger.spooled} events are lost")
+            text = f"the spool {claim.database} was removed; {self._ledger.spooled} events are lost"
+            self._say_of_disk(claim.database, text)
             self._ledger.stored = self._ledger.spooled = 0
 
     # One connection
@@ -488,7 +490,7 @@ class Writer:
             return
         if self._claim is not None and self._connection is None:
             self._store(at_once=True)
-            if self._own.safe >= self._ledger.received:  # the next pusher sends it
+            if self._own.last.empty:  # the next pusher sends it
                 raise _Finished
         # A consumer that came late is told where the run stands.
         elif self._current is self._own and (self._own.empty if self._claim is None else self._own.over):
@@ -546,10 +548,13 @@ class Writer:
                 records.append(Record(Kind.READ, number, told))
         if records:
             self._guarded(partial(self._journal.append, records), otherwise=None)
-        try:
-            session.settle(observed)
-        except SpoolError as error:
-            self._on_disk_trouble(session, error)
+        session.observe(observed)
+        if session.spool is not None and time.monotonic() >= self._settle_again_at:
+            try:
+                session.settle()
+            except SpoolError as error:
+                self._settle_again_at = time.monotonic() + DISK_PAUSE
+                self._on_disk_trouble(session, error)
 
     def _shorten_journal(self) -> None:
         session = self._own
@@ -564,36 +569,49 @@ class Writer:
         try:
             return open_spool(claim.database, graph, parallelism)
         except SpoolError as error:
-            self._say_of_disk(f"the spool {claim.database} can't be read: {error}{self._put_aside(claim, error)}")
+            self._report_unreadable(claim, error)
             return None
 
-    def _put_aside(self, claim: Claim, error: SpoolError) -> str:
-        """Get a damaged one out of the way; what is said of it."""
-        if not error.damaged:
-            return ""
-        with suppress(OSError):
-            return f"; it was put aside as {claim.put_aside()}, from which sqlite3's .recover may get events back"
-        return ""
+    def _report_unreadable(self, claim: Claim, error: SpoolError, more: str = "") -> bool:
+        """Say that a database can't be read, and get it out of the way if that will not change; whether it is."""
+        text = f"the spool {claim.database} can't be read: {error}{more}"
+        aside = False
+        if error.damaged:
+            try:
+                text += f"; it was put aside as {claim.put_aside()}, from which sqlite3's .recover may get events back"
+                aside = True
+            except OSError as failure:
+                text += f"; it can't be put aside: {failure.strerror}"
+        self._say_of_disk(claim.database, text)
+        return aside
 
-    def _say_of_disk(self, text: str) -> None:
-        if text != self._disk_trouble:
-            self._disk_trouble = text
+    def _say_of_disk(self, database: str, text: str) -> None:
+        if self._disk_troubles.get(database) != text:
+            self._disk_troubles[database] = text
             self._report(Report(text, logging.ERROR))
 
     def _on_disk_trouble(self, session: Session, error: SpoolError) -> None:
-        """Say so once, and leave the disk alone for a while; go on without a database that is damaged."""
-        self._disk_again_at = time.monotonic() + DISK_PAUSE
+        """Say so once, and go on: without a database that is damaged, or that nothing is left in."""
         claim = self._claim if session is self._own else self._left_claim
         assert claim is not None
         if not error.damaged:
             advice = "events wait in memory, and more than may wait there are dropped"
-            self._say_of_disk(f"the spool {claim.database} does not work: {error}; {advice}")
+            self._say_of_disk(claim.database, f"the spool {claim.database} does not work: {error}; {advice}")
+            if session is self._own and session.spool is not None and not session.spooling:
+                session.give_up_spool()  # what can't be taken off the disk was read, and would be sent again
+                claim.remove_database()
             return
-        lost = session.give_up_spool()
-        aside = self._put_aside(claim, error)
-        self._say_of_disk(f"the spool {claim.database} can't be read: {error}; {lost} events are lost{aside}")
-        if session is self._own:
-            self._ledger.drop(session.backlog.received - lost, session.backlog.received)
+        lost, end = (session.spool.not_loaded, session.spool.end) if session.spool is not None else (0, 0)
+        session.give_up_spool()
+        aside = self._report_unreadable(claim, error, f"; {lost} events are lost" if lost else "")
+        if session is not self._own:
+            self._left_count -= lost
+            return
+        if lost:
+            self._ledger.drop(end - lost, end)
+        if aside:  # what waits in memory was safe, and is to be so again
+            self._store_again_at = 0.0
+            self._store(at_once=True)
 
     def _store(self, at_once: bool = False) -> None:
         """Put onto the disk what waits in memory only, if it has to.
@@ -606,7 +624,7 @@ class Writer:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
-        if claim is None or now < self._disk_again_at or own.last.empty:
+        if claim is None or now < self._store_again_at or own.last.empty:
             return
         if not (own.spooling or at_once or self._must_store(now)):
             return
@@ -618,7 +636,9 @@ class Writer:
                 self._quota_at = now + DISK_PAUSE
                 own.spool.limit(self._config.spool_bytes - bytes_of_others(claim))
             own.store(self._config.buffer_size, self._bytes)
+            self._disk_troubles.pop(claim.database, None)
         except (SpoolError, OSError) as error:
+            self._store_again_at = now + DISK_PAUSE
             self._on_disk_trouble(own, error if isinstance(error, SpoolError) else SpoolError(str(error)))
 
     def _must_store(self, now: float) -> bool:
@@ -630,21 +650,25 @@ class Writer:
         return now - self._waiting_since > SPOOL_AFTER or self._own.backlog.waiting_bytes > self._bytes
 
     def _load(self) -> None:
-        if self._current.spool is not None and time.monotonic() >= self._disk_again_at:
+        if self._current.spool is not None and time.monotonic() >= self._load_again_at:
             try:
                 self._current.load()
             except SpoolError as error:
+                self._load_again_at = time.monotonic() + DISK_PAUSE
                 self._on_disk_trouble(self._current, error)
 
     def _disk_turn(self) -> float | None:
         """When the disk is to be used, if nothing else happens; None for never."""
         if self._claim is None:
             return None
-        if not self._own.tail.empty or (self._current.backlog.empty and not self._current.empty):
-            return self._disk_again_at
-        if self._waiting_since is not None and not self._own.spooling:
-            return max(self._disk_again_at, self._waiting_since + SPOOL_AFTER)
-        return None
+        moments = []
+        if self._current.backlog.empty and not self._current.empty:
+            moments.append(self._load_again_at)
+        if not self._own.tail.empty:
+            moments.append(self._store_again_at)
+        elif self._waiting_since is not None and not self._own.spooling:
+            moments.append(max(self._store_again_at, self._waiting_since + SPOOL_AFTER))
+        return min(moments, default=None)
 
     # What earlier pushers have left
 
@@ -660,8 +684,11 @@ class Writer:
                 if (spool := self._opened(claim)) is not None:
                     self._left.append((claim, spool.count))
                     spool.close()
+                else:
+                    self._leave_alone(claim)
         except OSError as error:
-            self._say_of_disk(f"the spool directory {self._claim.directory} can't be read: {error.strerror}")
+            directory = self._claim.directory
+            self._say_of_disk(directory, f"the spool directory {directory} can't be read: {error.strerror}")
         self._publish_inherited()
 
     def _publish_inherited(self) -> None:
@@ -678,9 +705,19 @@ class Writer:
             if (spool := self._opened(claim)) is not None:
                 try:
                     return Session.of_spool(spool, self._config)
-                except SpoolError as error:
-                    self._say_of_disk(f"the spool {claim.database} can't be read: {error}")
+                except Exception as error:  # whatever is in it, the writer goes on
+                    spool.close()
+                    known = error if isinstance(error, SpoolError) else SpoolError(repr(error), damaged=True)
+                    self._report_unreadable(claim, known)
+            self._leave_alone(claim)
         return self._own
+
+    def _leave_alone(self, claim: Claim) -> None:
+        """Let another pusher have a spool that can't be read now, or remove what is left of one that was put aside."""
+        if os.path.exists(claim.database):
+            claim.lock.close()
+        else:
+            claim.remove()
 
     def _go_on(self) -> None:
         """When the consumer has read all that an earlier pusher has left, go on with the next; or begin with that."""
@@ -691,7 +728,7 @@ class Writer:
                 self._observe_resolved()
                 if session.spool is not None:
                     session.spool.close()
-                    claim.remove()
+                claim.remove()
                 text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
                 self._report(Report(text, logging.INFO))
                 self._look_again_at = time.monotonic()  # there may be more than were taken at once
@@ -702,8 +739,11 @@ class Writer:
         backlog, spool = own.backlog, own.spool
         self._observe_resolved()
         ledger.read = backlog.settled
-        ledger.stored = spool.count if spool is not None else 0
-        ledger.spooled = spool.not_loaded + backlog.waiting if spool is not None and own.spooling else 0
+        self._safe = max(self._safe, own.safe)
+        if spool is not None and own.spooling:
+            ledger.stored, ledger.spooled = spool.count, spool.not_loaded + backlog.waiting
+        else:  # of a database that was damaged some lines may be left, which the host has forgotten
+            ledger.stored, ledger.spooled = backlog.unread_below(self._safe), 0
         ledger.settled = own.safe
         if self._journal.is_long:  # also without a consumer; behind `settled`, or the next writer would skip the record
             self._guarded(self._shorten_journal, otherwise=None)

@@ -53,8 +53,8 @@ class Session:
 
     @property
     def spooling(self) -> bool:
-        """Whether something is on the disk."""
-        return self.spool is not None and self.spool.read < self.spool.end
+        """Whether something is on the disk that was not read."""
+        return self.spool is not None and self.backlog.settled < self.spool.end
 
     @property
     def last(self) -> Backlog:
@@ -69,7 +69,9 @@ class Session:
     @property
     def safe(self) -> int:
         """Every line below was read, or dropped, or is on the disk."""
-        return self.spool.end if self.spool is not None and self.spooling else self.backlog.settled
+        if self.spool is None or not self.spooling:
+            return self.backlog.settled
+        return self.tail.received if self.tail.empty else self.spool.end
 
     @property
     def unsent(self) -> int:
@@ -90,6 +92,7 @@ class Session:
 
     def receive(self, batch: Batch) -> int:
         """Take lines over from the host. Returns how many of them an earlier writer has put on the disk already."""
+        self._rejoin()
         parts = [batch]
         if self.spool is not None and batch.first < self.spool.end:
             parts = batch.without(0, self.spool.end)
@@ -111,6 +114,7 @@ class Session:
         if not self.spooling:
             before = self.backlog.settled, self.preface.digest()
             self.spool.append(self.backlog.unread(), STARTED, loaded=True, before=before)
+            self._observed = b""
             self.tail = Backlog(self.backlog.received, named=self.preface.named)
         elif self.tail.waiting or not self.tail.empty:
             batches = self.tail.unread()
@@ -136,29 +140,30 @@ class Session:
             else:
                 self.backlog.append_gap(batch.end, batch.data)
 
-    def settle(self, observed: bytes) -> None:
-        """Take off the disk what was read.
+    def observe(self, lines: bytes) -> None:
+        """These say where the run stands, and were read."""
+        if self.spool is not None:
+            self._observed += lines
 
-        Args:
-            observed: What of it says where the run stands.
+    def settle(self) -> None:
+        """Take off the disk what was read.
 
         Raises:
             SpoolError: It can't be done; it stays there, and may be sent again to another consumer.
         """
-        if self.spool is not None and self.spooling:
-            self._observed += observed
-            self.spool.settle(self.backlog.settled, self._observed)
-            self._observed = b""
-            self._rejoin()
-
-    def give_up_spool(self) -> int:
-        """Go on without the disk, for it can't be read. Returns how many lines are lost."""
-        assert self.spool is not None
-        lost = self.spool.not_loaded
-        self.spool.close()
-        self.spool = None
+        if self.spool is None:
+            return
         self._rejoin()
-        return lost
+        if self.spool.read < self.spool.end and (self.spool.read < self.backlog.settled or self._observed):
+            self.spool.settle(min(self.backlog.settled, self.spool.end), self._observed)
+        self._observed = b""
+
+    def give_up_spool(self) -> None:
+        """Go on without the disk."""
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+        self._rejoin()
 
     def _rejoin(self) -> None:
         """What the disk has not taken follows what was there."""

@@ -30,11 +30,11 @@ LARGEST_ROW = 1 << 20
 OBSERVED_BYTES = 1 << 20
 """After so much more of `observed`, in bytes, only what still matters of it is kept."""
 
-_FORMAT = 0x73700001  # "sp", and the version of what follows
+_FORMAT = 0x73700002  # "sp", and the version of what follows
 _TABLES = """
-CREATE TABLE about (graph TEXT, parallelism TEXT, read INTEGER);
+CREATE TABLE about (graph TEXT, parallelism TEXT, read INTEGER, crc INTEGER);
 CREATE TABLE batches (place INTEGER PRIMARY KEY, first INTEGER, "end" INTEGER, starts INTEGER, crc INTEGER, data BLOB);
-CREATE TABLE observed (place INTEGER PRIMARY KEY, lines BLOB);
+CREATE TABLE observed (place INTEGER PRIMARY KEY, crc INTEGER, lines BLOB);
 """
 
 
@@ -46,8 +46,15 @@ def reached(step: str) -> None:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, *_WRONG) as error:
         raise _spool_error(error) from error
+
+
+_WRONG = (ValueError, TypeError)  # what comes of a value that we have not written
+
+
+def _row_crc(first: int, end: int, starts: int, data: bytes) -> int:
+    return crc32(data, crc32(b"%d %d %d" % (first, end, starts)))
 
 
 def _damaged(text: str) -> sqlite3.DatabaseError:
@@ -58,7 +65,8 @@ def _damaged(text: str) -> sqlite3.DatabaseError:
 
 def _spool_error(error: Exception) -> SpoolError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return SpoolError(str(error), damaged=code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+    damaged = isinstance(error, _WRONG) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return SpoolError(str(error), damaged)
 
 
 class Spool:
@@ -96,11 +104,16 @@ class Spool:
             with self._transaction("make"):
                 for statement in _TABLES.split(";"):
                     execute(statement)
-                execute("INSERT INTO about VALUES (?, ?, 0)", (json.dumps(graph), json.dumps(parallelism)))
+                given = json.dumps(graph), json.dumps(parallelism)
+                self._about_crc = crc32("".join(given).encode())
+                execute("INSERT INTO about VALUES (?, ?, 0, ?)", (*given, self._crc_of(0)))
                 execute(f"PRAGMA application_id = {_FORMAT}")
         elif format_ != _FORMAT:
             raise _damaged("it is not a spool of this version")
-        ((graph, parallelism, self.read),) = execute("SELECT graph, parallelism, read FROM about")
+        ((graph, parallelism, self.read, crc),) = execute("SELECT * FROM about")
+        self._about_crc = crc32((graph + parallelism).encode())
+        if self._crc_of(self.read) != crc:
+            raise _damaged("it does not begin as it was written")
         self.graph, self.parallelism = json.loads(graph), json.loads(parallelism)
         first, last, lines, self.end = execute(
             'SELECT min(place), max(place), total("end" - first), max("end") FROM batches'
@@ -112,6 +125,9 @@ class Spool:
         self.count = int(lines) - int(partly.fetchone()[0])
         self.not_loaded = self.count
         self._observed_bytes = 0
+
+    def _crc_of(self, read: int) -> int:
+        return crc32(b"%d" % read, self._about_crc)
 
     @contextmanager
     def _transaction(self, name: str) -> Iterator[None]:
@@ -150,18 +166,21 @@ class Spool:
             before: If nothing waits here yet: up to which number lines were read, and what says where the run stands.
         """
         joined = enumerate((batch for batch in _joined(batches) if batch.data), self._after)
-        rows = [(place, b.first, b.end, b.has_line(starts), crc32(b.data), b.data) for place, b in joined]
+        rows = []
+        for place, (first, end, data) in joined:
+            start = int(Batch(first, end, data).has_line(starts))
+            rows.append((place, first, end, start, _row_crc(first, end, start, data), data))
         with _explained(), self._transaction("append"):
             execute = self._database.execute
             if before is not None:
-                execute("UPDATE about SET read = ?", before[:1])
-                execute("DELETE FROM observed")
-                execute("INSERT INTO observed (lines) VALUES (?)", before[1:])
-                self._observed_bytes = len(before[1])
+                execute("DELETE FROM batches")
+                self._set_read(before[0])
+                self._replace_observed(before[1])
             self._database.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", rows)
         if before is not None:
             self.read = self.end = before[0]
             self._next = self._after
+            self.count = self.not_loaded = 0
         count = sum(row[2] - row[1] for row in rows)
         self.count += count
         self.end = max([self.end, *(row[2] for row in rows)])
@@ -175,11 +194,9 @@ class Spool:
         """The next lines for the backlog: of at most so many bytes, but at least one row if there is one left."""
         batches: list[Batch] = []
         try:
-            rows = self._database.execute(
-                'SELECT place, first, "end", crc, data FROM batches WHERE place >= ? ORDER BY place', (self._next,)
-            )
-            for place, first, end, crc, data in rows:
-                if crc32(data) != crc:  # SQLite does not look inside
+            rows = self._database.execute("SELECT * FROM batches WHERE place >= ? ORDER BY place", (self._next,))
+            for place, first, end, starts, crc, data in rows:
+                if _row_crc(first, end, starts, data) != crc:  # SQLite does not look inside
                     raise _damaged("a row is not what was written")
                 if batches and most < len(data):
                     break
@@ -190,7 +207,7 @@ class Spool:
                 self._next = place + 1
                 self.not_loaded -= batch.end - batch.first
                 batches.append(batch)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *_WRONG) as error:
             if not batches:  # else the next call meets it again
                 raise _spool_error(error) from error
         return batches
@@ -218,15 +235,14 @@ class Spool:
                 span,
             )
             execute('DELETE FROM batches WHERE place < :next AND "end" <= :read', span)
-            execute("UPDATE about SET read = :read", span)
-            if observed:
-                execute("INSERT INTO observed (lines) VALUES (?)", (observed,))
+            self._set_read(read)
             if self._observed_bytes + len(observed) > OBSERVED_BYTES:
-                lines = Digest(whole_lines(b"".join(self._observed()))).lines()
-                execute("DELETE FROM observed")
-                execute("INSERT INTO observed (lines) VALUES (?)", (b"".join(lines),))
-                observed, self._observed_bytes = b"", 0
-        self._observed_bytes += len(observed)
+                before = b"".join(self._observed())
+                self._replace_observed(b"".join(Digest(whole_lines(before + observed)).lines()))
+                self._observed_bytes = 0
+            elif observed:
+                execute("INSERT INTO observed (crc, lines) VALUES (?, ?)", (crc32(observed), observed))
+                self._observed_bytes += len(observed)
         self.read = max(self.read, read)
         self.count -= int(count)
 
@@ -236,7 +252,18 @@ class Spool:
             return self._observed()
 
     def _observed(self) -> list[bytes]:
-        return [lines for (lines,) in self._database.execute("SELECT lines FROM observed ORDER BY place")]
+        rows = self._database.execute("SELECT crc, lines FROM observed ORDER BY place").fetchall()
+        if any(crc32(lines) != crc for crc, lines in rows):
+            raise _damaged("a row is not what was written")
+        return [lines for _, lines in rows]
+
+    def _replace_observed(self, lines: bytes) -> None:
+        self._database.execute("DELETE FROM observed")
+        self._database.execute("INSERT INTO observed (crc, lines) VALUES (?, ?)", (crc32(lines), lines))
+        self._observed_bytes = 0
+
+    def _set_read(self, read: int) -> None:
+        self._database.execute("UPDATE about SET read = ?, crc = ?", (read, self._crc_of(read)))
 
     def starting(self) -> Iterator[bytes]:
         """The rows with a line that says what the next run is."""
