@@ -167,7 +167,14 @@ def test_removing_one_removes_each_file_of_it_and_nothing_else(tmp_path: Path) -
     claim.remove()  # or is gone already
 
 
+def test_a_damaged_one_that_is_gone_is_not_said_to_be_put_aside(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        claim_new(str(tmp_path)).put_aside()
+
+
 def test_a_damaged_one_is_put_aside(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "x.db.d"
+    tmp_path.mkdir()
     claim = claim_new(str(tmp_path))
     Path(claim.database).touch()
     Path(claim.database + "-wal").touch()

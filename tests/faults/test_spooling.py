@@ -5,10 +5,14 @@ import os
 import random
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -155,24 +159,24 @@ def test_what_close_could_not_deliver_waits_and_comes_once(consumer: Consumer, s
 
 
 def test_what_is_in_the_socket_when_close_gives_up_waits_on_the_disk_too(
-    consumer: Consumer, spool: Path, bus: Bus
+    socket_path: str, spool: Path, bus: Bus
 ) -> None:
-    pusher = pusher_with(consumer.path, spool, bus)
-    pusher.start()
-    consumer.stall()
-    bus.emit(Event("x", task=0))  # which a read may take that has begun
-    consumer.wait_for_tasks(1)
-    for number in range(1, 6):
-        bus.emit(Event("x", task=number))
-    assert pusher.flush(30)
-    pusher.close(0.05)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+        pusher = pusher_with(socket_path, spool, bus)
+        pusher.start()
+        for number in range(5):
+            bus.emit(Event("x", task=number))
+        assert pusher.flush(30)
+        pusher.close(0.05)
     stats = pusher.stats()
-    assert (stats.emitted, stats.sent, stats.dropped, stats.pending, stats.spooled) == (6, 1, 0, 5, 5)
-    consumer.die_unread()
-    again = Consumer(consumer.path)
-    drain(consumer.path, spool)
-    assert again.wait_for_tasks(5) == list(range(1, 6))
-    again.go_away()
+    assert (stats.emitted, stats.sent, stats.dropped, stats.pending, stats.spooled) == (5, 0, 0, 5, 5)
+    os.unlink(socket_path)
+    consumer = Consumer(socket_path)
+    drain(socket_path, spool)
+    assert consumer.wait_for_tasks(5) == list(range(5))
+    consumer.go_away()
 
 
 def test_what_was_read_when_close_gives_up_is_not_on_the_disk(consumer: Consumer, spool: Path, bus: Bus) -> None:
@@ -491,6 +495,37 @@ def test_a_full_disk_drops_and_counts(socket_path: str, small_disk: Path, bus: B
     consumer.go_away()
 
 
+def test_a_disk_that_stays_full_is_read_and_let_go_of(
+    socket_path: str, small_disk: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking rows off needs room. What comes meanwhile is not held up, and nothing that was read comes again."""
+    pusher = pusher_with(socket_path, small_disk, bus, buffer_size=20)
+    pusher.start(wait=False)
+    numbers = count()
+    while pusher.stats().dropped < 50:
+        for number in islice(numbers, 100):
+            bus.emit(Event("x", task=number, payload="x" * 2000))
+        wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+    (filler := small_disk / "filler").touch()
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    before = pusher.stats().dropped
+    consumer = Consumer(socket_path)
+    read = consumer.wait_for_tasks(pusher.stats().emitted - before, timeout=60)
+    for number in islice(numbers, 10):
+        bus.emit(Event("x", task=number))
+        assert pusher.flush(30)
+    pusher.close()
+    stats = pusher.stats()
+    assert (stats.emitted, stats.sent + stats.dropped, stats.spooled) == (number + 1, number + 1, 0)
+    assert stats.dropped == before
+    assert consumer.wait_for_tasks(len(read) + 10) == [*read, *range(number - 9, number + 1)]
+    assert os.listdir(small_disk) == ["filler"]
+    consumer.go_away()
+
+
 def test_a_disk_that_does_not_work_costs_no_event_that_may_wait_in_memory(
     socket_path: str, spool: Path, bus: Bus, caplog
 ) -> None:
@@ -576,6 +611,35 @@ def test_a_damaged_spool_loses_itself_and_not_the_next(socket_path: str, spool: 
     assert caplog.text.count(f"was put aside as {damaged.name}.damaged") == 1
     assert "sent 100 events that an earlier pusher left" in caplog.text
     consumer.go_away()
+
+
+def test_a_left_spool_with_odd_values_is_put_aside(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
+    for first in (0, 100):
+        leave(socket_path, spool, range(first, first + 100))
+    with closing(sqlite3.connect(databases(str(spool))[0])) as database:
+        database.execute("UPDATE batches SET data = NULL")
+        database.commit()
+    consumer = Consumer(socket_path)
+    pusher = pusher_with(socket_path, spool, bus)
+    pusher.start()
+    bus.emit(Event("x", task=200))
+    assert pusher.flush(30)
+    assert consumer.wait_for_tasks(101) == list(range(100, 201))
+    assert pusher.stats().writer_restarts == 0
+    pusher.close()
+    assert caplog.text.count("100 events are lost") == 1
+    consumer.go_away()
+
+
+def test_drain_says_what_is_lost(consumer: Consumer, spool: Path) -> None:
+    leave("/nowhere/s", spool, range(100))
+    with closing(sqlite3.connect(databases(str(spool))[0])) as database:
+        database.execute("UPDATE batches SET crc = 1")
+        database.commit()
+    ran = cli.run("drain", str(spool), consumer.path)
+    assert ran.returncode == 1
+    assert "less those that are lost in 00000001-" in ran.stderr
+    assert len(os.listdir(spool)) == 1
 
 
 def test_a_spool_that_is_damaged_while_it_is_in_use_is_counted(socket_path: str, spool: Path, bus: Bus, caplog) -> None:

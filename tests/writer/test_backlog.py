@@ -277,3 +277,19 @@ def test_what_is_told_of_dropped_lines_is_told_again_if_it_was_not_read() -> Non
 
 def test_gaps_whose_place_has_not_come_stay_in_the_journal() -> None:
     assert Backlog(dropped=[(5, b"told\n")]).gaps() == [(5, b"told\n")]
+
+
+def test_a_gap_is_settled_only_when_it_was_told() -> None:
+    """With a spool its row leaves the disk then."""
+    backlog = Backlog()
+    backlog.append(Batch(0, 2, b"a\nb\n"))
+    backlog.append_gap(5, b'{"type":"unit.completed","time":"t","unit":"u"}\n')
+    backlog.connection_made(b"")
+    backlog.data_sent(4, 4)
+    backlog.peer_unread(0)
+    assert backlog.settled == 2
+    (told,) = backlog.data_to_send(1 << 20)
+    backlog.data_sent(len(told), len(told))
+    assert backlog.settled == 2
+    backlog.peer_unread(0)
+    assert backlog.settled == 5

@@ -15,9 +15,9 @@ from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
-from socketpusher.channel.spool_directory import Claim, SpoolError, claim_new
+from socketpusher.channel.spool_directory import Claim, SpoolError, claim_new, is_in_use
 from socketpusher.writer.backlog import Backlog
-from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer
+from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer, _Finished
 from socketpusher.writer.preface import Preface
 from socketpusher.writer.session import Session
 from socketpusher.writer.spool import Spool
@@ -41,7 +41,14 @@ class Loop:
         journal.append(list(records))  # of an earlier writer
         ends = self.wakeups.fileno(), reports.fileno()
         self.writer = Writer(spec, None, reader, *ends, self.ledger, journal, None, claim)
+        self._journal = journal
         self.end = self.offset = 0
+
+    def another(self, spec: WriterSpec, claim: Claim) -> Writer:
+        """A writer that takes the place of one that died."""
+        reader = QueueReader(self.files[0].fileno())
+        ends = self.wakeups.fileno(), self.files[5].fileno()
+        return Writer(spec, None, reader, *ends, self.ledger, self._journal, None, claim)
 
     def put(self, *lines: bytes) -> None:
         """What the host puts into the queue, and the writer takes in at once."""
@@ -441,3 +448,97 @@ def test_a_gap_that_is_on_the_disk_is_not_told_again_out_of_the_journal(loops: l
     session.load()
     assert [number for number, _ in session.backlog.gaps()] == [5]
     assert [number for number, _ in session.tail.gaps()] == [8]
+
+
+def test_a_damaged_file_in_the_place_of_the_spool_is_put_aside_at_once(
+    loops: list[Loop], claim: Claim, tmp_path: Path
+) -> None:
+    Path(claim.database).write_bytes(b"not a database " * 1000)
+    loops.append(loop := Loop(claim=claim))
+    Path(claim.database).write_bytes(b"not a database " * 1000)  # and again
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    assert (loop.ledger.stored, loop.ledger.dropped) == (1, 0)
+    assert (tmp_path / f"{claim.name}.db.damaged").exists()
+
+
+def test_what_a_writer_has_left_on_a_disk_that_is_gone_is_lost_once(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.ledger.stored = 5
+    spec = WriterSpec([], "/", {"socket_path": "/nowhere/s", "spool": claim.directory}, 1, 9, 0, 4, 0, 0, claim.name)
+    for _ in range(2):
+        writer = loop.another(spec, claim)
+    assert (loop.ledger.dropped, loop.ledger.stored) == (5, 0)
+    writer._publish()
+    assert loop.ledger.sent == 4
+
+
+def test_of_a_spool_that_is_damaged_in_use_what_is_in_memory_is_safe_again(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim, buffer_size=3))
+    for _ in range(6):
+        loop.put(b"x" * 1000)
+        loop.writer._keep_bounds()
+    spool = loop.writer._own.spool
+    assert spool is not None
+    assert (loop.ledger.stored, spool.not_loaded) == (6, 2)
+    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    assert (loop.ledger.dropped, loop.writer._own.spool is not None) == (2, True)
+    loop.writer._publish()
+    assert (loop.ledger.stored, loop.ledger.settled) == (4, 6)
+
+
+def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.put(b"x", b"y")
+    loop.writer._keep_bounds()
+    assert loop.ledger.settled == 2
+
+    def fail(*_: object) -> None:
+        raise SpoolError("no")
+
+    monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
+    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    loop.put(b"z")
+    loop.writer._publish()
+    assert (loop.ledger.stored, loop.ledger.spooled) == (2, 0)  # or a host whose writer dies would take them for sent
+
+
+def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim, buffer_size=1))
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    loop.writer._store_again_at = time.monotonic() + 3600
+    loop.put(b"y", b"z")
+    loop.writer._keep_bounds()
+    assert loop.ledger.dropped == 1
+    loop.writer._store_again_at = 0.0
+    loop.ledger.close_target, loop.ledger.close_deadline = 3, 2**62
+    loop.writer._closing = True
+    with pytest.raises(_Finished):
+        loop.writer._check_finished()
+
+
+def test_a_left_spool_that_can_not_be_read_now_is_for_others(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = claim_new(claim.directory)
+    Spool(other.database).close()
+    other.lock.close()
+    loops.append(loop := Loop(claim=claim))
+
+    def fail(*_: object) -> None:
+        raise SpoolError("busy")
+
+    monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
+    for _ in range(3):
+        loop.writer._look_again_at = 0.0
+        loop.writer._look_for_left()
+    assert not is_in_use(other.database)
+    assert (drain(loop.reports) or b"").count(b"busy") == 1
+    monkeypatch.undo()
+    loop.writer._look_again_at = 0.0
+    loop.writer._look_for_left()
+    assert [left.name for left, _ in loop.writer._left] == [other.name]
+    loop.writer._left[0][0].lock.close()

@@ -219,6 +219,38 @@ def test_a_file_that_can_not_be_opened_is_not_damaged(path: str) -> None:
     assert not caught.value.damaged
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        """UPDATE about SET graph = '{"nodes#'""",
+        "UPDATE about SET parallelism = 8",
+        "UPDATE about SET read = 1",
+        "UPDATE about SET read = 'x'",
+        "UPDATE about SET graph = NULL",
+        "UPDATE batches SET first = 'x'",
+        "UPDATE batches SET first = first + 1",
+        'UPDATE batches SET "end" = NULL',
+        "UPDATE batches SET data = NULL",
+        "UPDATE batches SET data = 'text'",
+        "UPDATE batches SET starts = 1",
+        "UPDATE observed SET lines = x'00'",
+        "UPDATE observed SET lines = NULL",
+        "DELETE FROM about",
+        "DROP TABLE observed",
+    ],
+)
+def test_what_was_not_written_so_is_damage(path: str, change: str) -> None:
+    with closing(Spool(path)) as spool:
+        spool.append([lines(0, 5)], STARTS, loaded=False, before=(0, b"told\n"))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(change)
+        database.commit()
+    with pytest.raises(SpoolError) as caught, closing(Spool(path)) as spool:
+        spool.load(1 << 20)
+        spool.observed()
+    assert caught.value.damaged or change.startswith("DROP")
+
+
 def test_rows_before_a_damaged_one_are_loaded(path: str) -> None:
     with closing(Spool(path)) as spool:
         for first in range(50):
