@@ -774,6 +774,38 @@ def test_drain_that_is_interrupted_loses_nothing(consumer: Consumer, spool: Path
     assert sorted({*consumer.wait_for_tasks(30_000)}) == list(range(30_000))
 
 
+def test_a_drain_that_is_killed_loses_nothing_and_repeats_what_was_unread(consumer: Consumer, spool: Path) -> None:
+    for first in (0, 20_000):
+        leave("/nowhere/s", spool, range(first, first + 20_000))
+    for _ in range(3):
+        before = len(consumer.lines())
+        with cli.running("drain", str(spool), consumer.path) as process:
+            wait_for(lambda before=before, ran=process: len(consumer.lines()) > before or ran.poll() is not None)
+            consumer.stall()
+            writers = writers_of(process.pid)
+            for pid in (*writers, process.pid):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda writers=writers: not any(map(is_running, writers)))
+        consumer.go_on()
+    drain(consumer.path, spool)
+    wait_for(lambda: {*consumer.tasks()} == {*range(40_000)})
+    for pieces in consumer.connections:
+        there = [event.task for event in decoded(pieces) if event.type == "x"]
+        assert there == sorted({*there})
+    unread = 208 * 1024 + 65536  # bytes of the memory of a socket, and a write
+    repeated = len(consumer.lines()) - 40_000
+    assert repeated * len(consumer.lines()[-1]) <= 3 * unread
+
+
+def writers_of(pid: int) -> list[int]:
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"host={pid}".encode() in command.read_bytes().split(b"\0"):
+                found.append(int(command.parent.name))
+    return found
+
+
 def test_doctor_sees_what_waits(consumer: Consumer, spool: Path) -> None:
     def said() -> str:
         return cli.run("doctor", consumer.path, "--spool", str(spool)).stdout
