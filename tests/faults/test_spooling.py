@@ -495,9 +495,7 @@ def test_a_full_disk_drops_and_counts(socket_path: str, small_disk: Path, bus: B
     consumer.go_away()
 
 
-def test_a_disk_that_stays_full_is_read_and_let_go_of(
-    socket_path: str, small_disk: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_stays_full_is_read_and_let_go_of(socket_path: str, small_disk: Path, bus: Bus) -> None:
     """Taking rows off needs room. What comes meanwhile is not held up, and nothing that was read comes again."""
     pusher = pusher_with(socket_path, small_disk, bus, buffer_size=20)
     pusher.start(wait=False)
@@ -511,6 +509,7 @@ def test_a_disk_that_stays_full_is_read_and_let_go_of(
         while True:
             file.write(bytes(4096))
             file.flush()
+    wait_for(lambda: pusher.stats().pending - pusher.stats().spooled <= 20)  # what is too much is dropped by now
     before = pusher.stats().dropped
     consumer = Consumer(socket_path)
     read = consumer.wait_for_tasks(pusher.stats().emitted - before, timeout=60)
@@ -639,7 +638,7 @@ def test_drain_says_what_is_lost(consumer: Consumer, spool: Path) -> None:
     ran = cli.run("drain", str(spool), consumer.path)
     assert ran.returncode == 1
     assert "less those that are lost in 00000001-" in ran.stderr
-    assert len(os.listdir(spool)) == 1
+    assert all(".db.damaged" in name for name in os.listdir(spool))  # with its log, where SQLite keeps that
 
 
 def test_a_spool_that_is_damaged_while_it_is_in_use_is_counted(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
