@@ -61,8 +61,9 @@ WRITE_BYTES = 65536
 WRITES_PER_TURN = 16
 """How many writes follow each other before the queue gets its turn: 1 MiB, as much as one read of the queue takes."""
 
-SPOOL_AFTER = 0.1
-"""How long lines wait for a consumer that reads before they go to the disk, in seconds."""
+SPOOL_AFTER = 0.5
+"""How long lines wait for a consumer that reads before they go to the disk, in seconds. With 0.1 a burst of 100,000
+events beside a consumer that reads arrived at 0.86 times the rate that it has without a spool."""
 
 DISK_PAUSE = 1.0
 """How long a disk that has failed is left alone, and how often its quota is worked out, in seconds."""
