@@ -542,3 +542,27 @@ def test_a_left_spool_that_can_not_be_read_now_is_for_others(
     loop.writer._look_for_left()
     assert [left.name for left, _ in loop.writer._left] == [other.name]
     loop.writer._left[0][0].lock.close()
+
+
+def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_everything(
+    loops: list[Loop], claim: Claim
+) -> None:
+    loops.append(loop := Loop(claim=claim))
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    loop.writer._store_again_at = time.monotonic() + 3600
+    loop.put(b"y")
+    session = loop.writer._own
+    session.backlog.connection_made(b"")
+    session.backlog.data_sent(2, 2)
+    loop.writer._connection = object()  # type: ignore[assignment]
+    loop.writer._state = State.CONNECTED
+    loop.writer._look_again_at = None
+    assert (session.backlog.empty, session.tail.waiting, session.spooling) == (True, 1, True)
+    loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
+    turn = loop.writer._next_turn()
+    assert turn is not None
+    assert turn > time.monotonic()
+    loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
+    assert loop.writer._next_turn() == turn  # a turn without a write does not put the look at the consumer off
+    loop.writer._connection = None

@@ -307,7 +307,11 @@ class Writer:
             backlog.data_sent(count, memory)
             backlog.peer_unread(connection.last_unread)
             self._unread_poll_pause = FIRST_UNREAD_POLL
-        self._unread_poll_at = time.monotonic() + self._unread_poll_pause if backlog.in_flight else None
+            self._unread_poll_at = None
+        if not backlog.in_flight:
+            self._unread_poll_at = None
+        elif self._unread_poll_at is None:  # else a turn in which nothing is written would put it off
+            self._unread_poll_at = time.monotonic() + self._unread_poll_pause
         self._keep_bounds()
         if self._blocked_for() >= self._config.write_timeout:
             raise TimeoutError(f"it accepted no byte for {self._config.write_timeout:g} s")
@@ -663,7 +667,8 @@ class Writer:
         if self._claim is None:
             return None
         moments = []
-        if self._current.backlog.empty and not self._current.empty:
+        spool = self._current.spool
+        if spool is not None and not spool.all_loaded and self._current.backlog.empty:
             moments.append(self._load_again_at)
         if not self._own.tail.empty:
             moments.append(self._store_again_at)
