@@ -566,3 +566,21 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
     loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
     assert loop.writer._next_turn() == turn  # a turn without a write does not put the look at the consumer off
     loop.writer._connection = None
+
+
+def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher(
+    loops: list[Loop], claim: Claim
+) -> None:
+    told = b'{"type":"task.completed","time":"t","unit":"a","task":1}\n'
+    with closing(Spool(claim.database)) as spool:
+        batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
+        spool.append(batches, b"{}", loaded=False, before=(0, b""))
+    loops.append(loop := Loop(claim=claim))
+    session = loop.writer._own
+    session.load()
+    session.backlog.connection_made(b"")
+    session.backlog.data_sent(4 + len(told), 4 + len(told))
+    session.backlog.peer_unread(0)
+    loop.writer._observe_resolved()
+    assert session.spool is not None
+    assert session.spool.observed() == [b"", told]
