@@ -64,6 +64,13 @@ def drain(path: str, spool: Path) -> None:
     assert os.listdir(spool) == []
 
 
+def wait_until_received(pusher: SocketPusher) -> None:
+    """Until the writer has all, so that none is dropped on the way to it."""
+    supervisor = pusher._supervisor
+    assert supervisor is not None
+    wait_for(lambda: supervisor.ledger.received == supervisor.outbox.accepted())
+
+
 def close_is_quick(pusher: SocketPusher) -> None:
     begin = time.monotonic()
     pusher.close(60)
@@ -428,7 +435,7 @@ def test_what_exceeds_the_quota_is_dropped_and_counted(socket_path: str, spool: 
     for number in range(600):
         bus.emit(Event("x", task=number, payload="x" * 2000))
         if number % 100 == 99:
-            wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+            wait_until_received(pusher)
     wait_for(lambda: pusher.stats().dropped > 0)
     pusher.close(0.5)
     stats = pusher.stats()
@@ -449,7 +456,7 @@ def test_what_waits_behind_a_full_spool_follows_what_is_in_it(socket_path: str, 
     for number in range(600):
         bus.emit(Event("x", task=number, payload="x" * 2000))
         if number % 100 == 99:
-            wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+            wait_until_received(pusher)
     wait_for(lambda: pusher.stats().dropped > 0)
     consumer = Consumer(socket_path)
     assert pusher.flush(30)
@@ -482,7 +489,7 @@ def test_a_full_disk_drops_and_counts(socket_path: str, small_disk: Path, bus: B
     for number in range(3000):
         bus.emit(Event("x", task=number, payload="x" * 2000))
         if number % 100 == 99:
-            wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+            wait_until_received(pusher)
     pusher.close(0.5)
     stats = pusher.stats()
     assert stats.emitted == 3000 == stats.sent + stats.dropped + stats.spooled
@@ -503,7 +510,7 @@ def test_a_disk_that_stays_full_is_read_and_let_go_of(socket_path: str, small_di
     while pusher.stats().dropped < 50:
         for number in islice(numbers, 100):
             bus.emit(Event("x", task=number, payload="x" * 2000))
-        wait_for(lambda: pusher._supervisor.ledger.received == pusher._supervisor.outbox.accepted())
+        wait_until_received(pusher)
     (filler := small_disk / "filler").touch()
     with suppress(OSError), filler.open("wb") as file:
         while True:
@@ -525,14 +532,20 @@ def test_a_disk_that_stays_full_is_read_and_let_go_of(socket_path: str, small_di
     consumer.go_away()
 
 
-def test_a_disk_that_does_not_work_costs_no_event_that_may_wait_in_memory(
-    socket_path: str, spool: Path, bus: Bus, caplog
-) -> None:
-    pusher = pusher_with(socket_path, spool, bus)
+def started_without_a_disk(pusher: SocketPusher, spool: Path) -> Path:
+    """A directory is in the place of its database."""
     pusher.start(wait=False)
     (lock,) = os.listdir(spool)
     in_the_way = spool / lock.replace(".lock", ".db")
     in_the_way.mkdir()
+    return in_the_way
+
+
+def test_a_disk_that_does_not_work_costs_no_event_that_may_wait_in_memory(
+    socket_path: str, spool: Path, bus: Bus, caplog
+) -> None:
+    pusher = pusher_with(socket_path, spool, bus)
+    in_the_way = started_without_a_disk(pusher, spool)
     for number in range(500):
         bus.emit(Event("x", task=number))
     wait_for(lambda: "does not work: " in caplog.text)
@@ -546,10 +559,7 @@ def test_a_disk_that_does_not_work_costs_no_event_that_may_wait_in_memory(
 
 def test_a_disk_that_works_again_takes_what_waits_in_memory(socket_path: str, spool: Path, bus: Bus) -> None:
     pusher = pusher_with(socket_path, spool, bus, buffer_size=10)
-    pusher.start(wait=False)
-    (lock,) = os.listdir(spool)
-    in_the_way = spool / lock.replace(".lock", ".db")
-    in_the_way.mkdir()
+    in_the_way = started_without_a_disk(pusher, spool)
     for number in range(100):
         bus.emit(Event("x", task=number))
     wait_for(lambda: pusher.stats().dropped == 90)
@@ -564,15 +574,20 @@ def test_a_disk_that_works_again_takes_what_waits_in_memory(socket_path: str, sp
     consumer.go_away()
 
 
+def started_and_robbed(pusher: SocketPusher, bus: Bus, spool: Path, count: int) -> None:
+    """So many events are on the disk when somebody removes the directory."""
+    pusher.start(wait=False)
+    for number in range(count):
+        bus.emit(Event("x", task=number))
+    wait_for(lambda: pusher.stats().spooled == count)
+    subprocess.run(["rm", "-r", spool], check=True)
+
+
 def test_a_directory_that_was_removed_costs_only_what_was_in_it_and_that_is_counted(
     socket_path: str, spool: Path, bus: Bus, caplog
 ) -> None:
     pusher = pusher_with(socket_path, spool, bus)
-    pusher.start(wait=False)
-    for number in range(500):
-        bus.emit(Event("x", task=number))
-    wait_for(lambda: pusher.stats().spooled == 500)
-    subprocess.run(["rm", "-r", spool], check=True)
+    started_and_robbed(pusher, bus, spool, 500)
     pusher.close(0.5)
     stats = pusher.stats()
     assert (stats.emitted, stats.sent, stats.dropped, stats.pending, stats.spooled) == (500, 0, 500, 0, 0)
@@ -583,11 +598,7 @@ def test_a_directory_that_was_removed_does_not_keep_a_consumer_from_getting_all(
     socket_path: str, spool: Path, bus: Bus
 ) -> None:
     pusher = pusher_with(socket_path, spool, bus, buffer_size=10)
-    pusher.start(wait=False)
-    for number in range(5000):
-        bus.emit(Event("x", task=number))
-    wait_for(lambda: pusher.stats().spooled == 5000)
-    subprocess.run(["rm", "-r", spool], check=True)
+    started_and_robbed(pusher, bus, spool, 5000)
     consumer = Consumer(socket_path)
     assert pusher.flush(30)
     pusher.close()

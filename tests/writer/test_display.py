@@ -468,13 +468,28 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-@given(
+def play(run: Run, stage: Stage, choices: Choices) -> None:
+    """The run, and between its events whatever happens to anybody."""
+    for event in run.events:
+        while 0 < (what := choices.below(len(ACTIONS) + 3)) <= len(ACTIONS):
+            ACTIONS[what - 1](stage)
+            stage.check()
+        stage.emit(event)
+    while what := choices.below(len(ACTIONS) + 1):
+        ACTIONS[what - 1](stage)
+        stage.check()
+
+
+WHATEVER_HAPPENS = given(
     run=runs(max_steps=15),
     config=CONFIGS,
     sudden=st.booleans(),
     data=st.binary(min_size=150, max_size=400),
 )
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@WHATEVER_HAPPENS
 def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
 ) -> None:
@@ -482,26 +497,14 @@ def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
     choices = Choices(data)
     stage = Stage(run, choices, config, sudden, fds)
     try:
-        for event in run.events:
-            while 0 < (what := choices.below(len(ACTIONS) + 3)) <= len(ACTIONS):
-                ACTIONS[what - 1](stage)
-                stage.check()
-            stage.emit(event)
-        while what := choices.below(len(ACTIONS) + 1):
-            ACTIONS[what - 1](stage)
-            stage.check()
+        play(run, stage, choices)
         stage.close()
     finally:
         stage.remove()
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    run=runs(max_steps=15),
-    config=CONFIGS,
-    sudden=st.booleans(),
-    data=st.binary(min_size=150, max_size=400),
-)
+@WHATEVER_HAPPENS
 def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
 ) -> None:
@@ -515,14 +518,7 @@ def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
         patch.setattr(spools, "OBSERVED_BYTES", 1000)
         patch.setattr(spools, "reached", lambda step: stage.cells.burn())
         try:
-            for event in run.events:
-                while 0 < (what := choices.below(len(ACTIONS) + 3)) <= len(ACTIONS):
-                    ACTIONS[what - 1](stage)
-                    stage.check()
-                stage.emit(event)
-            while what := choices.below(len(ACTIONS) + 1):
-                ACTIONS[what - 1](stage)
-                stage.check()
+            play(run, stage, choices)
             if told := choices.below(2) == 1:
                 stage.close()
                 stage.leave()

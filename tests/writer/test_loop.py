@@ -585,3 +585,24 @@ def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher
     loop.writer._observe_resolved()
     assert session.spool is not None
     assert b'"unit":"a","task":1' in b"".join(session.spool.observed())
+
+
+def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := Loop(claim=claim, buffer_size=1))
+    loop.put(b"x")
+    loop.writer._keep_bounds()
+    loop.writer._store_again_at = time.monotonic() + 3600
+    loop.put(b"y", b"z")
+    loop.writer._keep_bounds()
+    loop.writer._store_again_at = 0.0
+    loop.writer._keep_bounds()
+    assert (loop.ledger.dropped, loop.ledger.stored) == (1, 2)
+    session = loop.writer._own
+    session.load()
+    session.backlog.connection_made(b"")
+    session.backlog.data_sent(4, 4)
+    loop.writer._publish()
+    assert (session.spooling, loop.ledger.unsent) == (
+        True,
+        3,
+    )  # the last line was dropped, the others are on the socket

@@ -111,6 +111,7 @@ class Session:
             SpoolError: It can't be done, and nothing is changed.
         """
         assert self.spool is not None
+        self._rejoin()
         if not self.spooling:
             before = self.backlog.settled, self.preface.digest()
             self.spool.append(self.backlog.unread(), STARTED, loaded=True, before=before)
