@@ -605,4 +605,4 @@ def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops
     assert (session.spooling, loop.ledger.unsent) == (
         True,
         3,
-    )  # the last line was dropped, the others are on the socket
+    )  # the last one was dropped, the others are sent
