@@ -606,3 +606,38 @@ def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops
         True,
         3,
     )  # the last one was dropped, the others are sent
+
+
+def test_what_an_earlier_writer_has_on_a_disk_that_fails_for_a_moment_is_not_lost(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Spool(claim.database)) as spool:
+        spool.append([Batch(0, 2, b"x\ny\n")], b"{}", loaded=False, before=(0, b""))
+    tries = 0
+
+    def fail_at_first(path: str, *given: object) -> Spool:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise SpoolError("disk I/O error")
+        return Spool(path)
+
+    monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail_at_first)
+    loops.append(loop := Loop(claim=claim))
+    loop.writer._publish()
+    assert (loop.ledger.stored, loop.ledger.dropped) == (2, 0)
+
+
+def test_a_disk_that_goes_on_failing_is_given_up(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spool(claim.database).close()
+
+    def fail(*_: object) -> None:
+        raise SpoolError("disk I/O error")
+
+    monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
+    monkeypatch.setattr("socketpusher.writer.loop.REOPEN_TIMEOUT", 0.2)
+    loops.append(loop := Loop(claim=claim))
+    assert loop.writer._own.spool is None
+    assert (drain(loop.reports) or b"").count(b"can't be read: disk I/O error") == 1

@@ -68,6 +68,9 @@ events beside a consumer that reads arrived at 0.86 times the rate that it has w
 DISK_PAUSE = 1.0
 """How long a disk that has failed is left alone, and how often its quota is worked out, in seconds."""
 
+REOPEN_TIMEOUT = 5.0
+"""How long a writer that takes another one's place tries to read what that has on the disk, in seconds."""
+
 LAST_LOOK = 10.0
 """For so long the writer looks for what earlier pushers have left, in seconds, ever more seldom: one whose host was
 killed may just be putting it there."""
@@ -172,7 +175,7 @@ class Writer:
         preface = Preface(graph, spec.parallelism, self._config.max_line_bytes)
         spool = None
         if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
-            spool = self._opened(self._claim, graph, spec.parallelism)
+            spool = self._reopened(self._claim, graph, spec.parallelism)
         stored = spool.count if spool is not None else 0
         self._sent_before = spec.sent + self._ledger.stored - stored
         if lost := self._ledger.stored if spool is None else 0:
@@ -576,6 +579,18 @@ class Writer:
         except SpoolError as error:
             self._report_unreadable(claim, error)
             return None
+
+    def _reopened(self, claim: Claim, graph: GraphPayload | None, parallelism: int) -> "Spool | None":
+        """The spool of an earlier writer. A disk that fails gets time, for without it what is there is lost."""
+        give_up = time.monotonic() + REOPEN_TIMEOUT
+        while time.monotonic() < give_up:
+            try:
+                return open_spool(claim.database, graph, parallelism)
+            except SpoolError as error:
+                if error.damaged:
+                    break
+                time.sleep(0.05)
+        return self._opened(claim, graph, parallelism)
 
     def _report_unreadable(self, claim: Claim, error: SpoolError, more: str = "") -> bool:
         """Say that a database can't be read, and get it out of the way if that will not change; whether it is."""
