@@ -822,7 +822,7 @@ def test_doctor_sees_what_waits(consumer: Consumer, spool: Path) -> None:
 
     assert f"warn  spool          there is no directory {spool}" in said()
     leave("/nowhere/s", spool, range(50))
-    assert re.search(r"warn  spool          1 of [\d,]+ bytes wait in .*, 0 of them in use", said())
+    assert re.search(r"warn  spool          what 1 pusher has left waits in .*: [\d,]+ bytes, 0 in use", said())
     assert f"socketpusher drain {spool} {consumer.path}" in said()
     drain(consumer.path, spool)
     assert f"ok    spool          nothing waits in {spool}" in said()

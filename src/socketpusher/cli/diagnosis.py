@@ -310,7 +310,8 @@ def _spool(directory: str, path: str) -> Check:
     if not found:
         return Check("ok", "spool", f"nothing waits in {directory}")
     free = len(found) - len(used)
-    what = f"{len(found)} of {size:,} bytes wait in {directory}, {len(used)} of them in use"
+    left = "what 1 pusher has left waits" if len(found) == 1 else f"what {len(found)} pushers have left waits"
+    what = f"{left} in {directory}: {size:,} bytes, {len(used)} in use"
     if not free:
         return Check("ok", "spool", what)
     return Check("warn", "spool", what, f"start a pusher with it, or: socketpusher drain {directory} {path}")
