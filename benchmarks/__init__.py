@@ -5,7 +5,7 @@ scenarios/    one scenario a file: what the host does, and what is made of the f
 peers/        one way to get events out of a process a file, with the settings chosen for it and why
 host.py       a measured host: a fresh process that emits and prints one line of JSON
 consumer.py   the other end of the socket: a process that only reads
-lab.py        brings host and consumer together, round after round; the processes are owned by stage.py
+runner.py        brings host and consumer together, round after round; the processes are owned by processes.py
 workload.py   the events and the pure Python work between them, the same for every peer
-findings.py   tables and targets; charts.py the pictures
+report.py   tables and targets; charts.py the pictures
 """

@@ -12,10 +12,10 @@ from typing import Any
 
 from . import peers
 from .charts import draw
-from .findings import Target, show, targets_table
-from .lab import Lab
+from .processes import ROOT, Processes
+from .report import Target, show, targets_table
+from .runner import Runner
 from .scenarios import ALL
-from .stage import ROOT, Stage
 
 DESCRIPTION = """\
 Measure socketpusher beside what people would use instead.
@@ -68,15 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
     # kill ends a run as Ctrl-C does, with all that it started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Stage() as stage:
-            lab = Lab(stage, 1 if chosen.quick else chosen.rounds, chosen.quick, chosen.old or "")
+        with Processes() as processes:
+            runner = Runner(processes, 1 if chosen.quick else chosen.rounds, chosen.quick, chosen.old or "")
             if chosen.peers:
-                if unknown := set(chosen.peers) - set(lab.peers):
-                    parser.error(f"no peer {', '.join(sorted(unknown))} here; there are {', '.join(lab.peers)}")
-                lab.peers = {p: m for p, m in lab.peers.items() if p in (*peers.ALWAYS, *chosen.peers)}
+                if unknown := set(chosen.peers) - set(runner.peers):
+                    parser.error(f"no peer {', '.join(sorted(unknown))} here; there are {', '.join(runner.peers)}")
+                runner.peers = {p: m for p, m in runner.peers.items() if p in (*peers.ALWAYS, *chosen.peers)}
             # What a smoke test measures means nothing, so it takes nothing's place.
             path = chosen.json or (os.devnull if chosen.quick else os.path.join(ROOT, "benchmarks", "results.json"))
-            return _run(lab, chosen.scenarios or list(ALL), path)
+            return _run(runner, chosen.scenarios or list(ALL), path)
     except KeyboardInterrupt:
         print("\ninterrupted; nothing is left running", file=sys.stderr)
         return 130
@@ -107,17 +107,17 @@ def _indented(text: str | None) -> str:
     return "\n".join(f"    {line}".rstrip() for line in (text or "").strip().splitlines())
 
 
-def machine(lab: Lab) -> dict[str, Any]:
+def machine(runner: Runner) -> dict[str, Any]:
     """What the figures hold for."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "versions": peers.versions(lab.peers),
+        "versions": peers.versions(runner.peers),
         "load": round(os.getloadavg()[0], 2),
-        "rounds": lab.rounds,
-        "quick": lab.quick,
+        "rounds": runner.rounds,
+        "quick": runner.quick,
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -130,19 +130,19 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _run(lab: Lab, scenarios: list[str], path: str) -> int:
-    about = machine(lab)
+def _run(runner: Runner, scenarios: list[str], path: str) -> int:
+    about = machine(runner)
     command = "python -m benchmarks " + " ".join(sys.argv[1:])
     print(f"{command.strip()}\n{about['processor']}, {about['cores']} cores, {about['system']}, {about['python']}")
     print(", ".join(f"{name} {number}" for name, number in about["versions"].items()))
-    for name, why in lab.left_out.items():
+    for name, why in runner.left_out.items():
         print(f"left out: {name} ({why})")
     start = time.monotonic()
     results: dict[str, Any] = {}
     targets: list[Target] = []
     for name in scenarios:
         begin = time.monotonic()
-        found = import_module(f"benchmarks.scenarios.{name}").run(lab)
+        found = import_module(f"benchmarks.scenarios.{name}").run(runner)
         results[name] = found.as_json()
         targets += found.targets
         for table in found.tables:
@@ -157,15 +157,15 @@ def _run(lab: Lab, scenarios: list[str], path: str) -> int:
         )
     if path != os.devnull:
         print(f"written: {os.path.relpath(path)}")
-    if not lab.quick:
-        _draw(lab, results)
+    if not runner.quick:
+        _draw(runner, results)
     return 0
 
 
-def _draw(lab: Lab, results: dict[str, Any]) -> None:
+def _draw(runner: Runner, results: dict[str, Any]) -> None:
     figures = {name: found["figures"] for name, found in results.items()}
     try:
-        for picture in draw(figures, lab.peers, os.path.join(ROOT, "benchmarks", "charts")):
+        for picture in draw(figures, runner.peers, os.path.join(ROOT, "benchmarks", "charts")):
             print(f"written: {os.path.relpath(picture)}")
     except ImportError as error:
         print(f"no charts: {error}; pip install matplotlib")

@@ -4,7 +4,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from .lab import median, ratio
+from .runner import median, ratio
 
 GREY = "#808080"
 OURS, THEIRS = "#2e9e5b", "#7a8ca5"

@@ -13,21 +13,21 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks.findings import Table, show
-from benchmarks.lab import Lab, spread
+from benchmarks.processes import Processes
+from benchmarks.report import Table, show
+from benchmarks.runner import Runner, spread
 from benchmarks.scenarios import busy
-from benchmarks.stage import Stage
 
 DESIGNS = ("socketpusher", "process_queue", "thread_queue")
 
 
 def main() -> int:
-    with Stage() as stage:
-        lab = Lab(stage, rounds=2)
-        runs = lab.interleaved({peer: lambda peer=peer: busy.measure(lab, peer) for peer in DESIGNS})
+    with Processes() as processes:
+        runner = Runner(processes, rounds=2)
+        runs = runner.interleaved({peer: lambda peer=peer: busy.measure(runner, peer) for peer in DESIGNS})
     rows = [
         [
-            lab.peers[peer].NAME,
+            runner.peers[peer].NAME,
             spread(found, "lost", digits=0),
             busy.lost_percent(found),
             spread(found, "latency_p50"),

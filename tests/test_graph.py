@@ -97,15 +97,15 @@ def test_what_is_not_a_graph_is_refused(dependencies, tasks, error, message) -> 
 def test_graphs_of_others_are_accepted() -> None:
     theirs = networkx.DiGraph([("setup", "app"), ("app", 3)])
     theirs.nodes["app"]["tasks"] = 4
-    graph = Graph.of(theirs)
+    graph = Graph.from_any(theirs)
     assert graph.levels() == [["setup"], ["app"], ["3"]]
     assert {node["id"]: node["tasks"] for node in graph.payload()["nodes"]} == {"setup": 0, "app": 4, "3": 0}
-    assert Graph.of(graph) is graph
-    assert Graph.of({"a": []}).levels() == [["a"]]
+    assert Graph.from_any(graph) is graph
+    assert Graph.from_any({"a": []}).levels() == [["a"]]
     with pytest.raises(TypeError, match="not list"):
-        Graph.of([("a", "b")])
+        Graph.from_any([("a", "b")])
     with pytest.raises(CycleError):
-        Graph.of(networkx.DiGraph([(1, 2), (2, 1)]))
+        Graph.from_any(networkx.DiGraph([(1, 2), (2, 1)]))
 
 
 def test_the_cost_of_a_graph_grows_with_its_size() -> None:
@@ -144,7 +144,7 @@ def test_nothing_of_the_callers_own_classes_is_kept(kind: Any) -> None:
     dependencies = {kind.APP: [kind.SETUP], kind.SETUP: []}
     graph = Graph(dependencies, tasks={kind.APP: Tasks.THREE})
     plain = Graph({"app": ["setup"], "setup": []}, tasks={"app": 3})
-    for payload in (graph.payload(), Graph.of(networkx.DiGraph([(kind.SETUP, kind.APP)])).payload()):
+    for payload in (graph.payload(), Graph.from_any(networkx.DiGraph([(kind.SETUP, kind.APP)])).payload()):
         payload["nodes"][1]["tasks"] = 3
         assert payload == plain.payload()
         assert __name__.encode() not in pickle.dumps(payload)

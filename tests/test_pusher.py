@@ -595,7 +595,7 @@ def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wake
             raise ValueError
 
         with monkeypatch.context() as patched:
-            patched.setattr(supervisor, "_say_what_is_new", fault)
+            patched.setattr(supervisor, "_log_news", fault)
             pusher.flush(0)
             wait_for(lambda: len(turns) >= 6)
         assert turns[5] - turns[0] > 0.5

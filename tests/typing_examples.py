@@ -20,7 +20,7 @@ from socketpusher import (
     subscribe,
     wire,
 )
-from socketpusher.sources.futures import EmittingThreadPool
+from socketpusher.sources.futures import EventThreadPoolExecutor
 
 
 class OtherBus:
@@ -81,7 +81,7 @@ async def in_asyncio() -> None:
         assert_type(event, Event)
 
 
-assert_type(EmittingThreadPool(bus).submit(len, "x"), Future[int])
+assert_type(EventThreadPoolExecutor(bus).submit(len, "x"), Future[int])
 for event in subscribe("nats://localhost", host="h"):
     assert_type(event, Event)
 for line_of_event in subscribe("nats://localhost", raw=True):

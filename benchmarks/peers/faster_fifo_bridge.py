@@ -17,7 +17,7 @@ import faster_fifo
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "faster-fifo"
 DISTRIBUTION = "faster-fifo"
@@ -31,16 +31,16 @@ def _as_it_is(line: bytes) -> bytes:
 
 
 def _bridge(path: str, events: Any) -> None:
-    outlet = Outlet(path)
+    line_sender = LineSender(path)
     while True:
         try:
             lines = events.get_many(block=True, timeout=60.0, max_messages_to_get=10_000)
         except queue.Empty:
             continue
-        outlet.send(b"".join(lines))
+        line_sender.send(b"".join(lines))
         if not lines[-1]:
             break
-    outlet.close()
+    line_sender.close()
 
 
 class Peer:

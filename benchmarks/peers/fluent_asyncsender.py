@@ -17,7 +17,7 @@ import msgpack
 import orjson
 from fluent import asyncsender
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "fluent-logger asyncsender"
 DISTRIBUTION = "fluent-logger"
@@ -27,13 +27,13 @@ _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 
 
 def _bridge(path: str, listening: socket.socket) -> None:
-    outlet = Outlet(path)
+    line_sender = LineSender(path)
     connection, _ = listening.accept()
     unpacker = msgpack.Unpacker(timestamp=3)
     while chunk := connection.recv(1 << 18):
         unpacker.feed(chunk)
-        outlet.send(b"".join(orjson.dumps(event, None, _OPTIONS) for _, _, event in unpacker))
-    outlet.close()
+        line_sender.send(b"".join(orjson.dumps(event, None, _OPTIONS) for _, _, event in unpacker))
+    line_sender.close()
 
 
 class Peer:

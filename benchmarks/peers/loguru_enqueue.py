@@ -14,7 +14,7 @@ from loguru import logger
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "loguru, enqueue=True"
 DISTRIBUTION = "loguru"
@@ -25,7 +25,7 @@ class Peer:
     """loguru's one logger, with one sink."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
-        self._outlet = Outlet(path)
+        self._outlet = LineSender(path)
         logger.remove()
         logger.add(self._sink, enqueue=True, format="{message}", level="INFO", backtrace=False, diagnose=False)
         self._info = logger.opt(raw=True).info

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "one object per Queue.put"
 DISTRIBUTION = "orjson"
@@ -23,7 +23,7 @@ _AT_ONCE = 500
 
 
 def _child(events: Any, path: str) -> None:
-    outlet = Outlet(path)
+    line_sender = LineSender(path)
     event = events.get()
     while event is not None:
         lines = []
@@ -32,10 +32,10 @@ def _child(events: Any, path: str) -> None:
             if len(lines) == _AT_ONCE or events.empty():
                 break
             event = events.get()
-        outlet.send(b"".join(lines))
+        line_sender.send(b"".join(lines))
         if event is not None:
             event = events.get()
-    outlet.close()
+    line_sender.close()
 
 
 class Peer:

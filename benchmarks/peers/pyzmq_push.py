@@ -16,7 +16,7 @@ import zmq
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "pyzmq PUSH"
 DISTRIBUTION = "pyzmq"
@@ -26,7 +26,7 @@ _AT_ONCE = 500
 
 
 def _bridge(path: str, address: str, limit: int, ready: Any) -> None:
-    outlet = Outlet(path)
+    line_sender = LineSender(path)
     pull = zmq.Context().socket(zmq.PULL)
     pull.set_hwm(limit)
     pull.bind(address)
@@ -42,9 +42,9 @@ def _bridge(path: str, address: str, limit: int, ready: Any) -> None:
                 line = pull.recv(zmq.NOBLOCK)
         except zmq.Again:
             pass
-        outlet.send(b"".join(lines))
+        line_sender.send(b"".join(lines))
         line = line and pull.recv()
-    outlet.close()
+    line_sender.close()
 
 
 class Peer:

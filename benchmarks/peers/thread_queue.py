@@ -12,7 +12,7 @@ from typing import Any
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import Outlet
+from ._outlet import LineSender
 
 NAME = "thread, one send per event"
 DISTRIBUTION = "orjson"
@@ -24,7 +24,7 @@ class Peer:
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         self._queue: Any = queue.Queue(buffer_size) if buffer_size else queue.SimpleQueue()
-        self._outlet = Outlet(path)
+        self._outlet = LineSender(path)
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 

@@ -3,7 +3,7 @@
 A scenario's module has
     TITLE                            what it is called
     in_host(Peer, path, **options)   runs in the measured host; returns its figures
-    run(lab)                         runs in the command; measures and returns `Findings`
+    run(runner)                         runs in the command; measures and returns `Report`
 and its docstring says what is measured and how.
 """
 

@@ -6,9 +6,9 @@ Host CPU per event is that of all threads of the host, with the loop and its sle
 import time
 from typing import Any
 
-from ..findings import Findings, Table
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, beside, spread
+from ..report import Report, Table
+from ..runner import DEFAULT_BUFFER, Figures, Runner, beside, spread
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Latency at rest"
@@ -29,18 +29,18 @@ def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     return {"emitted": events, "cpu": cpu / events / 1e3}
 
 
-def run(lab: Lab) -> Findings:
-    events = lab.events(EVENTS)
-    runs = lab.interleaved(
+def run(runner: Runner) -> Report:
+    events = runner.events(EVENTS)
+    runs = runner.interleaved(
         {
-            peer: lambda peer=peer: lab.measure(peer, "at_rest", "record", events=events)
-            for peer in lab.peers
-            if lab.peers[peer].DELIVERS
+            peer: lambda peer=peer: runner.measure(peer, "at_rest", "record", events=events)
+            for peer in runner.peers
+            if runner.peers[peer].DELIVERS
         }
     )
     rows = [
         [
-            lab.peers[peer].NAME,
+            runner.peers[peer].NAME,
             str(len(found)),
             *(spread(found, f"latency_{name}", digits=2) for name in ("p50", "p99", "max")),
             spread(found, "cpu", digits=0),
@@ -48,11 +48,11 @@ def run(lab: Lab) -> Findings:
         for peer, found in runs.items()
     ]
     columns = ["", "rounds", "p50 ms", "p99 ms", "max ms", "host CPU us/event"]
-    return Findings(
+    return Report(
         [Table(f"{TITLE}: {events} events", columns, rows)],
         [
-            *beside(lab, "at rest: latency p50", runs, "latency_p50", 1.25),
-            *beside(lab, "at rest: host CPU per event", runs, "cpu", 1.3, ["thread_queue"]),
+            *beside(runner, "at rest: latency p50", runs, "latency_p50", 1.25),
+            *beside(runner, "at rest: host CPU per event", runs, "cpu", 1.3, ["thread_queue"]),
         ],
         runs,
     )

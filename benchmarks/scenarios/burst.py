@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 from .. import peers
-from ..findings import Findings, Table, Target
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, most, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, median, most, ratio, spread
 from ..workload import TYPE, UNIT, payload
 from .busy import LOST_NOTE, lost_percent
 
@@ -31,8 +31,8 @@ def in_host(peer_class: Any, path: str, *, events: int, buffer: int | None) -> F
     return {"emitted": events, "first_emit": start, "emit_rate": events / emitting * 1e9}
 
 
-def measure(lab: Lab, peer: str, buffer: int | None) -> Figures:
-    figures = lab.measure(peer, "burst", events=lab.events(EVENTS), buffer=buffer)
+def measure(runner: Runner, peer: str, buffer: int | None) -> Figures:
+    figures = runner.measure(peer, "burst", events=runner.events(EVENTS), buffer=buffer)
     if "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
         figures["rate"] = figures["received"] / (figures["last_receipt"] - figures["first_emit"]) * 1e9
@@ -41,18 +41,18 @@ def measure(lab: Lab, peer: str, buffer: int | None) -> Figures:
     return figures
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     def measured(buffer: int | None) -> dict[str, list[Figures]]:
-        return lab.interleaved({peer: lambda peer=peer: measure(lab, peer, buffer) for peer in lab.peers})
+        return runner.interleaved({peer: lambda peer=peer: measure(runner, peer, buffer) for peer in runner.peers})
 
     settings = {"default buffer": measured(DEFAULT_BUFFER), "no limit": measured(None)}
     ours = settings["default buffer"]["socketpusher"]
-    best, fastest = _fastest(lab, settings)
+    best, fastest = _fastest(runner, settings)
     tables, targets = [], [Target("burst, default buffer: lost", most(ours, "lost"), 0, note=LOST_NOTE)]
     for title, runs in settings.items():
         rows = [
             [
-                lab.peers[peer].NAME,
+                runner.peers[peer].NAME,
                 str(len(found)),
                 spread(found, "lost", digits=0),
                 lost_percent(found),
@@ -63,10 +63,10 @@ def run(lab: Lab) -> Findings:
             for peer, found in runs.items()
         ]
         columns = ["", "rounds", "lost", "lost %", "received/s", "emitted/s", "times"]
-        tables.append(Table(f"{TITLE}, {title}: {lab.events(EVENTS):,} events", columns, rows))
+        tables.append(Table(f"{TITLE}, {title}: {runner.events(EVENTS):,} events", columns, rows))
         what, reached = f"burst, {title}: events/s / the fastest peer's", ratio(runs["socketpusher"], fastest, "rate")
         targets.append(Target(what, reached, 1.0, at_least=True, note=best))
-    if "loguru_enqueue" in lab.peers:
+    if "loguru_enqueue" in runner.peers:
         reached = ratio(ours, settings["no limit"]["loguru_enqueue"], "rate")
         targets.append(
             Target("burst: events/s / loguru's", reached, 10, at_least=True, note="default buffer / no limit")
@@ -75,13 +75,13 @@ def run(lab: Lab) -> Findings:
         "Medians (lowest-highest). Of the floor, received/s is what it encodes in a second. Times: what socketpusher "
         "receives at the\n  default buffer, over this."
     )
-    return Findings(tables, targets, {"default": settings["default buffer"], "unlimited": settings["no limit"]})
+    return Report(tables, targets, {"default": settings["default buffer"], "unlimited": settings["no limit"]})
 
 
-def _fastest(lab: Lab, settings: dict[str, dict[str, list[Figures]]]) -> tuple[str, list[Figures]]:
+def _fastest(runner: Runner, settings: dict[str, dict[str, list[Figures]]]) -> tuple[str, list[Figures]]:
     """Which peer the consumer received most from in a second, with which buffer, and its figures."""
     found = [
-        (median(rounds, "rate") or 0.0, f"{lab.peers[peer].NAME}, {title}", rounds)
+        (median(rounds, "rate") or 0.0, f"{runner.peers[peer].NAME}, {title}", rounds)
         for title, runs in settings.items()
         for peer, rounds in runs.items()
         if peer not in peers.ALWAYS

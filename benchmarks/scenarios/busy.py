@@ -13,9 +13,9 @@ import time
 from array import array
 from typing import Any
 
-from ..findings import Findings, Table, Target
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, beside, median, most, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, beside, median, most, ratio, spread
 from ..workload import TYPE, UNIT, payload, work
 
 TITLE = "Busy scheduler"
@@ -66,21 +66,21 @@ def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int
     return figures | ({"emit_p50": sorted(took)[done // 2] / 1e3} if timed else {})
 
 
-def measure(lab: Lab, peer: str, threads: int = 0, **other: Any) -> Figures:
-    options = {"events": lab.events(EVENTS), "turns": lab.work, "threads": threads, **other}
-    figures = lab.measure(peer, "busy", "record", **options)
+def measure(runner: Runner, peer: str, threads: int = 0, **other: Any) -> Figures:
+    options = {"events": runner.events(EVENTS), "turns": runner.work, "threads": threads, **other}
+    figures = runner.measure(peer, "busy", "record", **options)
     if "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
     return figures
 
 
-def table(lab: Lab, title: str, runs: dict[str, list[Figures]]) -> Table:
+def table(runner: Runner, title: str, runs: dict[str, list[Figures]]) -> Table:
     rows = []
     for peer, found in runs.items():
         slower = ratio(found, runs["floor"], "schedule")
         rows.append(
             [
-                lab.peers[peer].NAME,
+                runner.peers[peer].NAME,
                 str(len(found)),
                 spread(found, "lost", digits=0),
                 lost_percent(found),
@@ -102,26 +102,26 @@ def lost_percent(found: list[Figures]) -> str:
     return "-" if lost is None or not emitted else f"{100 * lost / emitted:.1f}"
 
 
-def run(lab: Lab) -> Findings:
-    alone = lab.interleaved({peer: lambda peer=peer: measure(lab, peer) for peer in lab.peers})
-    crowded = lab.interleaved({peer: lambda peer=peer: measure(lab, peer, THREADS) for peer in lab.peers})
+def run(runner: Runner) -> Report:
+    alone = runner.interleaved({peer: lambda peer=peer: measure(runner, peer) for peer in runner.peers})
+    crowded = runner.interleaved({peer: lambda peer=peer: measure(runner, peer, THREADS) for peer in runner.peers})
     ours, ours_crowded = alone["socketpusher"], crowded["socketpusher"]
     threads = f"busy, {THREADS} more threads"
-    return Findings(
+    return Report(
         [
-            table(lab, f"{TITLE}: {lab.events(EVENTS):,} events", alone),
-            table(lab, f"{TITLE}, {THREADS} more CPU-bound threads: {lab.events(EVENTS):,} events", crowded),
+            table(runner, f"{TITLE}: {runner.events(EVENTS):,} events", alone),
+            table(runner, f"{TITLE}, {THREADS} more CPU-bound threads: {runner.events(EVENTS):,} events", crowded),
         ],
         [
             Target("busy: lost", most(ours, "lost"), 0, note=LOST_NOTE),
             Target("busy: schedule / floor", ratio(ours, alone["floor"], "schedule"), 1.05),
             Target("busy: latency p50, ms", median(ours, "latency_p50"), 1.5),
             Target("busy: latency p99, ms", median(ours, "latency_p99"), 5),
-            *beside(lab, "busy: latency p99", alone, "latency_p99"),
+            *beside(runner, "busy: latency p99", alone, "latency_p99"),
             Target(f"{threads}: lost", most(ours_crowded, "lost"), 0, note=LOST_NOTE),
             Target(f"{threads}: latency p50, ms", median(ours_crowded, "latency_p50"), 3),
             Target(f"{threads}: latency p99, ms", median(ours_crowded, "latency_p99"), 40),
-            *beside(lab, f"{threads}: schedule", crowded, "schedule"),
+            *beside(runner, f"{threads}: schedule", crowded, "schedule"),
         ],
         {"alone": alone, "beside_threads": crowded},
     )

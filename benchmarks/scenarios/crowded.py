@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
-from ..findings import Findings, Table, Target
 from ..host import finish
-from ..lab import DEFAULT_BUFFER, Figures, Lab, most, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, most, spread
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Bursts on a crowded machine"
@@ -50,22 +50,22 @@ def in_host(peer_class: Any, path: str, *, events: int, bursts: int) -> Figures:
     }
 
 
-def run(lab: Lab) -> Findings:
-    events, bursts = lab.events(EVENTS), 2 if lab.quick else BURSTS
+def run(runner: Runner) -> Report:
+    events, bursts = runner.events(EVENTS), 2 if runner.quick else BURSTS
     with ExitStack() as stack:
         for _ in range(SPINNING):
-            stack.enter_context(lab.stage.run("-c", SPIN))
-        figures = lab.measure("socketpusher", "crowded", events=events, bursts=bursts)
+            stack.enter_context(runner.processes.run("-c", SPIN))
+        figures = runner.measure("socketpusher", "crowded", events=events, bursts=bursts)
     runs = [] if "failed" in figures else [figures]
     for run in runs:
         run["lost"] = run["emitted"] - run["received"]
         run["worst"] = max(run["lost_each"])
         run["losing"] = sum(map(bool, run["lost_each"]))
     keys = (("lost", 0), ("losing", 0), ("worst", 0), ("rate", 0), ("slowest", 2))
-    row = [lab.peers["socketpusher"].NAME, *(spread(runs, key, digits=digits) for key, digits in keys)]
+    row = [runner.peers["socketpusher"].NAME, *(spread(runs, key, digits=digits) for key, digits in keys)]
     columns = ["", "lost", "bursts that lost", "lost in the worst", "delivered/s", "slowest burst s"]
     worst = f"the worst burst: {most(runs, 'worst'):,.0f}" if runs else ""
-    return Findings(
+    return Report(
         [Table(f"{TITLE}: {bursts} bursts of {events:,} events, {SPINNING} busy loops beside", columns, [row])],
         [Target(f"crowded: lost in {bursts} bursts", most(runs, "lost"), 0, note=worst)],
         {"socketpusher": runs},

@@ -16,9 +16,9 @@ import time
 from array import array
 from typing import Any
 
-from ..findings import Findings, Table, Target
 from ..host import finish
-from ..lab import Figures, Lab, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import Figures, Runner, ratio, spread
 from ..workload import clock_cost, emit_each_timed, percentiles
 
 TITLE = "Cost of emit"
@@ -57,10 +57,10 @@ def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     return {"cpu": cpu / events / 1e3, **cost, **causes}
 
 
-def run(lab: Lab) -> Findings:
-    events = lab.events(EVENTS)
-    runs = lab.interleaved(
-        {peer: lambda peer=peer: lab.measure(peer, "emit_cost", events=events) for peer in lab.peers}
+def run(runner: Runner) -> Report:
+    events = runner.events(EVENTS)
+    runs = runner.interleaved(
+        {peer: lambda peer=peer: runner.measure(peer, "emit_cost", events=events) for peer in runner.peers}
     )
     floor, ours = runs["floor"], runs["socketpusher"]
     rows = []
@@ -68,7 +68,7 @@ def run(lab: Lab) -> Findings:
         over = ratio(found, floor, "p50")
         rows.append(
             [
-                lab.peers[peer].NAME,
+                runner.peers[peer].NAME,
                 str(len(found)),
                 spread(found, "p50", digits=2),
                 f"{over:.2f}" if over else "-",
@@ -78,10 +78,10 @@ def run(lab: Lab) -> Findings:
         )
     columns = ["", "rounds", "p50 us", "/ floor", "p99 us", "p99.9 us", "max us", "host CPU us/event"]
     cause_rows = [
-        [lab.peers[peer].NAME, *(spread(found, name, digits=2) for name in CAUSES), spread(found, "p99.9")]
+        [runner.peers[peer].NAME, *(spread(found, name, digits=2) for name in CAUSES), spread(found, "p99.9")]
         for peer, found in runs.items()
     ]
-    return Findings(
+    return Report(
         [
             Table(f"{TITLE}: {events:,} events", columns, rows),
             Table("Of 1,000 calls, in the calling thread", ["", *CAUSES.values(), "p99.9 us"], cause_rows),

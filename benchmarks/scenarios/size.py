@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 from .. import peers
-from ..findings import Findings, Table, Target
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, median, ratio, spread
 from ..workload import TYPE, UNIT
 
 TITLE = "Size"
@@ -82,31 +82,31 @@ def graph_of(units: int) -> dict[str, list[str]]:
     }
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     def carried(what: str, size: int) -> Figures:
-        events = lab.events(max(20, min(MOST_EVENTS, TOTAL // size)))
+        events = runner.events(max(20, min(MOST_EVENTS, TOTAL // size)))
         peer, what = (peers.OLD, "events") if what == "old" else ("socketpusher", what)
-        figures = lab.measure(peer, "size", what=what, size=size, events=events)
+        figures = runner.measure(peer, "size", what=what, size=size, events=events)
         if "received" in figures:
             figures["rate"] = figures["bytes"] / (figures["last_receipt"] - figures["first_emit"]) * 1e3
             figures["lost"] = figures.get("emitted", figures["received"]) - figures["received"]
         return figures
 
     def graphed(size: int) -> Figures:
-        figures = lab.measure("socketpusher", "size", what="graph", size=size)
+        figures = runner.measure("socketpusher", "size", what="graph", size=size)
         if "received" in figures:
             figures["first_line"] = (figures["first_receipt"] - figures["first_emit"]) / 1e6
         return figures
 
-    carrying = lab.interleaved(
+    carrying = runner.interleaved(
         {
             f"{what} {size}": lambda what=what, size=size: carried(what, size)
             for size in PAYLOADS
             for what in ("raw", "events", "old")
-            if what != "old" or peers.OLD in lab.peers
+            if what != "old" or peers.OLD in runner.peers
         }
     )
-    graphs = lab.interleaved({str(size): lambda size=size: graphed(size) for size in GRAPHS})
+    graphs = runner.interleaved({str(size): lambda size=size: graphed(size) for size in GRAPHS})
     payload_rows = [
         [
             f"{size:,} B",
@@ -131,7 +131,7 @@ def run(lab: Lab) -> Findings:
     rates = [median(carrying[f"events {size}"], "rate") for size in PAYLOADS]
     limit = max((median(carrying[f"raw {size}"], "rate") or 0.0) for size in PAYLOADS)
     best = max((rate for rate in rates if rate is not None), default=None)
-    return Findings(
+    return Report(
         [
             Table(f"{TITLE}: payloads", ["", "lost", "MB/s", "bare socket MB/s", "old MB/s"], payload_rows),
             Table(

@@ -4,8 +4,8 @@ The host of the scenario busy, with more work and fewer events. A pusher that wa
 it here, and whatever it does for an event the schedule pays once for each.
 """
 
-from ..findings import Findings, Table, Target
-from ..lab import Figures, Lab, median, most, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import Figures, Runner, median, most, ratio, spread
 from .busy import LOST_NOTE, in_host, measure, table
 
 __all__ = ["TITLE", "in_host", "run"]
@@ -16,23 +16,23 @@ TURNS = 125
 """The work between two events, times that of the scenario busy."""
 
 
-def calls(lab: Lab, runs: dict[str, list[Figures]]) -> Table:
-    rows = [[lab.peers[peer].NAME, spread(found, "emit_p50", digits=1)] for peer, found in runs.items()]
+def calls(runner: Runner, runs: dict[str, list[Figures]]) -> Table:
+    rows = [[runner.peers[peer].NAME, spread(found, "emit_p50", digits=1)] for peer, found in runs.items()]
     note = "An emit that wakes another thread or process takes the time of the system call that wakes."
     return Table("Sparse events: an emit", ["", "p50 us"], rows, note)
 
 
-def run(lab: Lab) -> Findings:
-    events = lab.events(EVENTS)
-    runs = lab.interleaved(
+def run(runner: Runner) -> Report:
+    events = runner.events(EVENTS)
+    runs = runner.interleaved(
         {
-            peer: lambda peer=peer: measure(lab, peer, events=events, turns=lab.work * TURNS, timed=True)
-            for peer in lab.peers
+            peer: lambda peer=peer: measure(runner, peer, events=events, turns=runner.work * TURNS, timed=True)
+            for peer in runner.peers
         }
     )
     ours = runs["socketpusher"]
-    return Findings(
-        [table(lab, f"{TITLE}: {events:,} events, 400 a second", runs), calls(lab, runs)],
+    return Report(
+        [table(runner, f"{TITLE}: {events:,} events, 400 a second", runs), calls(runner, runs)],
         [
             Target("sparse: lost", most(ours, "lost"), 0, note=LOST_NOTE),
             Target("sparse: latency p50, ms", median(ours, "latency_p50"), 0.5),

@@ -14,8 +14,8 @@ import time
 from functools import partial
 from typing import Any
 
-from ..findings import Findings, Table, Target
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, most, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, median, most, ratio, spread
 from . import burst, busy, emit_cost
 from .busy import LOST_NOTE
 from .stalled import resident
@@ -93,8 +93,8 @@ def _drain(path: str, spool: str) -> Figures:
     return {"emitted": left, "drain_cpu": cpu / left * 1e6}
 
 
-def _measure(lab: Lab, what: str, spool: bool, consumer: str = "count", **options: Any) -> Figures:
-    figures = lab.measure("socketpusher", "spool", consumer, what=what, spool="yes" if spool else None, **options)
+def _measure(runner: Runner, what: str, spool: bool, consumer: str = "count", **options: Any) -> Figures:
+    figures = runner.measure("socketpusher", "spool", consumer, what=what, spool="yes" if spool else None, **options)
     if what != "emit" and "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
     if what == "burst" and "received" in figures:
@@ -102,11 +102,13 @@ def _measure(lab: Lab, what: str, spool: bool, consumer: str = "count", **option
     return figures
 
 
-def _disk(lab: Lab) -> Figures:
+def _disk(runner: Runner) -> Figures:
     directory = tempfile.mkdtemp(prefix="socketpusher-spool-")
     try:
-        figures = lab.measure("socketpusher", "spool", "none", what="away", spool=directory, events=lab.events(EVENTS))
-        drained = lab.measure("socketpusher", "spool", "count", what="drain", spool=directory)
+        figures = runner.measure(
+            "socketpusher", "spool", "none", what="away", spool=directory, events=runner.events(EVENTS)
+        )
+        drained = runner.measure("socketpusher", "spool", "count", what="drain", spool=directory)
     finally:
         shutil.rmtree(directory)
     if "failed" in figures or "failed" in drained:
@@ -119,19 +121,19 @@ def _disk(lab: Lab) -> Figures:
     }
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     cases = {
-        "busy": {"consumer": "record", "events": lab.events(busy.EVENTS), "turns": lab.work, "threads": 0},
-        "burst": {"events": lab.events(burst.EVENTS), "buffer": DEFAULT_BUFFER},
-        "emit": {"events": lab.events(emit_cost.EVENTS)},
+        "busy": {"consumer": "record", "events": runner.events(busy.EVENTS), "turns": runner.work, "threads": 0},
+        "burst": {"events": runner.events(burst.EVENTS), "buffer": DEFAULT_BUFFER},
+        "emit": {"events": runner.events(emit_cost.EVENTS)},
     }
-    runs = lab.interleaved(
+    runs = runner.interleaved(
         {
-            f"{what}, {'with' if spool else 'without'}": partial(_measure, lab, what, spool, **options)
+            f"{what}, {'with' if spool else 'without'}": partial(_measure, runner, what, spool, **options)
             for what, options in cases.items()
             for spool in (False, True)
         }
-        | {"disk": partial(_disk, lab)}
+        | {"disk": partial(_disk, runner)}
     )
     disk = runs.pop("disk")
     keys = {"busy": ("latency_p50", "p50 ms"), "burst": ("rate", "events/s"), "emit": ("p50", "p50 us")}
@@ -156,10 +158,10 @@ def run(lab: Lab) -> Findings:
     ]
     memory, size = spread(disk, "writer"), spread(disk, "disk", digits=2)
     note = f"The writer has {memory} MiB; a byte of events takes {size} bytes on the disk."
-    return Findings(
+    return Report(
         [
             Table(f"{TITLE}: with a consumer that reads, without a spool and with one", ["", "lost", "", ""], rows),
-            Table(f"{TITLE}: {lab.events(EVENTS):,} lines to the disk and back", columns, disks, note),
+            Table(f"{TITLE}: {runner.events(EVENTS):,} lines to the disk and back", columns, disks, note),
         ],
         [
             Target("spool: lost", most([*disk, *runs["busy, with"], *runs["burst, with"]], "lost"), 0, note=LOST_NOTE),

@@ -13,9 +13,9 @@ import time
 from array import array
 from typing import Any
 
-from ..findings import Findings, Table, Target
 from ..host import finish, leave
-from ..lab import DEFAULT_BUFFER, Figures, Lab, median, ratio, spread
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, median, ratio, spread
 from ..workload import clock_cost, emit_each_timed, percentiles
 
 TITLE = "Stalled consumer"
@@ -81,23 +81,23 @@ def _cells(found: list[Figures]) -> list[str]:
     ]
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     def measure(peer: str, consumer: str) -> Figures:
         events = EVENTS if peer == "socketpusher" else PEER_EVENTS
-        return lab.measure(peer, "stalled", CONSUMERS[consumer], events=lab.events(events))
+        return runner.measure(peer, "stalled", CONSUMERS[consumer], events=runner.events(events))
 
-    runs = lab.interleaved(
+    runs = runner.interleaved(
         {
             f"{peer} {consumer}": lambda peer=peer, consumer=consumer: measure(peer, consumer)
-            for peer in lab.peers
-            if lab.peers[peer].DELIVERS
+            for peer in runner.peers
+            if runner.peers[peer].DELIVERS
             for consumer in CONSUMERS
         }
     )
     rows = []
     for case, found in runs.items():
         peer, consumer = case.split(" ", 1)
-        rows.append([lab.peers[peer].NAME, consumer, str(len(found)), *_cells(found)])
+        rows.append([runner.peers[peer].NAME, consumer, str(len(found)), *_cells(found)])
     columns = ["", "consumer", "rounds", "p50 us", "p99.9 us", "max us", "host +MiB", "child +MiB"]
     targets = []
     healthy = runs["socketpusher reads"]
@@ -108,5 +108,5 @@ def run(lab: Lab) -> Findings:
             Target(f"consumer {consumer}: p99.9 / healthy", ratio(found, healthy, "p99.9"), 2.0),
             Target(f"consumer {consumer}: growth of the host, MiB", median(found, "host_growth"), 16),
         ]
-    title = f"{TITLE}: {lab.events(EVENTS):,} events of socketpusher, {lab.events(PEER_EVENTS):,} of the peers"
-    return Findings([Table(title, columns, rows)], targets, runs)
+    title = f"{TITLE}: {runner.events(EVENTS):,} events of socketpusher, {runner.events(PEER_EVENTS):,} of the peers"
+    return Report([Table(title, columns, rows)], targets, runs)

@@ -12,9 +12,9 @@ import time
 from typing import Any
 
 from .. import peers
-from ..findings import Findings, Table, Target
-from ..lab import DEFAULT_BUFFER, Figures, Lab, ratio, spread
-from ..stage import MeasurementError
+from ..processes import MeasurementError
+from ..report import Report, Table, Target
+from ..runner import DEFAULT_BUFFER, Figures, Runner, ratio, spread
 from ..workload import TYPE, UNIT, payload
 
 TITLE = "Start and stop"
@@ -57,13 +57,16 @@ def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     return {"close": (time.perf_counter() - start) * 1e3, "emitted": events}
 
 
-def _script(lab: Lab, text: str, source: str = "") -> Figures:
+def _script(runner: Runner, text: str, source: str = "") -> Figures:
     """Run a script with a main module of its own."""
-    path = lab.stage.path("script.py")
+    path = runner.processes.path("script.py")
     with open(path, "w") as file:
         file.write(text)
     try:
-        with lab.stage.consumer("count") as (socket, _), lab.stage.run(path, socket, source=source) as child:
+        with (
+            runner.processes.consumer("count") as (socket, _),
+            runner.processes.run(path, socket, source=source) as child,
+        ):
             figures: Figures = json.loads(child.line())
             child.process.wait()
     except MeasurementError as error:
@@ -71,35 +74,35 @@ def _script(lab: Lab, text: str, source: str = "") -> Figures:
     return figures
 
 
-def _bare(lab: Lab) -> Figures:
+def _bare(runner: Runner) -> Figures:
     start = time.perf_counter()
-    with lab.stage.run("-c", "import orjson, tenacity") as child:
+    with runner.processes.run("-c", "import orjson, tenacity") as child:
         child.process.wait()
         return {"start": (time.perf_counter() - start) * 1e3}
 
 
-def _million(lab: Lab) -> Figures:
-    figures = lab.measure("socketpusher", "start_stop", events=lab.events(EVENTS))
+def _million(runner: Runner) -> Figures:
+    figures = runner.measure("socketpusher", "start_stop", events=runner.events(EVENTS))
     if "received" in figures:
         figures["lost"] = figures["emitted"] - figures["received"]
     return figures
 
 
-def run(lab: Lab) -> Findings:
+def run(runner: Runner) -> Report:
     cases = {
-        BARE: lambda: _bare(lab),
-        EMPTY: lambda: _script(lab, SCRIPT),
-        OLD: lambda: _script(lab, SCRIPT, lab.old),
-        NUMPY: lambda: _script(lab, "import numpy\n" + SCRIPT),
+        BARE: lambda: _bare(runner),
+        EMPTY: lambda: _script(runner, SCRIPT),
+        OLD: lambda: _script(runner, SCRIPT, runner.old),
+        NUMPY: lambda: _script(runner, "import numpy\n" + SCRIPT),
     }
     if importlib.util.find_spec("numpy") is None:
         del cases[NUMPY]
-    if peers.OLD not in lab.peers:
+    if peers.OLD not in runner.peers:
         del cases[OLD]
     # Cheap, and short times need more repetition than long ones.
-    turns = [lab.interleaved(cases) for _ in range(1 if lab.quick else 3)]
+    turns = [runner.interleaved(cases) for _ in range(1 if runner.quick else 3)]
     runs = {case: [run for turn in turns for run in turn[case]] for case in cases}
-    runs["after a million events"] = lab.interleaved({"close": lambda: _million(lab)})["close"]
+    runs["after a million events"] = runner.interleaved({"close": lambda: _million(runner)})["close"]
     rows = [
         [
             case,
@@ -120,4 +123,4 @@ def run(lab: Lab) -> Findings:
     ]
     if NUMPY in cases:
         targets.append(Target("start: writer PSS with numpy / with nothing", ratio(runs[NUMPY], empty, "memory"), 1.1))
-    return Findings([Table(TITLE, columns, rows, "start of the bare interpreter: its whole life")], targets, runs)
+    return Report([Table(TITLE, columns, rows, "start of the bare interpreter: its whole life")], targets, runs)

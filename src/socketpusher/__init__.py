@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .host.writer_handle import freeze_support
     from .jetstream import subscribe
     from .listener.listener import Listener, listen
-    from .listener.problems import Gap, Problem, Refused, Sender, Skipped
+    from .listener.problems import Gap, Problem, RefusedSender, Sender, SkippedLine
     from .pusher import PusherStats, SocketPusher
 
 __version__ = "0.1.0"
@@ -27,9 +27,9 @@ __all__ = [
     "Problem",
     "PusherConfig",
     "PusherStats",
-    "Refused",
+    "RefusedSender",
     "Sender",
-    "Skipped",
+    "SkippedLine",
     "SocketPusher",
     "default_socket_path",
     "freeze_support",
@@ -43,7 +43,7 @@ _MODULES = {
     "host.writer_handle": ("freeze_support",),
     "jetstream": ("subscribe",),
     "listener.listener": ("Listener", "listen"),
-    "listener.problems": ("Gap", "Problem", "Refused", "Sender", "Skipped"),
+    "listener.problems": ("Gap", "Problem", "RefusedSender", "Sender", "SkippedLine"),
     "events": ("Bus", "Event", "EventType"),
     "graph": ("CycleError", "Graph", "MissingDependencyError"),
     "pusher": ("PusherStats", "SocketPusher"),

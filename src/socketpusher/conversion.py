@@ -21,7 +21,7 @@ MAX_DEPTH = 100  # orjson refuses more than 254; a note at 100 reads better, and
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # what orjson takes for an int
 
 
-def plain(value: Any, on_note: Callable[[str], object]) -> Any:
+def to_jsonable(value: Any, on_note: Callable[[str], object]) -> Any:
     """`value` in dicts with str keys, lists, strings, 64-bit ints, floats, booleans and None.
 
     Paths, UUIDs, decimals and larger ints become strings; dates and times ISO 8601; a timedelta its seconds; bytes the

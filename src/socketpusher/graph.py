@@ -34,7 +34,7 @@ class GraphPayload(TypedDict):
 _USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
 
 
-def ever_thinner(graph: GraphPayload) -> Iterator[GraphPayload]:
+def smaller_graphs(graph: GraphPayload) -> Iterator[GraphPayload]:
     """The graph as it is, then without edges, then without labels and what is usual, then without tasks and levels.
 
     In each of them `edges` and `levels` are lists, for there are displays that need them.
@@ -164,7 +164,7 @@ class Graph:
         self._levels = list(_levels(self._dependencies))
 
     @classmethod
-    def of(cls, graph: Any) -> "Graph":
+    def from_any(cls, graph: Any) -> "Graph":
         """A `Graph` from what users have.
 
         Args:

@@ -17,7 +17,7 @@ from .config import PusherConfig
 from .events import Event
 from .graph import Graph
 from .host.supervisor import Supervisor
-from .unix_socket import check_path, explained
+from .unix_socket import check_path, with_advice
 
 EXIT_TIMEOUT = 5.0
 """How long a pusher that was never closed may take to send what waits, at the end of the interpreter or when it is
@@ -135,7 +135,7 @@ class SocketPusher:
             raise TypeError(f"parallelism is the number of units that may run at a time, not {parallelism!r}")
         if parallelism < 0:
             raise ValueError(f"parallelism can't be negative: {parallelism}")
-        self._graph = Graph.of(graph)
+        self._graph = Graph.from_any(graph)
         self._parallelism = int(parallelism)
 
     def start(self, timeout: float = 5.0, *, wait: bool = True) -> None:
@@ -351,9 +351,9 @@ def _wait_for_consumer(supervisor: Supervisor, path: str, deadline: Deadline, ti
     if supervisor.trouble is not None:
         raise supervisor.trouble
     if (failure := _final(supervisor.failure)) is not None:
-        raise explained(failure, path)
+        raise with_advice(failure, path)
     why = f"after {timeout:g} s" if supervisor.failure is None else f"in {timeout:g} s: {supervisor.failure.strerror}"
-    raise explained(TimeoutError(errno.ETIMEDOUT, f"not connected {why}"), path)
+    raise with_advice(TimeoutError(errno.ETIMEDOUT, f"not connected {why}"), path)
 
 
 def _final(failure: OSError | None) -> OSError | None:

@@ -33,7 +33,7 @@ def check_path(path: str) -> None:
         )
 
 
-def explained(error: OSError, path: str) -> OSError:
+def with_advice(error: OSError, path: str) -> OSError:
     """The same error, saying what was tried, on what, why it failed and what to do."""
     code = error.errno or errno.EIO
     reason = error.strerror or str(error)
@@ -56,7 +56,7 @@ def credentials(connected: socket.socket) -> tuple[int | None, int | None]:
     return None, None
 
 
-def started(pid: int) -> int | None:
+def process_start_ticks(pid: int) -> int | None:
     """When a process started, in ticks since the boot; None if it is gone or the platform does not tell."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -17,10 +17,10 @@ from typing import Any, NotRequired, TypedDict
 import orjson
 
 from .config import MAX_LINE_BYTES
-from .conversion import Real, exact_datetime, plain, text
+from .conversion import Real, exact_datetime, text, to_jsonable
 from .errors import raised_by_signal_handler
 from .events import Event, EventType
-from .graph import EdgePayload, GraphPayload, NodePayload, ever_thinner, graph_in
+from .graph import EdgePayload, GraphPayload, NodePayload, graph_in, smaller_graphs
 
 __all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEvent", "decode", "encode"]
 
@@ -55,9 +55,9 @@ def _ignore(note: str) -> None:
 def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable[[str], object] = _ignore) -> bytes:
     """The event as a line.
 
-    What orjson can't take is converted (see `socketpusher.conversion.plain`; NaN and infinities become null), what
-    can't be converted is replaced by a note, and so is the payload of a line that would be too long. An event without
-    a time gets the present one; a naive time is taken for UTC.
+    What orjson can't take is converted (see `socketpusher.conversion`; NaN and infinities become null). What can't be
+    converted is replaced by a note, and so is the payload of a line that would be too long. An event without a time
+    gets the present one; a naive time is taken for UTC.
 
     Args:
         event: The event; it is not changed.
@@ -113,12 +113,12 @@ def _line(wire: dict[str, Any]) -> bytes:
 def _regular(event: Event, on_note: Callable[[str], object]) -> Event:
     """The event with everything but its payload as `decode` asks for it."""
     return Event(
-        type=text(plain(event.type, on_note)),
-        unit="" if event.unit is None else text(plain(event.unit, on_note)),
+        type=text(to_jsonable(event.type, on_note)),
+        unit="" if event.unit is None else text(to_jsonable(event.unit, on_note)),
         task=_int64("task", event.task, on_note),
         pr=_int64("pr", event.pr, on_note),
         payload=event.payload,
-        error="" if event.error is None else text(plain(event.error, on_note)),
+        error="" if event.error is None else text(to_jsonable(event.error, on_note)),
         time=_utc(event.time, on_note),
     )
 
@@ -126,7 +126,7 @@ def _regular(event: Event, on_note: Callable[[str], object]) -> Event:
 def _plain(event: Event, on_note: Callable[[str], object]) -> dict[str, Any]:
     """The JSON object of a regular event whose payload orjson refuses."""
     fields = {"type": event.type, "time": event.time, "unit": event.unit or None, "task": event.task, "pr": event.pr}
-    wire = {**fields, "payload": plain(event.payload, on_note), "error": event.error or None}
+    wire = {**fields, "payload": to_jsonable(event.payload, on_note), "error": event.error or None}
     return {key: value for key, value in wire.items() if value is not None}
 
 
@@ -154,7 +154,7 @@ def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
 
 def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes:
     """The line with a thinner graph or without its payload, and with its strings cut if they are what is too long."""
-    if wire["type"] == EventType.ORCH_STARTED and (thinner := _with_thinner_graph(line, limit, on_note)):
+    if wire["type"] == EventType.ORCH_STARTED and (thinner := _with_smaller_graph(line, limit, on_note)):
         return thinner
     note = f"<payload left out: the line of {len(line)} bytes is over the limit of {limit}>"
     on_note(note)
@@ -170,13 +170,13 @@ def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[
     return _line(wire)
 
 
-def _with_thinner_graph(line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes | None:
+def _with_smaller_graph(line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes | None:
     """The line of an `orch.started` with as much of its graph as fits; None if it has none, or is too long anyway."""
     wire = orjson.loads(line)
     graph = graph_in(payload := wire.get("payload"))
     if graph is None:
         return None
-    for thin in ever_thinner(graph):
+    for thin in smaller_graphs(graph):
         thinner = _line({**wire, "payload": {**payload, "graph": thin}})
         if len(thinner) <= limit:
             return thinner

@@ -13,7 +13,7 @@ from socketpusher.channel.spool_directory import (
     Claim,
     bytes_of_others,
     check_directory,
-    claim_left,
+    claim_inherited,
     claim_new,
     databases,
     is_in_use,
@@ -70,14 +70,14 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
 def test_each_new_one_is_behind_all_others(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(12)]
     assert names(str(tmp_path)) == made == sorted(made, key=lambda name: int(name.partition("-")[0]))
-    assert [claim.name for claim in claim_left(str(tmp_path), 100)] == made
+    assert [claim.name for claim in claim_inherited(str(tmp_path), 100)] == made
 
 
 def test_at_most_so_many_are_taken_and_the_oldest_first(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(3)]
-    claims = claim_left(str(tmp_path), 2)
+    claims = claim_inherited(str(tmp_path), 2)
     assert [claim.name for claim in claims] == made[:2]
-    assert [claim.name for claim in claim_left(str(tmp_path), 2)] == made[2:]
+    assert [claim.name for claim in claim_inherited(str(tmp_path), 2)] == made[2:]
 
 
 def test_one_that_another_process_has_is_left_alone_until_that_is_killed(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_one_that_another_process_has_is_left_alone_until_that_is_killed(tmp_pat
     database = holder.stdout.readline().strip()
     assert databases(str(tmp_path)) == [database]
     assert is_in_use(database)
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
     holder.kill()
     holder.communicate()
     assert not is_in_use(database)
-    (claim,) = claim_left(str(tmp_path), 9)
+    (claim,) = claim_inherited(str(tmp_path), 9)
     assert claim.database == database
 
 
@@ -101,21 +101,21 @@ def test_a_lock_that_is_shared_holds_until_the_last_process_is_gone(tmp_path: Pa
     Path(claim.database).touch()
     other = os.dup(claim.lock.fileno())  # as the writer has it
     claim.lock.close()
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
     os.close(other)
-    assert len(claim_left(str(tmp_path), 9)) == 1
+    assert len(claim_inherited(str(tmp_path), 9)) == 1
 
 
 def test_a_lock_without_a_database_is_removed(tmp_path: Path) -> None:
     claim_new(str(tmp_path)).lock.close()
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
     assert os.listdir(tmp_path) == []
 
 
 def test_a_database_without_a_lock_is_taken(tmp_path: Path) -> None:
     name = leave(tmp_path)
     (tmp_path / f"{name}.lock").unlink()
-    (claim,) = claim_left(str(tmp_path), 9)
+    (claim,) = claim_inherited(str(tmp_path), 9)
     assert claim.name == name
 
 
@@ -129,21 +129,21 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: 
         lock.touch()
 
     monkeypatch.setattr(spool_directory.fcntl, "flock", replaced)
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
 
 
 def test_files_of_others_are_nobodys_spool(tmp_path: Path) -> None:
     for name in ("x.db", "1-abc.db", "00000001-0123456789ab.txt", "00000001-0123456789ab.db.damaged", "lock"):
         (tmp_path / name).touch()
     assert names(str(tmp_path)) == databases(str(tmp_path)) == []
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
     assert len(os.listdir(tmp_path)) == 5
 
 
 def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     (target := tmp_path / "target").touch()
     (tmp_path / "00000001-0123456789ab.lock").symlink_to(target)
-    assert claim_left(str(tmp_path), 9) == []
+    assert claim_inherited(str(tmp_path), 9) == []
     assert target.exists()
 
 

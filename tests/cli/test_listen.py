@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, wire
-from socketpusher.cli.pretty import Pretty, printable
-from socketpusher.cli.rotating_file import Record
+from socketpusher.cli.event_format import EventFormatter, printable
+from socketpusher.cli.rotating_file import RotatingFile
 from support.cli import listening, run, send
 from support.waiting import wait_for
 
@@ -49,7 +49,7 @@ def test_only_what_matches_is_printed(socket_path: str, options: list[str], chos
         assert process.stdout.read() == b""
 
 
-# Pretty
+# EventFormatter
 
 
 def test_pretty_lines_are_aligned_and_say_everything(socket_path: str) -> None:
@@ -74,7 +74,7 @@ def test_no_character_that_a_terminal_obeys_is_in_a_pretty_line(
     kind: str, unit: str, payload: object, error: str
 ) -> None:
     event = Event(kind, unit=unit, payload=payload, error=error)
-    line = Pretty().line(wire.decode(wire.encode(event)))
+    line = EventFormatter().line(wire.decode(wire.encode(event)))
     assert line.isprintable()
     assert printable(line) == line
 
@@ -147,11 +147,11 @@ def test_a_record_holds_the_newest_lines_whole(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], max_bytes: int, keep: int, reopened: bool
 ) -> None:
     path = tmp_path_factory.mktemp("record") / "r"
-    record = Record(str(path), max_bytes, keep)
+    record = RotatingFile(str(path), max_bytes, keep)
     for batch in batches:
         if reopened:
             record.close()
-            record = Record(str(path), max_bytes, keep)
+            record = RotatingFile(str(path), max_bytes, keep)
         record.write([b"x" * size + b"\n" for size in batch])
     record.close()
     files = contents(path)

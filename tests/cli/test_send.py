@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from socketpusher import Event, wire
-from socketpusher.cli.feeder import Feeder
+from socketpusher.cli.flow_control import FlowControlledPusher
 from support.cli import run, running
 from support.consumer import Consumer
 from support.waiting import wait_for
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_it_and_what_was_read_is_sent(consumer: Consumer) -> None:
 
 
 def test_what_waits_at_a_ctrl_c_is_sent(consumer: Consumer) -> None:
-    feeder = Feeder(consumer.path)
+    feeder = FlowControlledPusher(consumer.path)
     with pytest.raises(KeyboardInterrupt), feeder:
         for task in range(400):
             feeder.emit(Event("x", task=task))

@@ -225,13 +225,13 @@ def test_what_a_forked_child_has_emitted_last_is_sent_though_the_pusher_closes(b
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.start()
     supervisor = pusher._supervisor
-    tell = supervisor._tell_to_end
+    tell = supervisor._request_shutdown
 
     def emitted_meanwhile(*args) -> None:
         list(supervisor._fork_channel.sending(wire.encode(Event("x", task=7)), 1))
         tell(*args)
 
-    supervisor._tell_to_end = emitted_meanwhile
+    supervisor._request_shutdown = emitted_meanwhile
     pusher.close()
     assert consumer.wait_for_tasks(1) == [7]
     assert pusher.stats().sent == 1

@@ -307,7 +307,7 @@ os.kill(writer.pid, signal.SIGKILL)
 until(lambda: not running(writer.pid), "the end of the writer")
 outbox._write_at = 0.0  # it is put at once
 emit(1)
-writer.nudge()
+writer.wake()
 outbox.detach = detach
 assert pusher.flush(30)
 print(pusher.stats().writer_restarts)

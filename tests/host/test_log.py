@@ -33,7 +33,7 @@ def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     log = Log()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        log.say(logging.WARNING, "something")
+        log.write(logging.WARNING, "something")
     yield log
     logger.removeHandler(handler)
 

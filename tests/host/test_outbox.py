@@ -296,7 +296,7 @@ def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
         result = real(*arguments)
         if not counts:
             outbox.push(Event("x", task=4))  # of another thread
-            outbox.seal()
+            outbox.stop_accepting()
             counts.append(outbox.accepted())
             outbox.clear()
         return result
@@ -376,7 +376,7 @@ def test_what_is_held_goes_with_the_rest_when_the_pusher_closes(outbox: Outbox, 
     refusing(outbox, queue)
     outbox.push(Event("orch.completed"))
     accepted = outbox.accepted()
-    outbox.seal()
+    outbox.stop_accepting()
     outbox.take_held(at_once=True)
     assert (outbox.accepted(), len(outbox.held), outbox.mode) == (accepted + 1, 0, Mode.SEALED)
 
@@ -434,7 +434,7 @@ def test_what_is_still_held_when_the_pusher_ends_stays_counted(outbox: Outbox, q
     refusing(outbox, queue)
     outbox.push(Event("unit.completed", "a"))
     emitted = outbox.emitted()
-    outbox.seal(Mode.ENDED)
+    outbox.stop_accepting(Mode.ENDED)
     outbox.clear()
     assert outbox.emitted() == emitted
 

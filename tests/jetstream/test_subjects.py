@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher.jetstream.subjects import (
-    Number,
+    EventId,
     Source,
     checked_prefix,
-    id_of_graph,
-    id_of_line,
-    id_of_number,
-    last_number,
+    digest_message_id,
+    graph_message_id,
+    last_stored_seq,
+    message_id,
     number,
     source,
     subject,
@@ -52,12 +52,12 @@ def test_a_prefix_that_can_not_be_one_is_told(prefix: str) -> None:
 
 @given(st.integers(1, 10**18 - 1), st.text(min_size=1, max_size=100))
 def test_the_last_message_tells_up_to_where_a_session_is_stored(n: int, session: str) -> None:
-    of = Number(session, n)
+    of = EventId(session, n)
     assert number(f"{session}-{n}") == of
-    assert last_number(id_of_number(of)) == n
-    assert last_number(id_of_graph(of)) == n - 1
-    assert id_of_number(of).isascii()
-    assert id_of_number(of).isprintable()
+    assert last_stored_seq(message_id(of)) == n
+    assert last_stored_seq(graph_message_id(of)) == n - 1
+    assert message_id(of).isascii()
+    assert message_id(of).isprintable()
 
 
 @pytest.mark.parametrize("id", [None, 5, "", "a", "-1", "a-", "a-0", "a-01", "a-1x", "a-٣", "a-" + "9" * 19])
@@ -66,6 +66,6 @@ def test_what_has_not_the_form_of_an_id_is_none(id: object) -> None:
 
 
 def test_the_id_of_a_line_depends_on_the_host_and_on_every_byte() -> None:
-    ids = {id_of_line(host, line) for host in ("a", "b") for line in (b"x", b"y", b"x ")}
+    ids = {digest_message_id(host, line) for host in ("a", "b") for line in (b"x", b"y", b"x ")}
     assert len(ids) == 6
-    assert {last_number(id) for id in ids} == {0}
+    assert {last_stored_seq(id) for id in ids} == {0}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketpusher import Bus, Event, Gap, PusherConfig, Skipped, SocketPusher, listen, wire
+from socketpusher import Bus, Event, Gap, PusherConfig, SkippedLine, SocketPusher, listen, wire
 from socketpusher.config import MAX_LINE_BYTES
 from socketpusher.listener.listener import Listener
 from support.waiting import wait_for
@@ -101,7 +101,7 @@ def received(form: Callable[..., list[Any]], cuts: list[bytes], raw: bool) -> tu
                         sender.sendall(piece)
 
             items = form(listener, send)
-    assert all(isinstance(problem, Skipped) for problem in problems)
+    assert all(isinstance(problem, SkippedLine) for problem in problems)
     return items, [problem.line for problem in problems]
 
 

@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from socketpusher import Bus, Event, Problem, PusherConfig, Refused, SocketPusher, wire
+from socketpusher import Bus, Event, Problem, PusherConfig, RefusedSender, SocketPusher, wire
 from socketpusher.config import MAX_LINE_BYTES
 from socketpusher.listener.listener import Listener, listen
-from socketpusher.listener.splitter import Lines
+from socketpusher.listener.splitter import LineSplitter
 from socketpusher.listener.threads import READ_BYTES
 from socketpusher.unix_socket import SUN_PATH_MAX
 from support.waiting import wait_for
@@ -140,7 +140,7 @@ def test_a_line_over_the_limit_is_skipped_and_its_neighbours_are_not(
 
 def test_a_line_without_end_takes_no_more_memory_than_the_longest_line() -> None:
     too_long: list[bytes] = []
-    lines = Lines(too_long.append)
+    lines = LineSplitter(too_long.append)
     for _ in range(100):
         assert lines.feed(b"x" * READ_BYTES) == []
         assert len(lines._begun) < MAX_LINE_BYTES
@@ -153,7 +153,7 @@ def test_it_does_not_matter_where_the_stream_is_cut() -> None:
     generator = random.Random(1)
     for _ in range(200):
         stream = bytes(generator.choice(b"ab\n\r") for _ in range(generator.randrange(60)))
-        lines, found, position = Lines(print), [], 0
+        lines, found, position = LineSplitter(print), [], 0
         while position < len(stream):
             size = generator.randrange(1, 9)
             found += lines.feed(stream[position : position + size])
@@ -319,7 +319,7 @@ def test_other_users_are_hung_up_on_unless_they_are_allowed(form: str) -> None:
                     assert sorted(event.type for event in take(listener, 2)) == ["0", "12345"]
                     assert [future.result().returncode for future in sent] == [0, 0]
                 assert refused.result().returncode == HUNG_UP_ON
-        assert [(type(problem), problem.sender.uid) for problem in problems] == [(Refused, 54321)]
+        assert [(type(problem), problem.sender.uid) for problem in problems] == [(RefusedSender, 54321)]
         assert "put 54321 into allow_uids" in str(problems[0])
 
 

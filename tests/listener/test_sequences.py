@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketpusher.listener.sequences import GAPS, SESSIONS, Sessions
+from socketpusher.listener.sequences import GAPS, SESSIONS, SequenceTracker
 
 
-def taken(*ids: str, sessions: Sessions | None = None) -> list[tuple[str, list[int]] | None]:
+def taken(*ids: str, sessions: SequenceTracker | None = None) -> list[tuple[str, list[int]] | None]:
     """What becomes of each: None for a repetition, else the id and the numbers that were missed before it."""
-    sessions = sessions or Sessions()
+    sessions = sessions or SequenceTracker()
     outcomes = []
     for id in ids:
         missed = sessions.take(id.lstrip("*"), retained=id.startswith("*"))
@@ -59,7 +59,7 @@ def test_what_is_no_pushers_id_says_nothing(id: str) -> None:
 
 
 def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
-    sessions = Sessions()
+    sessions = SequenceTracker()
     for number in range(1, 3 * SESSIONS):
         assert taken(f"busy-{number}", f"idle{number}-1", sessions=sessions)[0] is not None
     assert len(sessions._sessions) == SESSIONS

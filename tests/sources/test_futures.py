@@ -19,15 +19,15 @@ from pathlib import Path
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
-from socketpusher.sources.futures import EmittingProcessPool, EmittingThreadPool
+from socketpusher.sources.futures import EventProcessPoolExecutor, EventThreadPoolExecutor
 from support.waiting import wait_for
 
-Pool = Callable[..., EmittingThreadPool | EmittingProcessPool]
+Pool = Callable[..., EventThreadPoolExecutor | EventProcessPoolExecutor]
 
 POOLS = {
-    "threads": EmittingThreadPool,
+    "threads": EventThreadPoolExecutor,
     **{
-        method: functools.partial(EmittingProcessPool, mp_context=multiprocessing.get_context(method))
+        method: functools.partial(EventProcessPoolExecutor, mp_context=multiprocessing.get_context(method))
         for method in ("fork", "forkserver", "spawn")
     },
 }
@@ -88,14 +88,14 @@ def fail_with_hostile() -> None:
 
 def test_a_call_is_queued_started_and_completed(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
     with pool_class(bus, 1) as pool:
-        assert pool.submit_as("app", pow, 3, exp=2).result(60) == 9
+        assert pool.submit_unit("app", pow, 3, exp=2).result(60) == 9
     assert told(events, "app") == ["unit.queued", "unit.started", "unit.completed"]
     assert all(event.time is not None for event in events)
 
 
 def test_a_call_that_raises_is_a_failed_unit_and_raises(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
     with pool_class(bus, 1) as pool:
-        future = pool.submit_as("app", int, "x")
+        future = pool.submit_unit("app", int, "x")
         with pytest.raises(ValueError, match="invalid literal"):
             future.result(60)
     assert told(events, "app") == ["unit.queued", "unit.started", "unit.failed"]
@@ -103,10 +103,10 @@ def test_a_call_that_raises_is_a_failed_unit_and_raises(pool_class: Pool, bus: B
 
 
 def test_an_exception_that_can_not_be_shown_fails_its_unit_too(bus: Bus, events: list[Event]) -> None:
-    with EmittingThreadPool(bus, 1) as pool:
+    with EventThreadPoolExecutor(bus, 1) as pool:
         with pytest.raises(HostileError):
-            pool.submit_as("app", fail_with_hostile).result(60)
-        assert pool.submit_as("next", square, 2).result(60) == 4
+            pool.submit_unit("app", fail_with_hostile).result(60)
+        assert pool.submit_unit("next", square, 2).result(60) == 4
     assert error_of(events, "app") == "<HostileError: raised RuntimeError>"
     assert told(events, "next")[-1] == "unit.completed"
 
@@ -124,7 +124,7 @@ def test_map_gives_its_results_in_order_and_every_call_is_a_unit(
 
 def test_units_of_two_pools_have_different_names(bus: Bus, events: list[Event]) -> None:
     for _ in range(2):
-        with EmittingThreadPool(bus, 1) as pool:
+        with EventThreadPoolExecutor(bus, 1) as pool:
             pool.submit(square, 2)
             pool.submit(functools.partial(square, 3))
             pool.submit(functools.partial(double, by=3), 4)
@@ -142,7 +142,7 @@ def test_a_chunk_of_a_map_is_a_unit_named_after_the_function(bus: Bus, events: l
 def test_many_calls_are_told_in_order(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
     with pool_class(bus, 2) as pool:
         for number in range(300):
-            pool.submit_as(str(number), square, number)
+            pool.submit_unit(str(number), square, number)
     for number in range(300):
         assert told(events, str(number)) == ["unit.queued", "unit.started", "unit.completed"]
 
@@ -161,7 +161,7 @@ def test_a_call_in_a_process_has_started_when_the_process_begins_it(
 ) -> None:
     go_on = tmp_path / "go on"
     with POOLS[method](bus, 1) as pool:
-        first, second = (pool.submit_as(unit, wait_for_file, str(go_on)) for unit in ("first", "second"))
+        first, second = (pool.submit_unit(unit, wait_for_file, str(go_on)) for unit in ("first", "second"))
         wait_for(lambda: "unit.started" in told(events, "first"), 60)
         # The pool's queue has the second call too, which is all that the future says.
         wait_for(second.running, 60)
@@ -180,7 +180,7 @@ def test_a_call_in_a_process_that_is_over_at_once_has_started_before_it_is_over(
 ) -> None:
     with POOLS["fork"](bus, 1) as pool:
         monkeypatch.setattr(pool._starts, "watch", lambda: None)  # nobody reads the pipe but who has a result
-        called = pool.submit_as("app", time.time).result(60)
+        called = pool.submit_unit("app", time.time).result(60)
     assert told(events, "app") == ["unit.queued", "unit.started", "unit.completed"]
     assert events[1].time.timestamp() <= called
 
@@ -208,8 +208,8 @@ def test_a_pool_forks_its_workers_before_it_starts_its_thread(bus: Bus, monkeypa
 
 
 def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:
-    with EmittingThreadPool(bus, 1, thread_name_prefix="builder") as pool:
-        name = pool.submit_as("app", lambda: threading.current_thread().name).result(60)
+    with EventThreadPoolExecutor(bus, 1, thread_name_prefix="builder") as pool:
+        name = pool.submit_unit("app", lambda: threading.current_thread().name).result(60)
     assert name.startswith("builder")
     assert [event.payload for event in events if event.type == "unit.started"] == [{"worker": name}]
 
@@ -219,9 +219,9 @@ def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:
 
 def test_a_cancelled_call_is_a_failed_unit_that_never_started(bus: Bus, events: list[Event]) -> None:
     free = threading.Event()
-    with EmittingThreadPool(bus, 1) as pool:
+    with EventThreadPoolExecutor(bus, 1) as pool:
         pool.submit(free.wait)
-        future = pool.submit_as("app", square, 2)
+        future = pool.submit_unit("app", square, 2)
         assert future.cancel()
         free.set()
         with pytest.raises(CancelledError):
@@ -233,8 +233,8 @@ def test_a_cancelled_call_is_a_failed_unit_that_never_started(bus: Bus, events: 
 def test_shutdown_cancels_what_waits(pool_class: Pool, bus: Bus, events: list[Event], tmp_path: Path) -> None:
     go_on = tmp_path / "go on"
     pool = pool_class(bus, 1)
-    running = pool.submit_as("running", wait_for_file, str(go_on))
-    waiting = [pool.submit_as(f"waiting {number}", square, number) for number in range(10)]
+    running = pool.submit_unit("running", wait_for_file, str(go_on))
+    waiting = [pool.submit_unit(f"waiting {number}", square, number) for number in range(10)]
     wait_for(lambda: "unit.started" in told(events, "running"), 60)
     pool.shutdown(wait=False, cancel_futures=True)
     go_on.touch()
@@ -252,7 +252,7 @@ def test_what_a_pool_refuses_is_a_failed_unit(pool_class: Pool, bus: Bus, events
     pool = pool_class(bus, 1)
     pool.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):
-        pool.submit_as("app", square, 2)
+        pool.submit_unit("app", square, 2)
     assert told(events, "app") == ["unit.queued", "unit.failed"]
     assert error_of(events, "app").startswith("RuntimeError: ")
 
@@ -266,14 +266,14 @@ def test_a_worker_that_dies_fails_every_unit_and_nothing_hangs(
 ) -> None:
     go_on = tmp_path / "go on"
     with POOLS[method](bus, 1) as pool:
-        futures = {"dies": pool.submit_as("dies", wait_and_die, str(go_on))}
-        futures |= {f"after {number}": pool.submit_as(f"after {number}", square, number) for number in range(3)}
+        futures = {"dies": pool.submit_unit("dies", wait_and_die, str(go_on))}
+        futures |= {f"after {number}": pool.submit_unit(f"after {number}", square, number) for number in range(3)}
         go_on.touch()
         for future in futures.values():
             with pytest.raises(BrokenProcessPool):
                 future.result(60)
         with pytest.raises(BrokenProcessPool):
-            pool.submit_as("late", square, 1)
+            pool.submit_unit("late", square, 1)
     assert told(events, "dies") == ["unit.queued", "unit.started", "unit.failed"]
     assert error_of(events, "dies").startswith("BrokenProcessPool: ")
     for unit in ("after 0", "after 1", "after 2", "late"):
@@ -281,17 +281,17 @@ def test_a_worker_that_dies_fails_every_unit_and_nothing_hangs(
 
 
 def test_an_initializer_that_fails_fails_the_units(bus: Bus, events: list[Event]) -> None:
-    with EmittingThreadPool(bus, 1, initializer=int, initargs=("x",)) as pool, pytest.raises(BrokenThreadPool):
-        pool.submit_as("app", square, 2).result(60)
+    with EventThreadPoolExecutor(bus, 1, initializer=int, initargs=("x",)) as pool, pytest.raises(BrokenThreadPool):
+        pool.submit_unit("app", square, 2).result(60)
     assert told(events, "app") == ["unit.queued", "unit.failed"]
 
 
 def test_an_argument_that_can_not_be_pickled_fails_its_unit_only(bus: Bus, events: list[Event]) -> None:
     with POOLS["fork"](bus, 1) as pool:
-        future = pool.submit_as("app", square, threading.Lock())
+        future = pool.submit_unit("app", square, threading.Lock())
         with pytest.raises(TypeError, match="pickle"):
             future.result(60)
-        assert pool.submit_as("next", square, 2).result(60) == 4
+        assert pool.submit_unit("next", square, 2).result(60) == 4
     assert told(events, "app") == ["unit.queued", "unit.failed"]
 
 
@@ -311,7 +311,7 @@ def initialized() -> int:
 
 
 def test_the_initializer_of_the_user_runs_in_every_process(bus: Bus) -> None:
-    with EmittingProcessPool(
+    with EventProcessPoolExecutor(
         bus, 1, multiprocessing.get_context("spawn"), initialize, (7,), max_tasks_per_child=1
     ) as pool:
         assert [pool.submit(initialized).result(60) for _ in range(2)] == [7, 7]
@@ -320,7 +320,7 @@ def test_the_initializer_of_the_user_runs_in_every_process(bus: Bus) -> None:
 def test_processes_that_replace_others_say_what_they_begin(bus: Bus, events: list[Event]) -> None:
     with POOLS["spawn"](bus, 1, max_tasks_per_child=1) as pool:
         for number in range(3):
-            pool.submit_as(str(number), square, number)
+            pool.submit_unit(str(number), square, number)
     pids = {event.payload["worker"] for event in events if event.type == "unit.started"}
     assert len(pids) == 3
 
@@ -329,7 +329,7 @@ def test_a_loop_of_asyncio_may_run_calls_in_it(bus: Bus, events: list[Event]) ->
     async def main(pool: Executor) -> int:
         return await asyncio.get_running_loop().run_in_executor(pool, square, 3)
 
-    with EmittingThreadPool(bus, 1) as pool:
+    with EventThreadPoolExecutor(bus, 1) as pool:
         assert asyncio.run(main(pool)) == 9
     assert [event.type for event in events] == ["unit.queued", "unit.started", "unit.completed"]
 
@@ -338,7 +338,7 @@ def test_a_pool_that_nobody_shuts_down_finishes_its_work_and_goes(
     pool_class: Pool, bus: Bus, events: list[Event]
 ) -> None:
     pool = pool_class(bus, 1)
-    futures: list[Future[int]] = [pool.submit_as(str(number), square, number) for number in range(3)]
+    futures: list[Future[int]] = [pool.submit_unit(str(number), square, number) for number in range(3)]
     gone = weakref.ref(pool)
     del pool
     assert gone() is None
@@ -362,9 +362,9 @@ def test_a_consumer_sees_the_calls(socket_path: str, bus: Bus) -> None:
     with listen(socket_path) as received:
         pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path))
         pusher.set_graph({"app": ["setup"], "setup": []}, parallelism=2)
-        with pusher, EmittingThreadPool(bus, 2) as pool:
-            wait([pool.submit_as("setup", time.monotonic)])
-            wait([pool.submit_as("app", int, "x")])
+        with pusher, EventThreadPoolExecutor(bus, 2) as pool:
+            wait([pool.submit_unit("setup", time.monotonic)])
+            wait([pool.submit_unit("app", int, "x")])
         events = [next(received) for _ in range(7)]
     assert events[0].type == "graph"
     assert told(events, "setup") == ["unit.queued", "unit.started", "unit.completed"]

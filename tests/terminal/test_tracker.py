@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from socketpusher import Event, EventType, Graph
 from socketpusher.run_state import STATUSES, RunState
-from socketpusher.terminal.tracker import GONE, NO_LEVEL, TAIL, Run, Runs
+from socketpusher.terminal.tracker import GONE, NO_LEVEL, TAIL, Run, RunTracker
 
 BEGIN = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
 UNITS = ("a", "b", "c", "unnamed")
@@ -18,8 +18,8 @@ def at(seconds: float, type: str, unit: str = "", task: int | None = None, **opt
     return Event(type, unit, task, time=BEGIN + timedelta(seconds=seconds), **options)
 
 
-def following(*events: Event, source: object = "one", runs: Runs | None = None) -> Runs:
-    runs = runs or Runs()
+def following(*events: Event, source: object = "one", runs: RunTracker | None = None) -> RunTracker:
+    runs = runs or RunTracker()
     for event in events:
         runs.feed(source, event)
     return runs
@@ -87,12 +87,12 @@ def check(run: Run) -> None:
 
 @given(st.lists(comings | st.tuples(events, st.sampled_from("xyz")), max_size=30))
 def test_whatever_comes_is_taken_in_and_the_counts_are_those_of_the_units(happenings: list) -> None:
-    runs = Runs()
+    runs = RunTracker()
     for what, source in happenings:
         if what == "came":
-            runs.came(source, f"title {source}")
+            runs.source_connected(source, f"title {source}")
         elif what == "went":
-            runs.went(source, 1.0)
+            runs.source_disconnected(source, 1.0)
         else:
             runs.feed(source, what)
     for run in runs.runs:
@@ -228,7 +228,7 @@ def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
     before = [
         [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in runs.runs[0].units.values()
     ]
-    runs.went("one", 6.0)
+    runs.source_disconnected("one", 6.0)
     standing = RunState(GRAPH.payload())
     for event in (*begun, failed, *done):
         standing.apply({"type": event.type, "unit": event.unit, "task": event.task, "payload": event.payload})
@@ -257,11 +257,11 @@ def test_a_unit_whose_start_was_not_seen_has_no_start() -> None:
 
 def test_a_source_that_comes_with_the_same_graph_continues_the_run_whose_source_is_gone() -> None:
     runs = following(at(0, "graph", payload=GRAPH.payload()), at(1, "orch.started"), at(2, "unit.started", "a"))
-    runs.went("one", 5.0)
+    runs.source_disconnected("one", 5.0)
     assert runs.runs[0].gone == 5.0
     standing = GRAPH.payload()
     standing["nodes"][0]["status"] = "in_progress"
-    runs.came("two", "pid 2")
+    runs.source_connected("two", "pid 2")
     following(
         at(6, "graph", payload=standing),
         at(1, "orch.started", payload={"graph": standing}),  # as it was sent before
@@ -274,11 +274,11 @@ def test_a_source_that_comes_with_the_same_graph_continues_the_run_whose_source_
 
 
 def test_a_source_that_comes_with_the_same_title_continues_the_run_whose_source_is_gone() -> None:
-    runs = Runs()
-    runs.came("one", "pid 7")
+    runs = RunTracker()
+    runs.source_connected("one", "pid 7")
     following(at(0, "unit.started", "x"), runs=runs)
-    runs.went("one", 5.0)
-    runs.came("two", "pid 7")
+    runs.source_disconnected("one", 5.0)
+    runs.source_connected("two", "pid 7")
     following(at(6, "unit.started", "y"), source="two", runs=runs)
     assert statuses(runs.runs[0]) == {"x": "in_progress", "y": "in_progress"}
 
@@ -291,10 +291,10 @@ def test_two_sources_with_the_same_graph_at_a_time_are_two_runs() -> None:
 
 
 def test_a_source_without_an_event_is_no_run() -> None:
-    runs = Runs()
-    runs.came("probe", "pid 1")
+    runs = RunTracker()
+    runs.source_connected("probe", "pid 1")
     assert list(runs.sources.values()) == ["pid 1"]
-    runs.went("probe", 3.0)
+    runs.source_disconnected("probe", 3.0)
     assert (runs.runs, runs.gone) == ([], 3.0)
 
 
@@ -302,7 +302,7 @@ def test_what_is_kept_is_bounded() -> None:
     runs = following(at(0, "unit.started", "live", error="x" * 1_000_000), source="live")
     for number in range(GONE + 5):
         following(at(1, "unit.started", f"u{number}"), source=number, runs=runs)
-        runs.went(number, float(number))
+        runs.source_disconnected(number, float(number))
     assert [run.title for run in runs.runs] == ["live", *map(str, range(5, GONE + 5))]
     following(*(at(2, "x") for _ in range(TAIL + 1)), source="live", runs=runs)
     assert len(runs.tail) == TAIL

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
 from socketpusher.terminal.page import cells, elapsed, page, printable, summary, text_of, whole
-from socketpusher.terminal.tracker import Runs
+from socketpusher.terminal.tracker import RunTracker
 from support.terminal import Terminal
 
 COMMAND = [sys.executable, "-m", "socketpusher", "watch"]
@@ -491,12 +491,12 @@ histories = st.lists(st.tuples(st.integers(0, 3), kinds, names, names), max_size
 def test_a_page_never_leaves_its_place_and_holds_nothing_but_text(
     history: list, gone: set[int], width: int, height: int
 ) -> None:
-    runs = Runs()
+    runs = RunTracker()
     for source, kind, unit, error in history:
         payload = {"nodes": [{"id": f"{error}{n}", "level": n % 9, "tasks": n} for n in range(40)]}
         runs.feed(source, Event(kind, unit, payload=payload if kind == "graph" else None, error=error))
     for source in gone:
-        runs.went(source, 2.0)
+        runs.source_disconnected(source, 2.0)
     for lines in (page(runs, 1.0, width, height), whole(runs, 1.0, width), summary(runs, 1.0, width)):
         for line in lines:
             assert sum(cells(text) for text, _ in line) <= width

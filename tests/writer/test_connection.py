@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from socketpusher.unix_socket import check_path, explained
+from socketpusher.unix_socket import check_path, with_advice
 from socketpusher.writer.connection import Connection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was read")
@@ -99,7 +99,7 @@ def test_a_socket_that_this_user_may_not_use_is_said_to_be_so(pair, socket_path:
             Connection(socket_path, {0})
     finally:
         os.seteuid(0)
-    assert "give this user write permission" in str(explained(caught.value, socket_path))
+    assert "give this user write permission" in str(with_advice(caught.value, socket_path))
 
 
 def test_a_path_is_checked_before_anything_is_started(tmp_path) -> None:

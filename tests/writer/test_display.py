@@ -258,8 +258,8 @@ class Stage:
             self.kill_writer()
         self.cells.writer_acts = False
 
-    def _take_in(self, writer: Writer) -> None:
-        writer._take_in()
+    def _read_queue(self, writer: Writer) -> None:
+        writer._read_queue()
 
     def _connect(self, writer: Writer) -> None:
         if writer._connection is None:
@@ -270,7 +270,7 @@ class Stage:
     def _write(self, writer: Writer) -> None:
         if writer._connection is not None:
             writer._write(writer._connection)
-            writer._go_on()
+            writer._next_session()
         else:  # as between two attempts to connect
             writer._keep_bounds()
 
@@ -289,7 +289,7 @@ class Stage:
     def _lose(self, writer: Writer, error: OSError) -> None:
         socket, self.socket = self.socket, None
         try:
-            writer._lost(socket, error)  # type: ignore[arg-type]
+            writer._connection_lost(socket, error)  # type: ignore[arg-type]
         except Killed:
             self.socket = socket
             self.kill_writer()
@@ -359,7 +359,7 @@ class Stage:
             self.check()
             try:
                 writer._check_finished()
-            except loop._Finished:
+            except loop._WriterDone:
                 break
         else:
             pytest.fail("the writer does not finish")
@@ -516,7 +516,7 @@ def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
         patch.setattr(loop, "SPOOL_AFTER", SOON)
         patch.setattr(session, "LOAD_BYTES", 1 << choices.below(12))
         patch.setattr(spools, "OBSERVED_BYTES", 1000)
-        patch.setattr(spools, "reached", lambda step: stage.cells.burn())
+        patch.setattr(spools, "fault_point", lambda step: stage.cells.burn())
         try:
             play(run, stage, choices)
             if told := choices.below(2) == 1:
@@ -560,7 +560,7 @@ def test_a_writer_may_die_at_each_step_of_the_disk(
         if at == step and times == time:
             raise Killed
 
-    monkeypatch.setattr(spools, "reached", reached)
+    monkeypatch.setattr(spools, "fault_point", reached)
     try:
         for turn in range(5):
             for number in range(10 * turn, 10 * turn + 10):

@@ -10,14 +10,14 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.channel.batch import Batch
-from socketpusher.channel.descriptors import drain, nudge, pipe
+from socketpusher.channel.descriptors import drain, pipe, wake
 from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.messages import WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
 from socketpusher.channel.spool_directory import Claim, SpoolError, claim_new, is_in_use
 from socketpusher.writer.backlog import Backlog
-from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer, _Finished
+from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer, _WriterDone
 from socketpusher.writer.preface import Preface
 from socketpusher.writer.session import Session
 from socketpusher.writer.spool import Spool
@@ -59,9 +59,9 @@ class Loop:
         rest = b"".join(frame.pieces)
         while rest:
             rest = rest[os.write(self.queue.fileno(), rest[:60_000]) :]
-            self.writer._take_in()
+            self.writer._read_queue()
         while self.ledger.received < self.end:
-            self.writer._take_in()
+            self.writer._read_queue()
 
     def blocked_for(self, seconds: float) -> None:
         self.writer._connection = object()  # type: ignore[assignment]
@@ -143,7 +143,7 @@ def test_with_more_bytes_than_may_wait_the_queue_is_left_to_fill_up(loops: list[
 def test_the_end_of_the_queue_does_not_wake_the_writer_again_and_again(loops: list[Loop]) -> None:
     loops.append(loop := Loop())
     loop.queue.close()
-    loop.writer._take_in()
+    loop.writer._read_queue()
     loop.writer._update_interest()
     assert loop.writer._poll.poll(0) == []
 
@@ -260,7 +260,7 @@ def test_what_a_consumer_reads_while_the_socket_takes_nothing_is_settled(loops: 
 
 def test_a_wait_may_be_longer_than_poll_takes(loops: list[Loop]) -> None:
     loops.append(loop := Loop())
-    nudge(loop.waker)
+    wake(loop.waker)
     loop.writer._wait(time.monotonic() + 1e10)
     assert drain(loop.wakeups) is None
 
@@ -516,7 +516,7 @@ def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop],
     loop.writer._store_again_at = 0.0
     loop.ledger.close_target, loop.ledger.close_deadline = 3, 2**62
     loop.writer._closing = True
-    with pytest.raises(_Finished):
+    with pytest.raises(_WriterDone):
         loop.writer._check_finished()
 
 
@@ -534,12 +534,12 @@ def test_a_left_spool_that_can_not_be_read_now_is_for_others(
     monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
     for _ in range(3):
         loop.writer._look_again_at = 0.0
-        loop.writer._look_for_left()
+        loop.writer._look_for_inherited()
     assert not is_in_use(other.database)
     assert (drain(loop.reports) or b"").count(b"busy") == 1
     monkeypatch.undo()
     loop.writer._look_again_at = 0.0
-    loop.writer._look_for_left()
+    loop.writer._look_for_inherited()
     assert [left.name for left, _ in loop.writer._left] == [other.name]
     loop.writer._left[0][0].lock.close()
 

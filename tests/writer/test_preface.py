@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from socketpusher import Event, Graph, wire
 from socketpusher.channel.batch import Batch
-from socketpusher.graph import GraphPayload, ever_thinner
+from socketpusher.graph import GraphPayload, smaller_graphs
 from socketpusher.writer.preface import Preface
 
 LIMIT = 1 << 20
@@ -163,7 +163,7 @@ def test_a_graph_that_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch
     preface = Preface(Graph({f"unit-{number:040}": [] for number in range(50)}).payload(), 2, 1024)
     lines = preface.lines()
     assert "50 units do not fit" in payloads_of(lines)[0]
-    monkeypatch.setattr("socketpusher.writer.preface.ever_thinner", lambda graph: pytest.fail("tried again"))
+    monkeypatch.setattr("socketpusher.writer.preface.smaller_graphs", lambda graph: pytest.fail("tried again"))
     preface.observe(batch(Event("unit.failed", "x")).data)
     assert preface.lines().startswith(lines)
 
@@ -196,10 +196,10 @@ def test_a_graph_that_was_thinned_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
     assert payloads_of(preface.lines())[0]["edges"] == []
 
     def first_only(graph: GraphPayload) -> Iterator[GraphPayload]:
-        yield next(ever_thinner(graph))
+        yield next(smaller_graphs(graph))
         pytest.fail("tried in vain")
 
-    monkeypatch.setattr("socketpusher.writer.preface.ever_thinner", first_only)
+    monkeypatch.setattr("socketpusher.writer.preface.smaller_graphs", first_only)
     assert payloads_of(preface.lines())[0]["edges"] == []
 
 

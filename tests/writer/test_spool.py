@@ -283,7 +283,7 @@ def test_a_process_may_die_at_each_step(path: str, step: str, monkeypatch: pytes
         if armed and at == step:
             raise Died
 
-    monkeypatch.setattr(spools, "reached", reached)
+    monkeypatch.setattr(spools, "fault_point", reached)
     done = step.endswith("done")
     states: dict[str, list[Batch]] = {
         "make": [],

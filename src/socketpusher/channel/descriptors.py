@@ -113,7 +113,7 @@ def pipe() -> tuple[Descriptor, Descriptor]:
     return ends
 
 
-def nudge(end: Descriptor) -> None:
+def wake(end: Descriptor) -> None:
     """Wake whoever polls the other end of a pipe."""
     if end.intact():
         with suppress(OSError):

@@ -117,7 +117,7 @@ def claim_new(directory: str) -> Claim:
             return claim
 
 
-def claim_left(directory: str, most: int) -> list[Claim]:
+def claim_inherited(directory: str, most: int) -> list[Claim]:
     """The spools that earlier pushers have left, at most so many, oldest first; now they are this process's."""
     claims: list[Claim] = []
     for name in names(directory):

@@ -8,7 +8,7 @@ from ..channel.spool_directory import DAMAGED, databases
 from ..config import PusherConfig
 from ..events import Bus
 from ..pusher import SocketPusher
-from .feeder import HASTE, PATIENCE, count, say
+from .feeder import CONSUMER_STALL_TIMEOUT, SIGNAL_FLUSH_TIMEOUT, count, say
 
 PROGRESS = 2.0
 """How often it is said how much is left, in seconds."""
@@ -36,7 +36,7 @@ def drain(directory: str, path: str | None) -> int:
         say(f"nothing waits in {directory}")
         return 0
     given = {} if path is None else {"socket_path": path}
-    config = PusherConfig(**given, spool=directory, write_timeout=PATIENCE)  # type: ignore[arg-type]
+    config = PusherConfig(**given, spool=directory, write_timeout=CONSUMER_STALL_TIMEOUT)  # type: ignore[arg-type]
     damaged = _damaged(directory)
     pusher = SocketPusher(Bus(), config)
     pusher.start()
@@ -45,7 +45,7 @@ def drain(directory: str, path: str | None) -> int:
         sent = _wait(pusher, directory)
     finally:
         left = pusher.stats().inherited
-        pusher.close(HASTE)
+        pusher.close(SIGNAL_FLUSH_TIMEOUT)
         if left:
             say(f"{count(left, 'event')} of {before:,} are left in {directory}, for the next time")
     said = f"sent {count(sent, 'event')} to {config.socket_path}"

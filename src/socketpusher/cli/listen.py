@@ -14,9 +14,9 @@ from ..listener.listener import Listener, listen
 from ..listener.problems import Problem
 from ..wire import decode
 from .arguments import Commands, add_command, add_path, positive, size
-from .pretty import Pretty, paint_for_terminal, printable
-from .remote import add_source, subscribed
-from .rotating_file import Record
+from .pretty import EventFormatter, paint_for_terminal, printable
+from .remote import add_stream_source, subscribed
+from .rotating_file import RotatingFile
 
 if TYPE_CHECKING:
     from ..jetstream.subscription import Subscription
@@ -74,7 +74,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--keep", type=positive, default=5, metavar="N", help="how many old files to keep (default: %(default)s)"
     )
-    add_source(parser)
+    add_stream_source(parser)
     parser.set_defaults(run=run)
 
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as opened:
         record = None
         if arguments.to is not None:
-            record = opened.enter_context(Record(arguments.to, arguments.max_bytes, arguments.keep))
+            record = opened.enter_context(RotatingFile(arguments.to, arguments.max_bytes, arguments.keep))
         source: Listener[bytes] | Subscription[bytes]
         if (subscription := subscribed(arguments, _report, raw=True)) is not None:
             source = opened.enter_context(subscription)
@@ -111,7 +111,7 @@ def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[li
 
 
 def _record(
-    source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]], record: Record
+    source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]], record: RotatingFile
 ) -> None:
     arrivals = select.poll()
     arrivals.register(source, select.POLLIN)
@@ -135,7 +135,7 @@ def _choice(arguments: argparse.Namespace) -> Callable[[list[bytes]], list[bytes
 
     if arguments.format == "json":
         return lambda lines: [line for line in lines if wanted(decode(line))]
-    pretty = Pretty() if arguments.to is not None else Pretty(paint_for_terminal())
+    pretty = EventFormatter() if arguments.to is not None else EventFormatter(paint_for_terminal())
     encoding = "utf-8" if arguments.to is not None else sys.stdout.encoding
 
     def pretty_lines(lines: list[bytes]) -> list[bytes]:

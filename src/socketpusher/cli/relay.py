@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from ..listener.listener import Listener, listen
 from .arguments import Commands, add_command, add_path, positive, size
 from .pretty import printable
-from .remote import access_of, add_access, duration
+from .remote import add_nats_options, duration, options_of
 
 if TYPE_CHECKING:
-    from ..jetstream.options import Access
+    from ..jetstream.options import NatsOptions
     from ..jetstream.stream import Plan
 
 _DESCRIPTION = """\
@@ -56,7 +56,7 @@ def add_to(commands: Commands) -> None:
         default=socket.gethostname(),
         help="what this host is called there (default: %(default)s)",
     )
-    add_access(parser)
+    add_nats_options(parser)
     group = parser.add_argument_group("limits of the stream, where it has to be made")
     group.add_argument("--replicas", type=positive, metavar="N", help="on how many servers it is kept (default: 1)")
     group.add_argument("--max-age", type=duration, metavar="TIME", help="how long it keeps events (default: 7d)")
@@ -74,10 +74,10 @@ def add_to(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
-    from ..jetstream.options import Access
+    from ..jetstream.options import NatsOptions
 
     try:
-        access = Access(arguments.to, **access_of(arguments))
+        access = NatsOptions(arguments.to, **options_of(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
     from ..jetstream.stream import Plan  # behind that sentence
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         return asyncio.run(_relay(listener, access, plan, arguments.host))
 
 
-async def _relay(listener: "Listener[bytes]", access: "Access", plan: "Plan", host: str) -> int:
+async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "Plan", host: str) -> int:
     from ..jetstream.relay import Relay
 
     relay = Relay(listener, access, plan, host, _say)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, BinaryIO, Protocol
 
-from .feeder import EventLines, Feeder, count, say
+from .feeder import EventLines, FlowControlledPusher, count, say
 from .pace import Pace
 
 LONG_PAUSE = 10.0
@@ -36,7 +36,7 @@ def replay(file_name: str, path: str | None, speed: float) -> int:
     with _opened(file_name) as file:
         lines = EventLines(file, "standard input" if file_name == "-" else file_name)
         pace = Pace(speed)
-        feeder = Feeder(path)
+        feeder = FlowControlledPusher(path)
         began = time.monotonic()
         try:
             with feeder, _progress(_size(file)) as progress:
@@ -67,7 +67,7 @@ def _size(file: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _run(lines: EventLines, feeder: Feeder, pace: Pace | None, progress: "Progress") -> None:
+def _run(lines: EventLines, feeder: FlowControlledPusher, pace: Pace | None, progress: "Progress") -> None:
     first: float | None = None  # when the first event was sent, of `time.monotonic`
     for sent, (event, size) in enumerate(lines):
         now = time.monotonic()

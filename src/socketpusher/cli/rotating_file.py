@@ -6,7 +6,7 @@ import types
 from collections.abc import Sequence
 
 
-class Record:
+class RotatingFile:
     """Appends lines to a file. The file before it is `PATH.1`, the one before that `PATH.2`, and so on.
 
     No line is split over two files, and no two lines become one: an incomplete last line of a file that is there
@@ -100,7 +100,7 @@ class Record:
         """Close the file."""
         os.close(self._file)
 
-    def __enter__(self) -> "Record":
+    def __enter__(self) -> "RotatingFile":
         return self
 
     def __exit__(

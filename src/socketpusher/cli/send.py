@@ -61,13 +61,13 @@ def _json(text: str) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     """Run it to the end of the input. Returns the exit code."""
     from ..events import Event
-    from .feeder import EventLines, Feeder, count, say
+    from .feeder import EventLines, FlowControlledPusher, count, say
 
     described = {key: getattr(arguments, key) for key in ("unit", "task", "pr", "payload", "error")}
     described = {key: value for key, value in described.items() if value is not None}
     if arguments.type is None and described:
         arguments.parser.error(f"--{next(iter(described))} describes an event, which needs a --type")
-    feeder = Feeder(arguments.path)
+    feeder = FlowControlledPusher(arguments.path)
     lines = EventLines(sys.stdin.buffer, "standard input", timeless=True)
     try:
         with feeder:

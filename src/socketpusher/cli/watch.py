@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from ..terminal.watch import show_once, show_stream_once, watch, watch_stream
+from ..terminal.watch import print_once, print_stream_once, watch, watch_stream
 from .arguments import Commands, add_command, add_path
-from .remote import add_source, subscribed
+from .remote import add_stream_source, subscribed
 
 _DESCRIPTION = """\
 Listens on a Unix socket and shows the runs that are sent to it: levels and units, what runs and for how long, what
@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
     )
     add_path(parser, "where to listen")
     parser.add_argument("--once", action="store_true", help="print where the run of the next sender stands, and end")
-    add_source(parser)
+    add_stream_source(parser)
     parser.set_defaults(run=run)
 
 
@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     problems: list[str] = []
     subscription = subscribed(arguments, problems.append)
     if subscription is None:
-        show_once(arguments.path) if arguments.once else watch(arguments.path)
+        print_once(arguments.path) if arguments.once else watch(arguments.path)
         return 0
     with subscription:
         if arguments.once:
-            show_stream_once(subscription, problems)
+            print_stream_once(subscription, problems)
         else:
             watch_stream(subscription, problems)
     return 0

@@ -23,7 +23,7 @@ from .. import wire
 from ..events import Event
 from ..listener.listener import Listener, listen
 from ..listener.problems import Sender
-from ..terminal.tracker import Level, Runs
+from ..terminal.tracker import Level, RunTracker
 from ..terminal.watch import View, hand_over, resizes
 from .figures import Note, count_of, line_of
 
@@ -108,15 +108,15 @@ class Lines:
     """One line a level, when its last unit has ended."""
 
     def __init__(self) -> None:
-        self._runs = Runs()
+        self._runs = RunTracker()
 
-    def came(self, source: Hashable, title: str) -> None:
+    def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
-        self._runs.came(source, title)
+        self._runs.source_connected(source, title)
 
-    def went(self, source: Hashable, now: float) -> None:
+    def source_disconnected(self, source: Hashable, now: float) -> None:
         """A source is gone; `now` is in seconds since the epoch."""
-        self._runs.went(source, now)
+        self._runs.source_disconnected(source, now)
 
     def feed(self, source: Hashable, event: Event) -> None:
         """Take an event in."""
@@ -151,7 +151,7 @@ def _stage(where: str, plain: bool) -> AbstractContextManager[Stage]:
         return nullcontext(Lines())
     from ..terminal.screen import Screen
 
-    return Screen(where, Runs())
+    return Screen(where, RunTracker())
 
 
 def _remove_directory(path: str) -> None:

@@ -48,7 +48,7 @@ class ForkChannel:
         """Whether both ends are still ours."""
         return self._host.intact() and self._child.intact()
 
-    def holds_something(self) -> bool:
+    def has_data(self) -> bool:
         """Whether there is something to receive. For the host, in any thread: another one may close it meanwhile."""
         fd = self._host.fileno()
         if fd < 0 or not self._host.intact():
@@ -103,7 +103,7 @@ class ForkChannel:
             end.setblocking(False)  # gevent would wait by itself
             socket.send_fds(end, [_IN_FILE + b"%d" % count], [file.fileno()])
 
-    def leave_to_host(self) -> None:
+    def detach_in_child(self) -> None:
         """In a child, leave the host's end to the host, so that its end ends the pair."""
         self._host.close()
 
@@ -203,7 +203,7 @@ class ForkedOutlet:
             if now.ended:
                 self._now = now = _HandOver()
             if not now.lines:
-                now.lines.extend(starmap(self._lines.popleft, repeat((), self._how_many())))
+                now.lines.extend(starmap(self._lines.popleft, repeat((), self._count_lines())))
             if not now.lines:
                 return True
             data = b"".join(now.lines)
@@ -219,7 +219,7 @@ class ForkedOutlet:
                     self._on_lost()
             self.bytes += len(data)
 
-    def _how_many(self) -> int:
+    def _count_lines(self) -> int:
         """How many of the waiting lines go into one message."""
         size = 0
         for count in range(len(self._lines)):

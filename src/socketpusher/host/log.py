@@ -25,14 +25,14 @@ class Log:
         self._records: deque[tuple[int, str, tuple[Any, ...]]] = deque()
         self._thread: threading.Thread | None = None
 
-    def say(self, level: int, message: str, *arguments: object) -> None:
+    def write(self, level: int, message: str, *arguments: object) -> None:
         """Write a record soon. It never waits and never raises."""
         with suppress(Exception):  # a filter or a level of the host's may raise
             if not logger.isEnabledFor(level):
                 return
             self._records.append((level, message, arguments))
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._write, name="socketpusher-log", daemon=True)
+                self._thread = threading.Thread(target=self._write_records, name="socketpusher-log", daemon=True)
                 self._thread.start()  # raises while the interpreter ends; `flush` comes then
 
     def flush(self) -> None:
@@ -41,9 +41,9 @@ class Log:
             if thread.is_alive():
                 thread.join(PATIENCE)
             if not thread.is_alive():
-                self._write()
+                self._write_records()
 
-    def _write(self) -> None:
+    def _write_records(self) -> None:
         while self._records:
             try:
                 level, message, arguments = self._records.popleft()

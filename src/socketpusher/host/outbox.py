@@ -89,7 +89,7 @@ class _LineAfterGap(bytes):
     dropped = 0
 
 
-class _Kept:
+class _UnsettledBatch:
     """A batch that is kept until it is settled. The last one is open: lines are taken, then joined, then in the queue.
 
     Args:
@@ -154,7 +154,7 @@ class Outbox:
         self._turn: object = None  # whose turn it is: a signal handler takes it from what it has interrupted
         self._queue: BatchQueue | None = None  # of the present writer
         self._again: deque[Frame] = deque()  # what earlier writers had not settled, and is not yet in this queue
-        self._kept = deque([_Kept(0, 0)])  # ascending, without overlap; only the last one is open
+        self._kept = deque([_UnsettledBatch(0, 0)])  # ascending, without overlap; only the last one is open
         self._look_at = (KEPT_BATCHES, KEPT_BYTES)  # when the thread looks what is settled: a number, an offset
         self._dropped_by_writer = 0
         self._passed_over = 0  # dropped events before the last line in a batch, whose ids were passed over
@@ -305,7 +305,7 @@ class Outbox:
                 batch.frame = frame
             if not queue.put(batch.frame):
                 return False
-            following = _Kept(batch.end, batch.frame.offset)
+            following = _UnsettledBatch(batch.end, batch.frame.offset)
             if self._turn is not turn:
                 return False
             self._kept.append(following)
@@ -317,14 +317,14 @@ class Outbox:
         count, size = len(self._lines), self._accepted_bytes - self._kept[-1].offset
         return count if size <= BATCH_BYTES else max(1, count * BATCH_BYTES // size)
 
-    def _joined(self, batch: _Kept) -> Frame:
+    def _joined(self, batch: _UnsettledBatch) -> Frame:
         lines = batch.lines
         offset = batch.offset + sum(map(len, lines))
         if self._session:
             lines = self._with_ids(batch)
         return Frame(Batch(batch.first, batch.end, b"".join(lines)), offset)
 
-    def _with_ids(self, batch: _Kept) -> list[bytes]:
+    def _with_ids(self, batch: _UnsettledBatch) -> list[bytes]:
         numbered = []
         for place, line in enumerate(batch.lines, batch.first + 1):
             if isinstance(line, _LineAfterGap):
@@ -422,7 +422,7 @@ class Outbox:
         """Let a batch that is in the queue, if only in part, be one of those that wait to be settled."""
         last = self._kept[-1]
         if last.frame is not None:
-            self._kept.append(_Kept(last.end, last.frame.offset))
+            self._kept.append(_UnsettledBatch(last.end, last.frame.offset))
 
     def _forget_settled(self) -> None:
         settled = self._ledger.settled
@@ -436,12 +436,12 @@ class Outbox:
     def _drop_lines(self, first: int, end: int) -> None:
         """Forget the lines numbered `first` to `end - 1`, none of which is in the open batch."""
         start = stop = bisect_right(self._kept, first, key=lambda kept: kept.end)
-        parts: list[_Kept] = []
+        parts: list[_UnsettledBatch] = []
         while stop < len(self._kept) - 1 and self._kept[stop].first < end:
             kept = self._kept[stop]
             assert kept.frame is not None
             for part in kept.frame.batch.without(first, end):
-                parts.append(_Kept(part.first, kept.offset))
+                parts.append(_UnsettledBatch(part.first, kept.offset))
                 parts[-1].frame = Frame(part, kept.frame.offset)
             stop += 1
         for _ in range(stop - start):
@@ -455,14 +455,14 @@ class Outbox:
         end = self.accepted()
         self._queue = None
         self._again = deque()
-        self._kept = deque([_Kept(end, self._accepted_bytes)])
+        self._kept = deque([_UnsettledBatch(end, self._accepted_bytes)])
         self._lines = deque()  # not cleared: that thread may be about to move lines
         self._dropped.add(len(self.held))
         self.held = deque()
 
     # Called by any thread
 
-    def adopt(self, lines: list[bytes], lost: int) -> None:
+    def accept_from_child(self, lines: list[bytes], lost: int) -> None:
         """Take over what a forked child has emitted, and count what was lost on the way."""
         self._dropped.add(lost)
         if lost:
@@ -478,7 +478,7 @@ class Outbox:
         """Whether a line is held."""
         return bool(self._sorting or self.held)
 
-    def seal(self, mode: Mode = Mode.SEALED) -> None:
+    def stop_accepting(self, mode: Mode = Mode.SEALED) -> None:
         """Take no more events."""
         self.mode = mode
         self._accept_limit = -1
@@ -511,7 +511,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._accepted_bytes = 0
         self._accept_limit = -1 if self.mode is Mode.SEALED else self.in_flight_limit
-        self._queue, self._again, self._kept = None, deque(), deque([_Kept(0, 0)])
+        self._queue, self._again, self._kept = None, deque(), deque([_UnsettledBatch(0, 0)])
         self._wake = lambda: None
         self._write_at = 0.0
         self._outlet = ForkedOutlet(channel, self._lines, on_lost)

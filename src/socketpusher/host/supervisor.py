@@ -26,7 +26,7 @@ from operator import call
 from typing import Any
 
 from ..channel.clock import Deadline, now
-from ..channel.descriptors import Descriptor, above_standard, drain, memory_file, nudge, pipe, process_descriptor, wait
+from ..channel.descriptors import Descriptor, above_standard, drain, memory_file, pipe, process_descriptor, wait, wake
 from ..channel.journal import journal_files
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
@@ -44,7 +44,7 @@ BACKSTOP_INTERVAL = 0.020
 """How long a line may be left behind, in seconds, and how often the thread is woken for one at most. A thread that is
 woken for each line costs 30 % of the schedule 20 microseconds apart."""
 
-STEADY = 5.0
+MIN_UPTIME = 5.0
 """A writer that lived so long, in seconds, was all right: the next one is started without a pause."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -141,7 +141,7 @@ class Supervisor:
         self.ledger, self._journal, self._graph = ledger, journal, graph
         self._fork_channel, self._host, self._spool = fork_channel, host, spool
         self._wakeups, self._waker = ends
-        self.outbox = Outbox(ledger, self._config, self.wake, self._say)
+        self.outbox = Outbox(ledger, self._config, self.wake, self._log_message)
         self.opened = True
 
     # For the pusher, in any thread
@@ -178,7 +178,7 @@ class Supervisor:
     def wake(self) -> None:
         """Make the thread look around. It does not wait and may be called from anywhere."""
         if self.opened:
-            nudge(self._waker)
+            wake(self._waker)
 
     def wait_until(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until the condition holds or the deadline is over; whether it holds then."""
@@ -195,7 +195,7 @@ class Supervisor:
         """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
-        self.wait_until(self._has_taken_all, deadline)
+        self.wait_until(self._has_read_all, deadline)
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -211,17 +211,17 @@ class Supervisor:
         """The same, and wait for it. Afterwards no process, thread, file or pipe is left."""
         self.unsubscribe()
         if self.forked is not None:  # the writer is the host's
-            self.outbox.seal()
+            self.outbox.stop_accepting()
             if self.forked.finish(deadline):
-                self._let_go_in_child()
+                self._detach_in_child()
             return
         self.request_close(deadline)
         if threading.current_thread() is self._thread:
             return
         if self._claim("thread"):  # it was never started, or has not begun
-            self._release()
+            self._clean_up()
         elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + self._margin)):
-            self._release()  # something holds the thread up
+            self._clean_up()  # something holds the thread up
         self._log.flush()
         # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
         if self.exit is not None:
@@ -241,12 +241,12 @@ class Supervisor:
             self.ended = True
             return
         if (writer := self._writer) is not None:
-            writer.let_go()
+            writer.detach_in_child()
         if self._spool is not None:
             self._spool.lock.close()  # or it would be held for as long as this process lives
         self._wakeups.close()
         self._waker.close()
-        self._fork_channel.leave_to_host()
+        self._fork_channel.detach_in_child()
         self.forked = self.outbox.reset_in_child(self._fork_channel, self._on_host_lost)
 
     def _after_multiprocessing_fork(self) -> None:
@@ -254,7 +254,7 @@ class Supervisor:
         if self.forked is not None:
             self.forked.finish_at_exit()
 
-    def _let_go_in_child(self) -> None:
+    def _detach_in_child(self) -> None:
         """Close this process's copies of what the host has open. A chain of daemons would gather them."""
         for file in self._files:
             file.close()
@@ -263,10 +263,10 @@ class Supervisor:
         self.ended = True
 
     def _on_host_lost(self) -> None:
-        self._log.say(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
+        self._log.write(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
 
-    def _say(self, level: int, message: str, *arguments: object) -> None:
-        self._log.say(level, message, *arguments)  # that of this process: a forked child has its own
+    def _log_message(self, level: int, message: str, *arguments: object) -> None:
+        self._log.write(level, message, *arguments)  # that of this process: a forked child has its own
 
     def _claim(self, what: str) -> bool:
         """Whether it is for the caller to do this. One call of C decides."""
@@ -281,7 +281,7 @@ class Supervisor:
         except Exception as error:  # the system has no other thread
             self.trouble = error
             if self._claim("thread"):
-                self._release()
+                self._clean_up()
 
     def _run(self) -> None:
         if not self._claim("thread"):
@@ -291,13 +291,13 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._open_files()
-            self._take_turns()
+            self._run_turns()
         except Exception as error:  # no descriptor or memory left for the files
             self.trouble = error
         finally:
-            self._release()
+            self._clean_up()
 
-    def _take_turns(self) -> None:
+    def _run_turns(self) -> None:
         """Go on until everything is over, whatever happens; a fault is logged once an episode."""
         said = ""
         pause = 0.0
@@ -309,7 +309,7 @@ class Supervisor:
             except Exception as error:
                 if repr(error) != said:
                     said = repr(error)
-                    self._log.say(logging.ERROR, "the pusher goes on after a fault:\n%s", traceback.format_exc())
+                    self._log.write(logging.ERROR, "the pusher goes on after a fault:\n%s", traceback.format_exc())
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
                 if (deadline := self._deadline()) is not None:
                     pause = min(pause, deadline.remaining())
@@ -325,37 +325,37 @@ class Supervisor:
         if deadline is not None and deadline.over() and not self._is_storing(deadline):
             return True
         if not self._intact():
-            self._log.say(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
+            self._log.write(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
             return True
         self.outbox.take_held()
-        self._say_what_is_new()
+        self._log_news()
         if (writer := self._writer) is not None and writer.ended():
             if deadline is not None and writer.done:
                 return True
             if not self.outbox.detach():
                 wait([], [], BACKSTOP_INTERVAL)  # for nothing else: that the writer is gone would wake it at once
                 return False
-            self._bury(writer)
+            self._reap_writer(writer)
         if self._writer is None:
             if deadline is not None and self._undelivered() == 0:
                 return True
             if now() >= self._start_at:
                 self._start_writer()
         if self._writer is not None:
-            self._attend(self._writer, deadline)
+            self._monitor_writer(self._writer, deadline)
         else:
             self._sleep(self._start_at - now(), deadline)
         return False
 
-    def _attend(self, writer: WriterHandle, deadline: Deadline | None) -> None:
+    def _monitor_writer(self, writer: WriterHandle, deadline: Deadline | None) -> None:
         """Give the writer what there is, hear what it says."""
         if not writer.attached:
             writer.attached = self.outbox.attach(writer.queue)
         waited = self.outbox.waits()
         all_put = self.outbox.put_rest()
         if deadline is not None:
-            self._tell_to_end(writer, deadline)
-        self._ask_for_flush(writer)
+            self._request_shutdown(writer, deadline)
+        self._request_flush(writer)
         if all_put is None or not writer.attached or (all_put and (waited or self.outbox.holds())):
             self._sleep(BACKSTOP_INTERVAL, deadline)
         elif not all_put:
@@ -376,7 +376,7 @@ class Supervisor:
         if self._wakeups.fileno() in ready:
             drain(self._wakeups)
         if self._fork_channel.fileno() in ready:
-            self._adopt()
+            self._accept_from_children()
         if writer is not None:
             writer.reap()
             if not writer.silent:
@@ -384,35 +384,35 @@ class Supervisor:
                     self._on_report(report)
                 self.changes.notify()
 
-    def _adopt(self) -> None:
+    def _accept_from_children(self) -> None:
         self._adopting = True
         try:
-            self.outbox.adopt(*self._fork_channel.receive())
+            self.outbox.accept_from_child(*self._fork_channel.receive())
         finally:
             self._adopting = False
             self.changes.notify()
 
-    def _has_taken_all(self) -> bool:
+    def _has_read_all(self) -> bool:
         """Whether everything that forked children have handed over, or that was held, is accepted."""
         # In this order, for what is taken out of the channel is being adopted by then.
-        return self.ended or not (self._fork_channel.holds_something() or self._adopting or self.outbox.holds())
+        return self.ended or not (self._fork_channel.has_data() or self._adopting or self.outbox.holds())
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
         return mine and (self._writer is None or self._writer.intact())
 
-    def _tell_to_end(self, writer: WriterHandle, deadline: Deadline) -> None:
+    def _request_shutdown(self, writer: WriterHandle, deadline: Deadline) -> None:
         if self._told == (writer, deadline.at):
             return
         self._told = writer, deadline.at
-        self._adopt()
-        self.outbox.seal()
+        self._accept_from_children()
+        self.outbox.stop_accepting()
         self.outbox.take_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
         self.ledger.close_deadline = deadline.nanoseconds()
-        writer.nudge()
+        writer.wake()
 
-    def _ask_for_flush(self, writer: WriterHandle) -> None:
+    def _request_flush(self, writer: WriterHandle) -> None:
         """Let the writer report when it reaches the lowest number that somebody waits for."""
         if not self._flush_targets:
             return
@@ -424,24 +424,24 @@ class Supervisor:
             target = min(self._flush_targets)
             if self.ledger.flush_target != target:
                 self.ledger.flush_target = target
-                writer.nudge()  # behind the store, so that the writer has seen it or this process sees `unsent`
+                writer.wake()  # behind the store, so that the writer has seen it or this process sees `unsent`
         self.changes.notify()
 
-    def _say_what_is_new(self) -> None:
+    def _log_news(self) -> None:
         refusing = self.outbox.mode is Mode.REFUSING
         dropped = self.outbox.dropped() - self.outbox.dropped_before_refusing
         if refusing and not self._refusing:
-            self._log.say(
+            self._log.write(
                 logging.WARNING,
                 "the writer process does not keep up: with %d bytes on their way to it, new events are dropped",
                 self.outbox.in_flight_limit,
             )
         elif self._refusing and not refusing:
-            self._log.say(logging.WARNING, "the writer process keeps up again; %d events dropped", dropped)
+            self._log.write(logging.WARNING, "the writer process keeps up again; %d events dropped", dropped)
         self._refusing = refusing
         if self.outbox.first_placeholder and not self._placeholder_logged:
             self._placeholder_logged = True
-            self._log.say(
+            self._log.write(
                 logging.WARNING,
                 "a part of an event can't be sent and is replaced by a note, %s; stats().noted counts them",
                 self.outbox.first_placeholder,
@@ -452,23 +452,23 @@ class Supervisor:
             self.ready = True
             self.trouble = None
         if report.level:
-            self._log.say(report.level, "%s", report.text)
+            self._log.write(report.level, "%s", report.text)
         if report.failure != (0, ""):
             failure = OSError(*report.failure)
             if self.failure is None or failure.args != self.failure.args:  # said once, until it is another reason
                 absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
                 level = logging.INFO if absent else logging.WARNING
-                self._log.say(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
+                self._log.write(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
             self.failure = failure
 
-    def _bury(self, writer: WriterHandle) -> None:
+    def _reap_writer(self, writer: WriterHandle) -> None:
         """Take note that a writer is gone."""
         self._writer = None
         lived = now() - writer.began
         writer.end()
         self.ledger.connected = 0
         self.writer_restarts += 1
-        self._start_pause = 0.0 if lived > STEADY else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self._start_pause = 0.0 if lived > MIN_UPTIME else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
         self._start_at = now() + self._start_pause
         if writer.ready:
             said = f"the writer process died after {lived:.1f} s"
@@ -476,7 +476,7 @@ class Supervisor:
             said = f"the writer process ended before it had begun; it ran sys.executable, {sys.executable!r}"
         self.trouble = ChildProcessError(errno.ECHILD, said)
         if self.open:
-            self._log.say(logging.ERROR, "%s; starting another", said)
+            self._log.write(logging.ERROR, "%s; starting another", said)
         self.changes.notify()
 
     def _start_writer(self) -> None:
@@ -502,7 +502,7 @@ class Supervisor:
             self._writer = WriterHandle(spec, ledger, self._journal, self._graph, lock, self._host)
         except Exception as error:  # no process, descriptor or memory left
             if self.open and (self.trouble is None or self.trouble.args != error.args):
-                self._log.say(logging.WARNING, "no writer process, trying again: %s", error)
+                self._log.write(logging.WARNING, "no writer process, trying again: %s", error)
             self.trouble = error
             self._start_pause = min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
             self._start_at = now() + self._start_pause
@@ -521,19 +521,28 @@ class Supervisor:
         stores = self._spool is not None and writer is not None and not writer.ended()
         return stores and now() < deadline.at + STORE_TIMEOUT
 
-    def _release(self) -> None:
+    def _clean_up(self) -> None:
         """Let go of everything, whatever raises on the way."""
         if not self._claim("release"):
             return
         steps: list[Callable[[], object]] = [file.close for file in self._files]
         if self.opened:
-            seal = partial(self.outbox.seal, Mode.SEALED if self.closing else Mode.ENDED)
-            steps = [seal, self._end_writer, self._say_undelivered, self._tidy_spool, *steps, self.outbox.clear]
+            stop_accepting = partial(self.outbox.stop_accepting, Mode.SEALED if self.closing else Mode.ENDED)
+            steps = [
+                stop_accepting,
+                self._end_writer,
+                self._log_undelivered,
+                self._release_spool,
+                *steps,
+                self.outbox.clear,
+            ]
         for step in steps:
             try:
                 step()
             except Exception:
-                self._log.say(logging.ERROR, "the pusher's clean-up goes on after a fault:\n%s", traceback.format_exc())
+                self._log.write(
+                    logging.ERROR, "the pusher's clean-up goes on after a fault:\n%s", traceback.format_exc()
+                )
         _open.discard(self)
         self.ended = True
         self.changes.notify()
@@ -544,18 +553,20 @@ class Supervisor:
             writer.end()
         self.ledger.connected = 0
 
-    def _tidy_spool(self) -> None:
+    def _release_spool(self) -> None:
         """A writer that was killed may have left the lock of an empty one."""
         if self._spool is not None and not os.path.exists(self._spool.database):
             self._spool.remove()
 
-    def _say_undelivered(self) -> None:
+    def _log_undelivered(self) -> None:
         if undelivered := self._undelivered():
             path = self._config.socket_path
-            self._log.say(logging.WARNING, "closed with %d events not sent to %s: the time was over", undelivered, path)
+            self._log.write(
+                logging.WARNING, "closed with %d events not sent to %s: the time was over", undelivered, path
+            )
         if (spooled := self.ledger.spooled) and self._spool_directory is not None:
             said = "%d events wait in the spool: the next pusher with it sends them, or socketpusher drain %s %s"
-            self._log.say(logging.INFO, said, spooled, self._spool_directory, self._config.socket_path)
+            self._log.write(logging.INFO, said, spooled, self._spool_directory, self._config.socket_path)
 
 
 def _reachable(path: str) -> tuple[str, str]:

@@ -22,10 +22,10 @@ from ..channel.descriptors import (
     drain,
     hung_up,
     memory_file,
-    nudge,
     pipe,
     process_descriptor,
     wait,
+    wake,
 )
 from ..channel.ledger import Ledger
 from ..channel.messages import Report, Reports, WriterSpec
@@ -173,9 +173,9 @@ class WriterHandle:
                 self.launcher.close()
                 self.launcher = None
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Make the writer look at the ledger."""
-        nudge(self._waker)
+        wake(self._waker)
 
     def end(self) -> None:
         """Kill the process if it still runs, and let go of everything."""
@@ -199,13 +199,13 @@ class WriterHandle:
         if self.process is not None and self.process.intact():
             with suppress(ChildProcessError):  # it is a child of a host that is process 1, or takes in orphans
                 os.waitid(os.P_PIDFD, self.process.fileno(), os.WEXITED | os.WNOHANG)
-        self.let_go()
+        self.detach_in_child()
 
     def intact(self) -> bool:
         """Whether all of its descriptors are still ours."""
         return all(file.intact() for file in self.files())
 
-    def let_go(self) -> None:
+    def detach_in_child(self) -> None:
         """Close everything of ours. A writer that still runs finds that its host is gone."""
         self.queue.close()
         for file in self.files():

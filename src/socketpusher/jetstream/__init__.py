@@ -113,9 +113,9 @@ def subscribe(
         >>> for event in subscribe("nats://localhost", host="build-7"):  # doctest: +SKIP
         ...     print(event.type, event.unit)
     """
-    from .options import Access
+    from .options import NatsOptions
 
-    access = Access(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
-    from .subscription import Subscription  # behind the sentence that Access has for a missing nats-py
+    access = NatsOptions(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
+    from .subscription import Subscription  # behind the sentence that NatsOptions has for a missing nats-py
 
     return Subscription(access, stream, prefix, host, session, raw, on_problem)

@@ -16,28 +16,28 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 
-from .options import Access
+from .options import NatsOptions
 
-ANSWER = 3.0
+REQUEST_TIMEOUT = 3.0
 """How long an answer may take, in seconds; behind it nobody knows whether the request was heard."""
 
 PAUSE = 0.5
 """Between attempts to connect, in seconds."""
 
-PING = 5.0
+PING_INTERVAL = 5.0
 """A server that does not answer two pings so many seconds apart is taken for dead."""
 
-FAREWELL = 2.0
+CLOSE_TIMEOUT = 2.0
 """How long hanging up may take, in seconds."""
 
 Headers = dict[str, str]
 
 
-class UnansweredError(Exception):
+class OutcomeUnknownError(Exception):
     """Whether the request was heard can't be known; the message says why, a clause."""
 
 
-class RejectedError(Exception):
+class ServerError(Exception):
     """The server has answered with an error.
 
     Args:
@@ -63,7 +63,7 @@ class _Client(Client):
         return super()._connect_command()
 
 
-class Link:
+class NatsConnection:
     """A connection to the servers.
 
     Args:
@@ -75,7 +75,7 @@ class Link:
         OSError, ValueError: A file that it needs can't be used.
     """
 
-    def __init__(self, access: Access, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
+    def __init__(self, access: NatsOptions, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
         self._access = access
         self._options = access.options()
         self._say = say
@@ -118,39 +118,39 @@ class Link:
         """Send a request to JetStream, or publish, and wait for the answer.
 
         Raises:
-            RejectedError: The server says no.
-            UnansweredError: There was no answer.
+            ServerError: The server says no.
+            OutcomeUnknownError: There was no answer.
             OSError: This user may not do that.
         """
         self._asked = subject
-        request = asyncio.ensure_future(self.client.request(subject, payload, timeout=ANSWER, headers=headers))
+        request = asyncio.ensure_future(self.client.request(subject, payload, timeout=REQUEST_TIMEOUT, headers=headers))
         try:
-            await first_of(request, self._broken)
+            await wait_first(request, self._broken)
             if not request.done():
                 raise self._broken.result()
             answer = orjson.loads(request.result().data)
         except nats.errors.NoRespondersError:
-            raise RejectedError(503, 0, "nobody is there to answer") from None
+            raise ServerError(503, 0, "nobody is there to answer") from None
         except (nats.errors.Error, TimeoutError):
-            raise UnansweredError("there was no answer in time") from None
+            raise OutcomeUnknownError("there was no answer in time") from None
         finally:
             request.cancel()
         if "error" in answer:
             error = answer["error"]
-            raise RejectedError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
+            raise ServerError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
         return answer  # type: ignore[no-any-return]  # JSON objects are what JetStream sends
 
     async def publish(self, subject: str, payload: bytes, headers: Headers | None = None, reply: str = "") -> None:
         """Publish without an answer.
 
         Raises:
-            UnansweredError: There is no connection.
+            OutcomeUnknownError: There is no connection.
         """
         self._asked = subject
         try:
             await self.client.publish(subject, payload, reply=reply, headers=headers)
         except (nats.errors.Error, OSError):
-            raise UnansweredError("the connection is lost") from None
+            raise OutcomeUnknownError("the connection is lost") from None
 
     def trouble(self, sentence: str) -> None:
         """Say what is wrong, unless that was said before and `well` not since."""
@@ -169,7 +169,7 @@ class Link:
         self._connected = False
         if self._client is not None:
             try:
-                await asyncio.wait_for(self._client.close(), FAREWELL)
+                await asyncio.wait_for(self._client.close(), CLOSE_TIMEOUT)
             except (TimeoutError, OSError, nats.errors.Error):
                 pass  # the server is stopped or gone
             finally:
@@ -186,7 +186,7 @@ class Link:
             if connecting.done():
                 self._on_error(error)
                 return
-            reason, passes = explained(error)
+            reason, passes = connect_failure(error)
             if not hopeless.done() and not passes and not self._was_connected:
                 hopeless.set_result(reason)
             elif not hopeless.done():
@@ -194,7 +194,7 @@ class Link:
 
         connecting = asyncio.ensure_future(self._connected_client(client, on_error))
         try:
-            await first_of(connecting, hopeless)
+            await wait_first(connecting, hopeless)
             if not connecting.done():
                 raise OSError(f"can't connect to NATS at {self._access}: {hopeless.result()}")
             connecting.result()
@@ -218,7 +218,7 @@ class Link:
             closed_cb=self._on_closed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=PAUSE,  # type: ignore[arg-type]  # it is handed to asyncio.sleep
-            ping_interval=PING,  # type: ignore[arg-type]  # likewise
+            ping_interval=PING_INTERVAL,  # type: ignore[arg-type]  # likewise
             pending_size=0,
             name="socketpusher",
         )
@@ -235,7 +235,7 @@ class Link:
     async def _on_disconnected(self) -> None:
         if self._connected:
             self._connected = False
-            self._break(UnansweredError("the connection was lost"))
+            self._break(OutcomeUnknownError("the connection was lost"))
             self.trouble("lost the connection to NATS; connecting again until it works")
 
     async def _on_closed(self) -> None:
@@ -257,12 +257,12 @@ class Link:
             self._broken.set_result(reason)
 
 
-async def first_of(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:
+async def wait_first(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:
     """Wait until one of them is done, or so many seconds."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
-def explained(error: Exception) -> tuple[str, bool]:
+def connect_failure(error: Exception) -> tuple[str, bool]:
     """Why a connection could not be made, a clause that says what to do, and whether that may pass."""
     text = str(error)
     if isinstance(error, ssl.SSLCertVerificationError):

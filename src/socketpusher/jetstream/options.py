@@ -9,7 +9,7 @@ INSTALL = "nats-py is not installed, which this needs: pip install 'socketpusher
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class NatsOptions:
     """How to reach the servers.
 
     Args:

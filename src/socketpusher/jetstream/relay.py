@@ -32,16 +32,16 @@ import orjson
 from .. import wire
 from ..listener.listener import Listener
 from ..listener.problems import Sender
-from ..unix_socket import started
-from .connection import Link, RejectedError, UnansweredError, first_of
-from .options import Access
-from .stream import MISSING, Plan, Stream, is_missing, last_id, prepare
-from .subjects import Number, id_of_graph, id_of_line, id_of_number, last_number, number, subject
+from ..unix_socket import process_start_ticks
+from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
+from .options import NatsOptions
+from .stream import MISSING, Stream, StreamSpec, is_missing, last_id, prepare
+from .subjects import EventId, digest_message_id, graph_message_id, last_stored_seq, message_id, number, subject
 
 BATCH = 1000
 """The most messages that a server takes in a batch."""
 
-GRACE = 3.0
+SHUTDOWN_GRACE = 3.0
 """After a signal what is in flight may take so long, in seconds; then it stays unread in the socket."""
 
 PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -59,7 +59,7 @@ class _Line(NamedTuple):
 
     data: bytes
     type: str
-    number: Number | None
+    number: EventId | None
     retained: bool
 
 
@@ -69,7 +69,7 @@ class _Message(NamedTuple):
     payload: bytes
 
 
-class _Planned(NamedTuple):
+class _PublishPlan(NamedTuple):
     """What is to be done about the lines of one read."""
 
     messages: list[_Message]
@@ -91,7 +91,7 @@ class Relay:
     """
 
     def __init__(
-        self, listener: Listener[bytes], access: Access, plan: Plan, host: str, say: Callable[[str], object]
+        self, listener: Listener[bytes], access: NatsOptions, plan: StreamSpec, host: str, say: Callable[[str], object]
     ) -> None:
         self.stored = 0  # messages that the stream has acknowledged
         self.found = 0  # events that it had already
@@ -101,11 +101,11 @@ class Relay:
         self._plan = plan
         self._host = host
         self._say = say
-        self._link = Link(access, say, say)
+        self._link = NatsConnection(access, say, say)
         self._stream: Stream | None = None  # as last checked; None after trouble
         self._prepared = False  # whether it ever was there
-        self._lasts: dict[str, int] = {}  # up to which number each session is stored
-        self._begun: dict[str, int] = {}  # up to which number each was when this relay first heard of it
+        self._stored_up_to: dict[str, int] = {}  # up to which number each session is stored
+        self._stored_at_start: dict[str, int] = {}  # up to which number each was when this relay first heard of it
         self._sessions: dict[Sender, str] = {}  # what each sender's lines without an id belong to
         self._graphs: dict[Sender, _Line] = {}  # each sender's graph that waits for an event
         self._batches = secrets.token_hex(8)
@@ -129,9 +129,9 @@ class Relay:
             loop.add_signal_handler(n, end, n)
         work = asyncio.ensure_future(self._work(ended))
         try:
-            await first_of(work, ended)
+            await wait_first(work, ended)
             if not work.done() and self._busy:
-                await asyncio.wait({work}, timeout=GRACE)
+                await asyncio.wait({work}, timeout=SHUTDOWN_GRACE)
             if work.done():
                 work.result()
             return ended.result()
@@ -158,17 +158,17 @@ class Relay:
     async def _work(self, ended: "asyncio.Future[int]") -> None:
         await self._be_ready()  # before anything is read, so that what can never work ends it at once
         while not ended.done():
-            await self._readable()
+            await self._wait_readable()
             lines = self._listener.read(hold=True)
             sender = self._listener.sender
             self._busy = True
             if lines and sender is not None:
                 await self._store(sender, [_parsed(line) for line in lines])
             self._listener.release()
-            await self._forget_gone()
+            await self._drop_disconnected()
             self._busy = False
 
-    async def _readable(self) -> None:
+    async def _wait_readable(self) -> None:
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._listener.fileno(), _settle, readable)
@@ -177,7 +177,7 @@ class Relay:
         finally:
             loop.remove_reader(self._listener.fileno())
 
-    async def _forget_gone(self) -> None:
+    async def _drop_disconnected(self) -> None:
         """A sender that is gone after nothing but a graph has no event for it to wait for."""
         for sender in (self._sessions.keys() | self._graphs.keys()) - set(self._listener.senders):
             if sender in self._graphs:
@@ -190,19 +190,19 @@ class Relay:
         while True:
             try:
                 stream = await self._be_ready()
-                await self._learn(lines)
-                planned = self._planned(sender, lines, stream, singly)
+                await self._load_stored_seqs(lines)
+                planned = self._plan_batch(sender, lines, stream, singly)
                 await self._publish(planned.messages, stream.atomic and not singly)
                 break
-            except UnansweredError as error:
+            except OutcomeUnknownError as error:
                 self._link.trouble(f"don't know what became of some events: {error}; publishing them again")
-            except RejectedError as error:
+            except ServerError as error:
                 if error.err_code not in (DUPLICATES, FULL) or singly:
                     self._link.trouble(self._advice(error))
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._stream = None
-            self._lasts.clear()
+            self._stored_up_to.clear()
             singly = True
         self._link.well(f"the stream {self._plan.name} takes events again")
         self.found += planned.found
@@ -215,9 +215,9 @@ class Relay:
         for line in lines:
             if line.number is not None:
                 session, n = line.number
-                self._lasts[session] = max(n, self._lasts[session])
+                self._stored_up_to[session] = max(n, self._stored_up_to[session])
 
-    def _advice(self, error: RejectedError) -> str:
+    def _advice(self, error: ServerError) -> str:
         name = self._plan.name
         if error.err_code == FULL:
             return f"the stream {name} is full: {error}; purge it or raise its limits; events wait until then"
@@ -232,9 +232,9 @@ class Relay:
                 return self._stream
             try:
                 self._stream = await prepare(self._link, self._plan)
-            except UnansweredError as error:
+            except OutcomeUnknownError as error:
                 self._link.trouble(f"can't check the stream {self._plan.name}: {error}; trying until it works")
-            except RejectedError as error:
+            except ServerError as error:
                 if not self._prepared and is_missing(error):
                     raise OSError(MISSING) from None
                 self._link.trouble(f"can't use the stream {self._plan.name}: {error}; trying until it works")
@@ -250,18 +250,18 @@ class Relay:
                     )
                 self._prepared = True
 
-    async def _learn(self, lines: Iterable[_Line]) -> None:
+    async def _load_stored_seqs(self, lines: Iterable[_Line]) -> None:
         """Ask the stream up to where it has the sessions that are not known."""
-        if len(self._lasts) > SESSIONS:
-            self._lasts.clear()
-            self._begun.clear()
-        for session in {line.number.session for line in lines if line.number is not None} - self._lasts.keys():
+        if len(self._stored_up_to) > SESSIONS:
+            self._stored_up_to.clear()
+            self._stored_at_start.clear()
+        for session in {line.number.session for line in lines if line.number is not None} - self._stored_up_to.keys():
             id = await last_id(self._link, self._plan.name, self._plan.prefix, self._host, session)
-            self._lasts[session] = last_number(id)
-            self._begun.setdefault(session, self._lasts[session])
+            self._stored_up_to[session] = last_stored_seq(id)
+            self._stored_at_start.setdefault(session, self._stored_up_to[session])
 
-    def _planned(self, sender: Sender, lines: Sequence[_Line], stream: Stream, again: bool) -> _Planned:
-        lasts = dict(self._lasts)
+    def _plan_batch(self, sender: Sender, lines: Sequence[_Line], stream: Stream, again: bool) -> _PublishPlan:
+        lasts = dict(self._stored_up_to)
         graph = self._graphs.get(sender)
         messages: list[_Message] = []
         found = late = shortened = 0
@@ -279,7 +279,7 @@ class Relay:
                 session, n = line.number
                 self._sessions[sender] = session
                 if n <= lasts[session]:
-                    known = again or n <= self._begun[session]
+                    known = again or n <= self._stored_at_start[session]
                     if not line.retained:
                         found += known
                         late += not known
@@ -287,20 +287,20 @@ class Relay:
                     continue
                 lasts[session] = n
                 if graph is not None:
-                    add(graph, session, id_of_graph(line.number))
+                    add(graph, session, graph_message_id(line.number))
                     graph = None
-                add(line, session, id_of_number(line.number))
+                add(line, session, message_id(line.number))
             elif line.type == "graph" and graph is None and sender not in self._sessions:
                 graph = line
             else:
                 session = self._sessions.setdefault(sender, _session_of(sender))
                 for each in filter(None, (graph, line)):
-                    add(each, session, id_of_line(self._host, each.data))
+                    add(each, session, digest_message_id(self._host, each.data))
                 graph = None
         if not lines and graph is not None:
-            add(graph, self._sessions.get(sender) or _session_of(sender), id_of_line(self._host, graph.data))
+            add(graph, self._sessions.get(sender) or _session_of(sender), digest_message_id(self._host, graph.data))
             graph = None
-        return _Planned(messages, found, late, shortened, graph)
+        return _PublishPlan(messages, found, late, shortened, graph)
 
     async def _publish(self, messages: Sequence[_Message], atomic: bool) -> None:
         """Return when all are acknowledged."""
@@ -326,7 +326,7 @@ class Relay:
             else:
                 answer = await self._link.ask(message.subject, message.payload, {**headers, "Nats-Batch-Commit": "1"})
         if answer.get("count") != len(batch):
-            raise UnansweredError("the answer was not one to a batch")
+            raise OutcomeUnknownError("the answer was not one to a batch")
 
 
 def _settle(future: "asyncio.Future[None]") -> None:
@@ -349,5 +349,5 @@ def _short(line: _Line, limit: int) -> bytes:
 
 def _session_of(sender: Sender) -> str:
     """A name for what a sender without ids sends, the same for all connections of its process."""
-    ticks = None if sender.pid is None else started(sender.pid)
+    ticks = None if sender.pid is None else process_start_ticks(sender.pid)
     return f"sender-{secrets.token_hex(6)}" if ticks is None else f"pid{sender.pid}-{ticks}"

@@ -8,7 +8,7 @@ import orjson
 
 from .. import jetstream
 from ..config import MIN_MAX_LINE_BYTES
-from .connection import Link, RejectedError
+from .connection import NatsConnection, ServerError
 from .subjects import checked_prefix, subject_filter
 
 MAX_AGE = 7 * 86_400.0
@@ -36,7 +36,7 @@ MISSING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StreamSpec:
     """What the stream is to be; None leaves it to the one that is there, or to the defaults.
 
     Args:
@@ -83,28 +83,28 @@ def checked_name(name: str) -> str:
     return name
 
 
-def is_missing(error: RejectedError) -> bool:
+def is_missing(error: ServerError) -> bool:
     """Whether the answer to a first request says that there is no JetStream."""
     return error.err_code == NOT_IN_ACCOUNT or not error.err_code
 
 
-async def info(link: Link, name: str) -> dict[str, Any] | None:
-    """What the server knows of a stream, or None if there is none. Raises as `Link.ask` does."""
+async def info(link: NatsConnection, name: str) -> dict[str, Any] | None:
+    """What the server knows of a stream, or None if there is none. Raises as `NatsConnection.ask` does."""
     try:
         return await link.ask(f"$JS.API.STREAM.INFO.{name}")
-    except RejectedError as error:
+    except ServerError as error:
         if error.err_code == NO_STREAM:
             return None
         raise
 
 
-async def prepare(link: Link, plan: Plan) -> Stream:
+async def prepare(link: NatsConnection, plan: StreamSpec) -> Stream:
     """Make the stream, or check the one that is there, which stays as it is.
 
     Raises:
         OSError: It can't be used, and why.
-        RejectedError: JetStream is not there, or can't do it now.
-        UnansweredError: As `Link.ask` raises it.
+        ServerError: JetStream is not there, or can't do it now.
+        OutcomeUnknownError: As `NatsConnection.ask` raises it.
     """
     found = await info(link, plan.name)
     if found is None:
@@ -123,7 +123,7 @@ async def prepare(link: Link, plan: Plan) -> Stream:
     return Stream(bool(config.get("allow_atomic")), largest - HEADER_BYTES)
 
 
-async def _make(link: Link, plan: Plan) -> dict[str, Any]:
+async def _make(link: NatsConnection, plan: StreamSpec) -> dict[str, Any]:
     max_age = MAX_AGE if plan.max_age is None else plan.max_age
     window = plan.duplicate_window
     if window is None:
@@ -143,7 +143,7 @@ async def _make(link: Link, plan: Plan) -> dict[str, Any]:
     }
     try:
         return await link.ask(f"$JS.API.STREAM.CREATE.{plan.name}", orjson.dumps(config))
-    except RejectedError as error:
+    except ServerError as error:
         if error.code == 503:
             raise
         advice = "choose other settings, or another name for it"
@@ -152,7 +152,7 @@ async def _make(link: Link, plan: Plan) -> dict[str, Any]:
         raise OSError(f"can't make the stream {plan.name}: {error}; {advice}") from None
 
 
-def _conflicts(config: dict[str, Any], plan: Plan) -> list[str]:
+def _conflicts(config: dict[str, Any], plan: StreamSpec) -> list[str]:
     """What is wrong with a stream, a clause each."""
     wrong = []
     if not any(_covers(subject, plan.prefix) for subject in config.get("subjects") or ()):
@@ -184,12 +184,12 @@ def _covers(subject: str, prefix: str) -> bool:
     return subject == ">" or (subject.endswith(".>") and f"{prefix}.".startswith(subject[:-1]))
 
 
-async def last_id(link: Link, name: str, prefix: str, host: str, session: str) -> str:
-    """The message id of the last message of a session, or "" if there is none. Raises as `Link.ask` does."""
+async def last_id(link: NatsConnection, name: str, prefix: str, host: str, session: str) -> str:
+    """The message id of the last message of a session, or "" if there is none. Raises as `NatsConnection.ask` does."""
     request = {"last_by_subj": subject_filter(prefix, host, session)}
     try:
         found = await link.ask(f"$JS.API.STREAM.MSG.GET.{name}", orjson.dumps(request))
-    except RejectedError as error:
+    except ServerError as error:
         if error.err_code == NOT_FOUND:
             return ""
         raise

@@ -22,7 +22,7 @@ SESSION_CHARACTERS = 100
 _OF_A_GRAPH = "/graph"
 
 
-class Number(NamedTuple):
+class EventId(NamedTuple):
     """What an id says."""
 
     session: str
@@ -89,13 +89,13 @@ def checked_prefix(prefix: str) -> str:
     return prefix
 
 
-def number(id: object) -> Number | None:
+def number(id: object) -> EventId | None:
     """What an id says; None if it has not the form "<session>-<n>"."""
     if not isinstance(id, str):
         return None
     session, _, digits = id.rpartition("-")
     n = _counted(digits)
-    return Number(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
+    return EventId(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
 
 
 def _counted(digits: str) -> int:
@@ -104,24 +104,24 @@ def _counted(digits: str) -> int:
     return int(digits) if plain else 0
 
 
-def id_of_number(number: Number) -> str:
+def message_id(number: EventId) -> str:
     """The message id of an event with an id: that, wherever a header can hold it."""
     session = number.session
     plain = session.isascii() and session.isprintable() and " " not in session
     return f"{session if plain else token(session)}-{number.n}"
 
 
-def id_of_graph(behind: Number) -> str:
+def graph_message_id(behind: EventId) -> str:
     """The message id of the `graph` that comes right before an event."""
-    return id_of_number(behind) + _OF_A_GRAPH
+    return message_id(behind) + _OF_A_GRAPH
 
 
-def id_of_line(host: str, line: bytes) -> str:
+def digest_message_id(host: str, line: bytes) -> str:
     """The message id of a line without an id."""
     return f"{token(host)}:{hashlib.sha256(line).hexdigest()[:32]}"
 
 
-def last_number(id: str) -> int:
+def last_stored_seq(id: str) -> int:
     """Up to which number a session is stored, told by the id of its last message; 0 if that does not tell."""
     behind = id.endswith(_OF_A_GRAPH)
     n = _counted(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])

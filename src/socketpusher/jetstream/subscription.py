@@ -24,8 +24,8 @@ from nats.aio.msg import Msg
 
 from .. import wire
 from ..events import Event
-from .connection import Link, RejectedError, UnansweredError, first_of
-from .options import Access
+from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
+from .options import NatsOptions
 from .stream import MISSING, NO_STREAM, checked_name, info, is_missing
 from .subjects import Source, checked_prefix, source, subject_filter
 
@@ -44,7 +44,7 @@ PAUSE = 0.5
 _EXPIRES = 30_000_000_000
 """How long a request is good for, in nanoseconds."""
 
-_UNUSED = 60_000_000_000
+_INACTIVE_THRESHOLD = 60_000_000_000
 """After what time without a request the server forgets a consumer, in nanoseconds."""
 
 _HEARTBEAT = "100"
@@ -77,7 +77,7 @@ class Subscription(Generic[_T]):
 
     def __init__(
         self,
-        access: Access,
+        access: NatsOptions,
         stream: str,
         prefix: str,
         host: str | None,
@@ -96,7 +96,7 @@ class Subscription(Generic[_T]):
         self._source: Source | None = None
         self._caught_up = False
         self._items: Iterator[_T] = iter(())  # of the last read, not yet handed out
-        self._thread: _Thread | None = None  # from the first use on, unless that is one of asyncio
+        self._thread: _LoopThread | None = None  # from the first use on, unless that is one of asyncio
         self._closed = False
 
     @property
@@ -170,11 +170,11 @@ class Subscription(Generic[_T]):
             self._source = self.source_of(message)
             yield message.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
 
-    def _driven(self) -> "_Thread":
+    def _driven(self) -> "_LoopThread":
         if self._closed:
             raise ValueError("the subscription is closed; make a new one")
         if self._thread is None:
-            self._thread = _Thread(self)
+            self._thread = _LoopThread(self)
         return self._thread
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class Subscription(Generic[_T]):
 
     async def arrivals(self, warn: Callable[[str], object]) -> AsyncGenerator[_Arrival, None]:
         """What comes, for a driver. Raises `OSError` if it can't work."""
-        link = Link(self._access, lambda sentence: None, warn)
+        link = NatsConnection(self._access, lambda sentence: None, warn)
         begun = False
         try:
             while True:
@@ -209,9 +209,9 @@ class Subscription(Generic[_T]):
                         async for arrival in consumed:
                             begun = True
                             yield arrival
-                except UnansweredError as error:
+                except OutcomeUnknownError as error:
                     link.trouble(f"can't follow the stream {self._stream}: {error}; trying until it works")
-                except RejectedError as error:
+                except ServerError as error:
                     if not begun and is_missing(error):
                         raise OSError(MISSING) from None
                     if not begun and error.code != 503:
@@ -221,7 +221,7 @@ class Subscription(Generic[_T]):
         finally:
             await link.close()
 
-    async def _consume(self, link: Link) -> AsyncGenerator[_Arrival, None]:
+    async def _consume(self, link: NatsConnection) -> AsyncGenerator[_Arrival, None]:
         """What a consumer brings, as long as it lives."""
         await self._check_stream(link)
         inbox = _Inbox()
@@ -262,26 +262,26 @@ class Subscription(Generic[_T]):
             try:
                 await subscribed.unsubscribe()
                 await link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
-            except (nats.errors.Error, UnansweredError):
+            except (nats.errors.Error, OutcomeUnknownError):
                 pass  # there is no connection, and the server forgets both
 
-    async def _check_stream(self, link: Link) -> None:
+    async def _check_stream(self, link: NatsConnection) -> None:
         """Begin anew if it is another stream than before."""
         found = await info(link, self._stream)
         if found is None:
-            raise RejectedError(404, NO_STREAM, "there is none yet; start a relay first, or name another stream")
+            raise ServerError(404, NO_STREAM, "there is none yet; start a relay first, or name another stream")
         if found["created"] != self._created or found["state"]["last_seq"] < self._last:
             self._last = 0
         self._created = found["created"]
 
-    async def _make_consumer(self, link: Link, name: str) -> int:
+    async def _make_consumer(self, link: NatsConnection, name: str) -> int:
         """Make one that begins behind what came last. Returns how many messages it has to bring."""
         config: dict[str, Any] = {
             "name": name,
             "ack_policy": "none",
             "deliver_policy": "all",
             "filter_subject": self._filter,
-            "inactive_threshold": _UNUSED,
+            "inactive_threshold": _INACTIVE_THRESHOLD,
             "mem_storage": True,
             "num_replicas": 1,
         }
@@ -293,7 +293,7 @@ class Subscription(Generic[_T]):
         )
         return int(made["num_pending"])
 
-    async def _request(self, link: Link, name: str, address: str) -> None:
+    async def _request(self, link: NatsConnection, name: str, address: str) -> None:
         request = {
             "batch": REQUEST,
             "max_bytes": max(REQUEST_BYTES, 2 * link.client.max_payload),
@@ -316,20 +316,20 @@ class _Inbox:
         if not self._arrived.done():
             self._arrived.set_result(None)
 
-    async def take(self, link: Link) -> list[Msg]:
-        """Wait for messages. Raises `UnansweredError` if none can come any more, not even heartbeats."""
+    async def take(self, link: NatsConnection) -> list[Msg]:
+        """Wait for messages. Raises `OutcomeUnknownError` if none can come any more, not even heartbeats."""
         if not self._messages:
             self._arrived = asyncio.get_running_loop().create_future()
-            await first_of(self._arrived, link.broken, timeout=3 * HEARTBEAT)
+            await wait_first(self._arrived, link.broken, timeout=3 * HEARTBEAT)
         if link.broken.done():
             raise link.broken.result()
         if not self._messages:
-            raise UnansweredError("the server is silent")
+            raise OutcomeUnknownError("the server is silent")
         messages, self._messages = self._messages, []
         return messages
 
 
-class _Thread:
+class _LoopThread:
     """Runs a subscription in a loop of its own. What it brings is taken by any one thread.
 
     Args:

@@ -10,20 +10,20 @@ from collections import deque
 from typing import Any, cast
 
 from .problems import Sender
-from .splitter import Lines
-from .threads import READ_BYTES, Arrival, Gate
+from .splitter import LineSplitter
+from .threads import READ_BYTES, Arrival, SenderRegistry
 
 
-class Serving:
+class AsyncioDriver:
     """asyncio's Unix server, whose senders are paused while what they sent has not been taken.
 
     Args:
-        gate: Whom to ask about senders.
+        registry: Whom to ask about senders.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        self.receivers: set[_Receiver] = set()
+    def __init__(self, registry: SenderRegistry) -> None:
+        self.registry = registry
+        self.receivers: set[_SenderProtocol] = set()
         self.arrivals: deque[tuple[Arrival, asyncio.Transport]] = deque()  # one a sender at most
         self.changed = asyncio.Event()  # something came, or it was closed
         self._loop = asyncio.get_running_loop()
@@ -34,7 +34,7 @@ class Serving:
         """Serve this socket, which is bound."""
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await self._loop.create_unix_server(
-            lambda: _Receiver(self), sock=listening, backlog=socket.SOMAXCONN, start_serving=False, **options
+            lambda: _SenderProtocol(self), sock=listening, backlog=socket.SOMAXCONN, start_serving=False, **options
         )
         await self._server.start_serving()  # apart, for `close` may be called meanwhile
 
@@ -56,7 +56,7 @@ class Serving:
         self._closed = True
         self.changed.set()
         self.arrivals.clear()
-        self.gate.senders.clear()
+        self.registry.senders.clear()
         if self._loop.is_closed():
             return  # with it went what could be told
         if self._server is not None:
@@ -65,19 +65,19 @@ class Serving:
             receiver.transport.abort()
 
 
-class _Receiver(asyncio.BufferedProtocol):
+class _SenderProtocol(asyncio.BufferedProtocol):
     """One sender."""
 
     transport: asyncio.Transport
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: AsyncioDriver) -> None:
         self._serving = serving
-        self._admitted: tuple[Sender, Lines] | None = None  # from the connection on, if the sender may send
+        self._admitted: tuple[Sender, LineSplitter] | None = None  # from the connection on, if the sender may send
         self._buffer = memoryview(bytearray(READ_BYTES))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._admitted = self._serving.gate.admit(transport.get_extra_info("socket"))
+        self._admitted = self._serving.registry.admit(transport.get_extra_info("socket"))
         if self._admitted is None:
             self.transport.abort()
         else:
@@ -97,6 +97,6 @@ class _Receiver(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._admitted is not None:
             self._serving.receivers.discard(self)
-            if self._admitted[0] in self._serving.gate.senders:
-                self._serving.gate.senders.remove(self._admitted[0])
+            if self._admitted[0] in self._serving.registry.senders:
+                self._serving.registry.senders.remove(self._admitted[0])
         self._serving.changed.set()

@@ -1,9 +1,8 @@
 """`listen`: everything that senders write to a Unix socket, for a thread or for asyncio.
 
-Two drivers move the bytes: `Selecting`, for a thread that sleeps until something comes, and `Serving`, on asyncio's own
-Unix server. Both read from a sender only when what it sent before has been taken, and leave the rest to the kernel,
-which makes the senders of a slow reader wait. All else is here, once: what a line becomes, whether it has come before,
-and who is told of the rest.
+Two drivers move the bytes: `ThreadDriver` for a thread that sleeps until something arrives, and `AsyncioDriver` on
+asyncio's own Unix server. Both read from a sender only after its last bytes were consumed, and leave the rest to the
+kernel, which makes the senders of a slow reader wait. Everything else is here, once: decoding, repetitions, problems.
 """
 
 import logging
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from ..config import checked_uids, default_socket_path
 from ..events import Event
 from ..wire import DecodeError, event_of, is_retained, parse
-from .problems import Gap, Problem, Sender, Skipped
-from .sequences import Sessions
+from .problems import Gap, Problem, Sender, SkippedLine
+from .sequences import SequenceTracker
 from .socketfile import SocketFile
-from .threads import Arrival, Gate, Selecting
+from .threads import Arrival, SenderRegistry, ThreadDriver
 
 if TYPE_CHECKING:
-    from .aio import Serving
+    from .aio import AsyncioDriver
 
 logger = logging.getLogger("socketpusher")
 
@@ -69,10 +68,10 @@ def listen(
         allow_uids: Users, besides this process's own and root, that may send. The socket file is open to all then
             (0666), as far as its directory is, and others are hung up on. Their pushers need this user's id in the
             `allow_uids` of their own `PusherConfig`.
-        on_problem: Called with a `Skipped` for each line that is not an event or is longer than 1,048,576 bytes, a
-            `Gap` for numbers that are missing in the ids of the events, and a `Refused` for each sender of another
-            user. What it raises comes out of the iteration, which may go on behind the line in question. By default
-            it logs a warning.
+        on_problem: Called with a `SkippedLine` for each line that is not an event or is longer than 1,048,576 bytes,
+            a `Gap` for numbers that are missing in the ids of the events, and a `RefusedSender` for each sender of
+            another user. An exception that it raises comes out of the iteration, which may be continued after the
+            line in question. By default a warning is logged.
 
     Returns:
         An iterator, for `for` and for `async for`, that waits for the next event, and goes on when senders come and go,
@@ -113,14 +112,14 @@ class Listener(Generic[_T]):
         self._raw = raw
         self._on_problem = on_problem
         self._problems: deque[Problem] = deque(maxlen=1024)  # not yet told of, for the drivers may not raise
-        self._sessions = Sessions()
+        self._sessions = SequenceTracker()
         self._lines: Iterator[bytes] = iter(())  # of the last read, not yet handed out
         self._sender: Sender | None = None  # of these
         self._closed = False
         self._file = SocketFile(path, shared=bool(allow_uids))
-        self._gate = Gate({os.geteuid(), 0, *allow_uids}, self._problems.append)
-        self._selecting: Selecting | None = None  # from the first use on, if that is one of a thread
-        self._serving: Serving | None = None  # the same, if it is one of asyncio
+        self._registry = SenderRegistry({os.geteuid(), 0, *allow_uids}, self._problems.append)
+        self._selecting: ThreadDriver | None = None  # from the first use on, if that is one of a thread
+        self._serving: AsyncioDriver | None = None  # the same, if it is one of asyncio
 
     @property
     def path(self) -> str:
@@ -135,11 +134,11 @@ class Listener(Generic[_T]):
     @property
     def senders(self) -> tuple[Sender, ...]:
         """The connections that are open."""
-        return tuple(self._gate.senders)
+        return tuple(self._registry.senders)
 
     def fileno(self) -> int:
         """A descriptor that is readable while `read` would not wait, for a loop that waits for other things too."""
-        return self._selected().fileno()
+        return self._thread_driver().fileno()
 
     def read(self, *, hold: bool = False) -> list[_T]:
         """Wait until a sender comes, sends or goes, and return what one read brought, which may be nothing.
@@ -152,18 +151,18 @@ class Listener(Generic[_T]):
         lines = list(self._lines)
         self._lines = iter(lines)
         if not lines:
-            self._receive(self._selected().wait(hold))
-        return list(self._items())
+            self._receive(self._thread_driver().wait(hold))
+        return list(self._decode_pending())
 
     def release(self) -> None:
         """Let go of what `read` has held: it is dealt with."""
-        self._selected().release()
+        self._thread_driver().release()
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
-            yield from self._items()
+            yield from self._decode_pending()
             if not self._closed:
-                self._receive(self._selected().wait())
+                self._receive(self._thread_driver().wait())
 
     def __next__(self) -> _T:
         for item in self:
@@ -172,17 +171,17 @@ class Listener(Generic[_T]):
 
     async def __aiter__(self) -> AsyncIterator[_T]:
         while not self._closed:
-            for item in self._items():
+            for item in self._decode_pending():
                 yield item
             if not self._closed:
-                self._receive(await (await self._served()).wait())
+                self._receive(await (await self._asyncio_driver()).wait())
 
     def _receive(self, arrival: Arrival | None) -> None:
         if arrival is not None:
             self._sender, lines = arrival
             self._lines = iter(lines)
 
-    def _items(self) -> Iterator[_T]:
+    def _decode_pending(self) -> Iterator[_T]:
         """What the lines that have come are yielded as. If it is not run to its end, another one goes on."""
         while self._problems:
             self._on_problem(self._problems.popleft())
@@ -192,7 +191,7 @@ class Listener(Generic[_T]):
                 wire = parse(line)
                 event = event_of(wire)
             except DecodeError as error:
-                self._on_problem(Skipped(self._of_this(), str(error), line))
+                self._on_problem(SkippedLine(self._current_sender(), str(error), line))
             else:
                 if "id" not in wire or is_new(wire["id"], is_retained(wire)):
                     yield line + b"\n" if raw else event  # type: ignore[misc]  # as `listen` promises
@@ -202,27 +201,27 @@ class Listener(Generic[_T]):
             return True
         missed = self._sessions.take(id, retained)
         if missed:
-            self._on_problem(Gap(self._of_this(), id.rpartition("-")[0], missed.start, missed.stop - 1))
+            self._on_problem(Gap(self._current_sender(), id.rpartition("-")[0], missed.start, missed.stop - 1))
         return missed is not None
 
-    def _of_this(self) -> Sender:
+    def _current_sender(self) -> Sender:
         assert self._sender is not None  # there is a line, so somebody has sent it
         return self._sender
 
-    def _selected(self) -> Selecting:
+    def _thread_driver(self) -> ThreadDriver:
         if self._serving is not None:
             raise RuntimeError(f"the listener at {self._path} belongs to asyncio; use it with async for only")
         if self._selecting is None:
-            self._selecting = Selecting(self._file.socket, self._gate)
+            self._selecting = ThreadDriver(self._file.socket, self._registry)
         return self._selecting
 
-    async def _served(self) -> "Serving":
+    async def _asyncio_driver(self) -> "AsyncioDriver":
         if self._selecting is not None:
             raise RuntimeError(f"the listener at {self._path} is read without asyncio; make a new one for async for")
         if self._serving is None:
-            from .aio import Serving
+            from .aio import AsyncioDriver
 
-            self._serving = Serving(self._gate)
+            self._serving = AsyncioDriver(self._registry)
             await self._serving.start(self._file.socket)
         return self._serving
 

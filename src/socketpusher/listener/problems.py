@@ -20,7 +20,7 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedLine:
     """A line that was not yielded.
 
     Args:
@@ -61,7 +61,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedSender:
     """A sender that was hung up on, for it runs as a user that may not send.
 
     Args:
@@ -74,4 +74,4 @@ class Refused:
         return f"refused {self.sender} of user {self.sender.uid}; if it may send, put {self.sender.uid} into allow_uids"
 
 
-Problem = Skipped | Gap | Refused
+Problem = SkippedLine | Gap | RefusedSender

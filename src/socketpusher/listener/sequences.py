@@ -14,13 +14,13 @@ GAPS = 64
 """How many gaps of a session are remembered; what comes late into an older one is taken for a repetition."""
 
 
-class Sessions:
+class SequenceTracker:
     """What has come of each session."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _Sequence] = {}
         self._name = ""  # of the session that the last event belonged to
-        self._session = _Session()  # that session
+        self._session = _Sequence()  # that session
 
     def take(self, id: str, retained: bool) -> "Taken":
         """Take an event in.
@@ -36,7 +36,7 @@ class Sessions:
         if not name or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()) or digits[0] == "0":
             return _NONE
         if name != self._name:
-            self._session = self._sessions.pop(name) if name in self._sessions else _Session()
+            self._session = self._sessions.pop(name) if name in self._sessions else _Sequence()
             self._sessions[name] = self._session
             self._name = name
             if len(self._sessions) > SESSIONS:
@@ -44,7 +44,7 @@ class Sessions:
         return self._session.take(int(digits), retained)
 
 
-class _Session:
+class _Sequence:
     __slots__ = ("_known", "_missing", "_next")
 
     def __init__(self) -> None:

@@ -63,7 +63,7 @@ class SocketFile:
                 self._identity = _identity(os.lstat(path))
         except OSError as error:
             self.socket.close()
-            raise _explained(error, path) from None
+            raise _with_advice(error, path) from None
         except BaseException:
             self.socket.close()
             raise
@@ -134,7 +134,7 @@ def _remove(path: str, identity: tuple[int, int]) -> None:
         pass  # somebody has removed it already
 
 
-def _explained(error: OSError, path: str) -> OSError:
+def _with_advice(error: OSError, path: str) -> OSError:
     """The same error, saying what was tried, on what, why it failed and what to do."""
     code = error.errno or errno.EIO
     advice = _ADVICE.get(code)

@@ -8,7 +8,7 @@ SHOWN = 1024
 """How much of a line that is too long is shown to `on_long`, in bytes."""
 
 
-class Lines:
+class LineSplitter:
     """What one sender sends, cut into lines. It holds one line at most, and none over 1,048,576 bytes.
 
     Args:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from ..unix_socket import credentials
-from .problems import Problem, Refused, Sender, Skipped
-from .splitter import Lines
+from .problems import Problem, RefusedSender, Sender, SkippedLine
+from .splitter import LineSplitter
 
 READ_BYTES = 64 << 10
 """How much one read takes from a sender at most; what it brings is handed out before the next one. Not more, for malloc
@@ -18,7 +18,7 @@ Arrival = tuple[Sender, list[bytes]]
 """What one read brought: the lines that it completed, without their newlines."""
 
 
-class Gate:
+class SenderRegistry:
     """Who may send, and who does.
 
     Args:
@@ -31,30 +31,32 @@ class Gate:
         self._uids = uids
         self._report = report
 
-    def admit(self, connected: socket.socket) -> tuple[Sender, Lines] | None:
+    def admit(self, connected: socket.socket) -> tuple[Sender, LineSplitter] | None:
         """Let a sender in, or report that it may not come in and return None."""
         sender = Sender(*credentials(connected))
         if sender.uid is not None and sender.uid not in self._uids:
-            self._report(Refused(sender))
+            self._report(RefusedSender(sender))
             return None
         self.senders.append(sender)
-        return sender, Lines(lambda begin: self._report(Skipped(sender, "the line is over 1,048,576 bytes", begin)))
+        return sender, LineSplitter(
+            lambda begin: self._report(SkippedLine(sender, "the line is over 1,048,576 bytes", begin))
+        )
 
 
-class Selecting:
+class ThreadDriver:
     """For a thread that sleeps until something comes.
 
     Args:
         listening: The socket, bound and listening.
-        gate: Whom to ask about senders.
+        registry: Whom to ask about senders.
     """
 
-    def __init__(self, listening: socket.socket, gate: Gate) -> None:
+    def __init__(self, listening: socket.socket, registry: SenderRegistry) -> None:
         self._listening = listening
-        self._gate = gate
+        self._registry = registry
         self._ready: Iterator[tuple[selectors.SelectorKey, int]] = iter(())  # of the last wait, not yet looked at
         self._held: tuple[selectors.SelectorKey, int] | None = None  # whom the last wait left how many bytes
-        self._selector = selectors.DefaultSelector()  # a sender is registered with what the gate gave for it
+        self._selector = selectors.DefaultSelector()  # a sender is registered with what the registry gave for it
         self._selector.register(listening, selectors.EVENT_READ)
 
     def fileno(self) -> int:
@@ -80,7 +82,7 @@ class Selecting:
             connected, _ = self._listening.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # it is gone already
-        if (admitted := self._gate.admit(connected)) is None:
+        if (admitted := self._registry.admit(connected)) is None:
             connected.close()
             return
         connected.setblocking(False)
@@ -98,7 +100,7 @@ class Selecting:
         if not data:
             self._selector.unregister(connected)
             connected.close()
-            self._gate.senders.remove(sender)
+            self._registry.senders.remove(sender)
             return None
         if hold:
             self._held = key, len(data)
@@ -122,5 +124,5 @@ class Selecting:
             cast(socket.socket, self._held[0].fileobj).close()
         for key in list(self._selector.get_map().values()):
             cast(socket.socket, key.fileobj).close()
-        self._gate.senders.clear()
+        self._registry.senders.clear()
         self._selector.close()

@@ -26,7 +26,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
 from ..events import Bus, Event, EventType
-from .failure import described
+from .failure import format_error
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 _numbers = itertools.count(1)  # of the whole process, for pools that share a bus must not share names
 
 
-class EmittingThreadPool(ThreadPoolExecutor):
+class EventThreadPoolExecutor(ThreadPoolExecutor):
     """A `ThreadPoolExecutor` that emits what becomes of each call.
 
     The payload of `unit.started` is `{"worker": name}`, of the thread. A call that was cancelled is a `unit.failed`.
@@ -47,9 +47,9 @@ class EmittingThreadPool(ThreadPoolExecutor):
         initargs: See there.
 
     Example:
-        >>> with EmittingThreadPool(bus, max_workers=4) as pool:  # doctest: +SKIP
+        >>> with EventThreadPoolExecutor(bus, max_workers=4) as pool:  # doctest: +SKIP
         ...     sizes = list(pool.map(os.path.getsize, paths))  # the units "getsize 1", "getsize 2", ...
-        ...     pool.submit_as("app", build, "app")
+        ...     pool.submit_unit("app", build, "app")
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class EmittingThreadPool(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as a unit that is named after the function, with a number."""
-        return self.submit_as(_name(fn), fn, *args, **kwargs)
+        return self.submit_unit(_name(fn), fn, *args, **kwargs)
 
-    def submit_as(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+    def submit_unit(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as the unit `unit`, of a graph for example.
 
         Raises:
             RuntimeError: As `submit` does: the pool was shut down, or its initializer failed.
         """
         submit = partial(super().submit, _in_thread, self._bus, unit, fn, args, kwargs)
-        return _queued(self._bus, unit, submit, partial(_emit_end, self._bus, unit))
+        return _emit_and_submit(self._bus, unit, submit, partial(_emit_end, self._bus, unit))
 
 
-class EmittingProcessPool(ProcessPoolExecutor):
+class EventProcessPoolExecutor(ProcessPoolExecutor):
     """A `ProcessPoolExecutor` that emits, in this process, what becomes of each call.
 
     The payload of `unit.started` is `{"worker": pid}`, its time the worker's, when it began the call. A call that
@@ -93,8 +93,8 @@ class EmittingProcessPool(ProcessPoolExecutor):
         max_tasks_per_child: See there.
 
     Example:
-        >>> with EmittingProcessPool(bus, mp_context=multiprocessing.get_context("spawn")) as pool:  # doctest: +SKIP
-        ...     pool.submit_as("app", build, "app").result()
+        >>> with EventProcessPoolExecutor(bus, mp_context=get_context("spawn")) as pool:  # doctest: +SKIP
+        ...     pool.submit_unit("app", build, "app").result()
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class EmittingProcessPool(ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        starts = _Starts(bus)
+        starts = _StartPipe(bus)
         super().__init__(
             max_workers,
             mp_context,
-            _begin_worker,
+            _init_worker,
             (starts.writer, initializer, initargs),
             max_tasks_per_child=max_tasks_per_child,
         )
@@ -121,9 +121,9 @@ class EmittingProcessPool(ProcessPoolExecutor):
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as a unit that is named after the function, with a number."""
-        return self.submit_as(_name(fn), fn, *args, **kwargs)
+        return self.submit_unit(_name(fn), fn, *args, **kwargs)
 
-    def submit_as(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+    def submit_unit(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as the unit `unit`, of a graph for example.
 
         Raises:
@@ -131,7 +131,7 @@ class EmittingProcessPool(ProcessPoolExecutor):
         """
         number = self._starts.expect(unit)
         submit = partial(super().submit, _in_process, number, fn, args, kwargs)
-        future = _queued(self._bus, unit, submit, partial(self._starts.ended, number))
+        future = _emit_and_submit(self._bus, unit, submit, partial(self._starts.ended, number))
         self._starts.watch()  # not before: the first submit may fork, which a process had better do without threads
         return future
 
@@ -151,7 +151,7 @@ def _name(fn: Callable[..., object]) -> str:
     return f"{getattr(fn, '__name__', type(fn).__name__)} {next(_numbers)}"
 
 
-def _queued(
+def _emit_and_submit(
     bus: Bus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
 ) -> "Future[Any]":
     bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before, for the call may start before `submit` returns
@@ -172,7 +172,7 @@ def _emit_end(bus: Bus, unit: str, error: BaseException | None) -> None:
     if error is None:
         bus.emit(Event(EventType.UNIT_COMPLETED, unit))
     else:
-        bus.emit(Event(EventType.UNIT_FAILED, unit, error=described(error)))
+        bus.emit(Event(EventType.UNIT_FAILED, unit, error=format_error(error)))
 
 
 # In the worker
@@ -183,10 +183,10 @@ def _in_thread(bus: Bus, unit: str, fn: Callable[..., _T], args: tuple[Any, ...]
     return fn(*args, **kwargs)
 
 
-_to_host: Connection | None = None  # in a worker process, from `_begin_worker` on
+_to_host: Connection | None = None  # in a worker process, from `_init_worker` on
 
 
-def _begin_worker(to_host: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def _init_worker(to_host: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     global _to_host
     _to_host = to_host
     if initializer is not None:
@@ -202,7 +202,7 @@ def _in_process(number: int, fn: Callable[..., _T], args: tuple[Any, ...], kwarg
     return fn(*args, **kwargs)
 
 
-class _Starts:
+class _StartPipe:
     """The pipe in which workers say what they begin, and the thread that reads it.
 
     Args:

@@ -14,7 +14,7 @@ import luigi
 
 from ..events import Bus, Event, EventType
 from ..graph import Graph
-from .failure import described
+from .failure import format_error
 
 _OPEN, _DONE, _BLOCKED = range(3)
 
@@ -89,7 +89,7 @@ class LuigiRun:
             luigi.Task.remove_event_handler(event, handler)  # type: ignore[no-untyped-call]
         incomplete = [root for root in self._roots if self._states[self._place[root]] != _DONE]
         if error is not None:
-            self._bus.emit(Event(EventType.ORCH_FAILED, error=described(error)))
+            self._bus.emit(Event(EventType.ORCH_FAILED, error=format_error(error)))
         elif incomplete:
             self._bus.emit(Event(EventType.ORCH_FAILED, error=f"not complete: {', '.join(incomplete)}"))
         else:
@@ -115,7 +115,7 @@ class LuigiRun:
         self._failed(task, "it is not complete, and Luigi can't run it")
 
     def _failed(self, task: luigi.Task, error: BaseException | str) -> None:
-        reason = described(error) if isinstance(error, BaseException) else error
+        reason = format_error(error) if isinstance(error, BaseException) else error
         self._bus.emit(Event(EventType.UNIT_FAILED, task.task_id, error=reason))
         for unit in self._newly_blocked(task.task_id):
             self._bus.emit(Event(EventType.UNIT_BLOCKED, unit))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
-from .tracker import NO_LEVEL, Happened, Level, Run, Runs, Unit
+from .tracker import NO_LEVEL, Level, RecentEvent, Run, RunTracker, Unit
 
 Span: TypeAlias = tuple[str, str]
 Line: TypeAlias = list[Span]
@@ -32,7 +32,7 @@ _HEADED = 12  # the height from which on a run's parts have headings, in lines
 _EVENTS = 4  # the lines that are kept for the last events, their heading included
 
 
-def page(runs: Runs, now: float, width: int, height: int) -> list[Line]:
+def page(runs: RunTracker, now: float, width: int, height: int) -> list[Line]:
     """All runs and the last events, what matters most first.
 
     Args:
@@ -57,7 +57,7 @@ def page(runs: Runs, now: float, width: int, height: int) -> list[Line]:
     return [clipped(line, width) for line in lines[:height]]
 
 
-def whole(runs: Runs, now: float, width: int) -> list[Line]:
+def whole(runs: RunTracker, now: float, width: int) -> list[Line]:
     """Every level, and every unit that runs, failed or is blocked, in as many lines as that takes; others in counts."""
     lines: list[Line] = []
     for run in runs.runs:
@@ -67,7 +67,7 @@ def whole(runs: Runs, now: float, width: int) -> list[Line]:
     return [clipped(line, width) for line in lines]
 
 
-def summary(runs: Runs, now: float, width: int, rows: int = 10) -> list[Line]:
+def summary(runs: RunTracker, now: float, width: int, rows: int = 10) -> list[Line]:
     """A line a run, and in up to `rows` lines what failed in it."""
     lines: list[Line] = []
     for run in runs.runs:
@@ -308,7 +308,7 @@ def _state(run: Run, now: float) -> Span:
     return "no start seen", DIM
 
 
-def _happened(event: Happened, of_several: bool) -> Line:
+def _happened(event: RecentEvent, of_several: bool) -> Line:
     task = "" if event.task is None else f" {event.task}"
     line: Line = [
         (f"  {'-' if event.time is None else clock(event.time.timestamp())}  ", DIM),

@@ -1,4 +1,4 @@
-"""The runs on a terminal's screen, drawn by rich. Fed like `Runs`, and drawn when its owner gives it the time."""
+"""The runs on a terminal's screen, drawn by rich. Fed like `RunTracker`, and drawn when its owner gives it the time."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from rich.segment import Segment, Segments
 
 from ..events import Event
 from .page import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clipped, clock, elapsed, page, printable, summary, text_of
-from .tracker import Runs
+from .tracker import RunTracker
 
 REDRAW = 0.1
 """The screen is drawn so many seconds apart at least: drawing takes milliseconds, in which no event is taken in."""
@@ -32,7 +32,7 @@ class Screen:
         runs: What is known of the runs.
     """
 
-    def __init__(self, where: str, runs: Runs) -> None:
+    def __init__(self, where: str, runs: RunTracker) -> None:
         self.runs = runs
         self._where = where
         self._note = ""
@@ -67,14 +67,14 @@ class Screen:
             print(text_of(line))
         sys.stdout.flush()
 
-    def came(self, source: Hashable, title: str) -> None:
+    def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
-        self.runs.came(source, title)
+        self.runs.source_connected(source, title)
         self._changed = True
 
-    def went(self, source: Hashable, now: float) -> None:
+    def source_disconnected(self, source: Hashable, now: float) -> None:
         """A source is gone; `now` is in seconds since the epoch."""
-        self.runs.went(source, now)
+        self.runs.source_disconnected(source, now)
         self._changed = True
 
     def feed(self, source: Hashable, event: Event) -> None:

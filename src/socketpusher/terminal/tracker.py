@@ -4,8 +4,8 @@ Where an event comes from is any hashable object: a connection, or a host and a 
 first event on. A run outlives its source for a while, and is continued by a source that comes with the same title, or
 whose first event names the same units: a pusher that has reconnected, or a writer that was restarted.
 
-`Runs.feed` is the hot path: it must not cost more than decoding the event did. Counts are therefore kept as events
-come, and whoever draws reads them without walking through the units.
+`RunTracker.feed` is the hot path: it must not cost more than decoding the event did. Counts are therefore kept as
+events come, and whoever draws reads them without walking through the units.
 """
 
 from collections import deque
@@ -35,7 +35,7 @@ _OF_THE_RUN = frozenset(
 _RELEVANT = RELEVANT | _OF_THE_RUN | {str(EventType.TASK_FAILED)}
 
 
-class Happened(NamedTuple):
+class RecentEvent(NamedTuple):
     """An event, as it is kept among the last ones."""
 
     run: "Run"
@@ -241,7 +241,7 @@ class Run:
             unit.status = status
 
 
-class Runs:
+class RunTracker:
     """All runs that are known, and the last events of all of them.
 
     Args:
@@ -251,7 +251,7 @@ class Runs:
     def __init__(self, lasting: bool = False) -> None:
         self.lasting = lasting
         self.runs: list[Run] = []  # in the order in which they began to be known
-        self.tail: deque[Happened] = deque(maxlen=TAIL)
+        self.tail: deque[RecentEvent] = deque(maxlen=TAIL)
         self.events = 0
         self.sources: dict[Hashable, str] = {}  # those that are connected, and their titles
         self.gone: float | None = (
@@ -259,11 +259,11 @@ class Runs:
         )
         self._of: dict[Hashable, Run] = {}
 
-    def came(self, source: Hashable, title: str) -> None:
+    def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected. It has no run before its first event."""
         self.sources[source] = title
 
-    def went(self, source: Hashable, now: float) -> None:
+    def source_disconnected(self, source: Hashable, now: float) -> None:
         """A source is gone; `now` is in seconds since the epoch."""
         self.sources.pop(source, None)
         if not self.sources:
@@ -280,7 +280,7 @@ class Runs:
             run = self._of[source] = self._run_for(source, event)
         self.events += 1
         error = event.error
-        self.tail.append(Happened(run, event.time, event.type, event.unit, event.task, error and _first_line(error)))
+        self.tail.append(RecentEvent(run, event.time, event.type, event.unit, event.task, error and _first_line(error)))
         return run, run.take(event)
 
     def _run_for(self, source: Hashable, event: Event) -> Run:

@@ -20,7 +20,7 @@ from ..events import Event, EventType
 from ..listener.listener import Listener, listen
 from ..listener.problems import Sender
 from .page import printable, text_of, whole
-from .tracker import Run, Runs
+from .tracker import Run, RunTracker
 
 if TYPE_CHECKING:
     from ..jetstream.subjects import Source
@@ -51,12 +51,12 @@ _TOLD = frozenset(
 
 
 class Taker(Protocol):
-    """What takes in what a listener brings: `Runs`, or what shows them."""
+    """What takes in what a listener brings: `RunTracker`, or what shows them."""
 
-    def came(self, source: Hashable, title: str) -> object:
+    def source_connected(self, source: Hashable, title: str) -> object:
         """A source is connected."""
 
-    def went(self, source: Hashable, now: float) -> object:
+    def source_disconnected(self, source: Hashable, now: float) -> object:
         """A source is gone; `now` is in seconds since the epoch."""
 
     def feed(self, source: Hashable, event: Event) -> object:
@@ -88,7 +88,7 @@ def watch(path: str | None = None) -> None:
     known: set[Sender] = set()
     with (
         listen(path, on_problem=lambda problem: problems.append(str(problem))) as listener,
-        _view(f"listening on {listener.path}", listener.path, Runs()) as view,
+        _view(f"listening on {listener.path}", listener.path, RunTracker()) as view,
     ):
         _follow(listener, lambda: _take(listener, view, known), view, problems)
 
@@ -104,11 +104,11 @@ def watch_stream(subscription: "Subscription[Event]", problems: list[str]) -> No
         OSError: As the subscription raises it.
     """
     known: dict[Source, None] = {}
-    with _view(f"following {subscription.title}", subscription.title, Runs(lasting=True)) as view:
+    with _view(f"following {subscription.title}", subscription.title, RunTracker(lasting=True)) as view:
         _follow(subscription, lambda: _take_arrived(subscription, view, known), view, problems)
 
 
-def show_stream_once(subscription: "Subscription[Event]", problems: list[str]) -> None:
+def print_stream_once(subscription: "Subscription[Event]", problems: list[str]) -> None:
     """Print where the runs in a stream stand when all that it has kept is read.
 
     Args:
@@ -118,7 +118,7 @@ def show_stream_once(subscription: "Subscription[Event]", problems: list[str]) -
     Raises:
         OSError: As the subscription raises it.
     """
-    runs = Runs(lasting=True)
+    runs = RunTracker(lasting=True)
     known: dict[Source, None] = {}
     print(f"following {subscription.title}", file=sys.stderr, flush=True)
     while not subscription.caught_up:
@@ -129,7 +129,7 @@ def show_stream_once(subscription: "Subscription[Event]", problems: list[str]) -
     _print_whole(runs)
 
 
-def show_once(path: str | None = None) -> None:
+def print_once(path: str | None = None) -> None:
     """Wait for a sender, and print where its run stands when it has told.
 
     It has when it was quiet for 0.3 s, or connected for 1 s, or is gone. A sender that is gone without an event is
@@ -141,14 +141,14 @@ def show_once(path: str | None = None) -> None:
     Raises:
         OSError, ValueError: As `listen` raises them.
     """
-    runs = Runs()
+    runs = RunTracker()
     with listen(path, on_problem=_to_standard_error) as listener:
         print(f"listening on {listener.path}", file=sys.stderr, flush=True)
         _take_burst(listener, runs)
     _print_whole(runs)
 
 
-def _print_whole(runs: Runs) -> None:
+def _print_whole(runs: RunTracker) -> None:
     lines = whole(runs, time.time(), shutil.get_terminal_size().columns)
     quiet = [f"{title}  0 events" for title in runs.sources.values()] if not lines else []
     print("\n".join([*map(text_of, lines), *quiet]))
@@ -162,20 +162,20 @@ class Lines:
         tells_sources: Whether sources that come and go are a line each.
     """
 
-    def __init__(self, runs: Runs, tells_sources: bool = True) -> None:
+    def __init__(self, runs: RunTracker, tells_sources: bool = True) -> None:
         self._runs = runs
         self._tells_sources = tells_sources
 
-    def came(self, source: Hashable, title: str) -> None:
+    def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
-        self._runs.came(source, title)
+        self._runs.source_connected(source, title)
         if self._tells_sources:
             _print(_now(), title, "sender.connected")
 
-    def went(self, source: Hashable, now: float) -> None:
+    def source_disconnected(self, source: Hashable, now: float) -> None:
         """A source is gone; `now` is in seconds since the epoch."""
         title = self._runs.sources.get(source, "")
-        self._runs.went(source, now)
+        self._runs.source_disconnected(source, now)
         if self._tells_sources:
             _print(_now(), title, "sender.gone")
 
@@ -243,11 +243,11 @@ def hand_over(events: list[Event], listener: Listener[Any], taker: Taker, known:
     connected = set(listener.senders)
     heard = connected | {sender} if events and sender is not None else connected
     for new in heard - known:
-        taker.came(new, "a sender" if new.pid is None else f"pid {new.pid}")
+        taker.source_connected(new, "a sender" if new.pid is None else f"pid {new.pid}")
     for event in events:
         taker.feed(sender, event)
     for old in (known | heard) - connected:
-        taker.went(old, time.time())
+        taker.source_disconnected(old, time.time())
     known.clear()
     known |= connected
 
@@ -258,20 +258,20 @@ def _take_arrived(subscription: "Subscription[Event]", taker: Taker, known: "dic
         source = subscription.source
         assert source is not None  # for there is an event
         if source not in known:
-            taker.came(source, str(source))
+            taker.source_connected(source, str(source))
         known.pop(source, None)
         known[source] = None
         taker.feed(source, event)
         if event.type in _OVER:
             del known[source]
-            taker.went(source, event.time.timestamp() if event.time else time.time())
+            taker.source_disconnected(source, event.time.timestamp() if event.time else time.time())
     while len(known) > _SOURCES:
         silent = next(iter(known))
         del known[silent]
-        taker.went(silent, time.time())
+        taker.source_disconnected(silent, time.time())
 
 
-def _take_burst(listener: Listener[Event], runs: Runs) -> None:
+def _take_burst(listener: Listener[Event], runs: RunTracker) -> None:
     known: set[Sender] = set()
     quiet_at = burst_over_at = math.inf
     with selectors.DefaultSelector() as selector:
@@ -314,7 +314,7 @@ def _rich_is_there() -> bool:
     return True
 
 
-def _view(sentence: str, where: str, runs: Runs) -> AbstractContextManager[View]:
+def _view(sentence: str, where: str, runs: RunTracker) -> AbstractContextManager[View]:
     """A screen, or lines behind a sentence on standard error."""
     if not can_draw():
         print(sentence, file=sys.stderr, flush=True)

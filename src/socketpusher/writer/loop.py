@@ -6,7 +6,7 @@
 
 It sleeps in one place, `_wait`, where the queue, the socket, the host's wake-up calls and the host's end end the sleep.
 Whatever came through the queue is in the backlog when `_wait` returns, also while it backs off: tenacity's `sleep` is
-`_wait` too. When there is nothing more to do, `_wait` raises `_Finished`.
+`_wait` too. When there is nothing more to do, `_wait` raises `_WriterDone`.
 
 With a spool, what waits goes to the disk instead: at once while there is no consumer, and after `SPOOL_AFTER` while it
 is slow. What earlier pushers have left there is sent first, each with its own preface.
@@ -35,7 +35,7 @@ from ..channel.journal import Journal, Kind, Record
 from ..channel.ledger import Ledger
 from ..channel.messages import ORPHAN_TIMEOUT, Report, WriterSpec
 from ..channel.queue import QueueReader
-from ..channel.spool_directory import Claim, SpoolError, bytes_of_others, claim_left
+from ..channel.spool_directory import Claim, SpoolError, bytes_of_others, claim_inherited
 from ..config import PusherConfig
 from ..graph import GraphPayload
 from .backlog import Backlog
@@ -95,7 +95,7 @@ class State(Enum):
     BLOCKED = 2
 
 
-class _Finished(Exception):  # noqa: N818 - not an error
+class _WriterDone(Exception):  # noqa: N818 - not an error
     """Everything is sent, or the deadline is over."""
 
 
@@ -203,7 +203,7 @@ class Writer:
                     retry=retry_if_exception_type(OSError),
                     sleep=self._back_off,
                 )(self._serve)
-        except _Finished:
+        except _WriterDone:
             if self._claim is not None:
                 self._leave(self._claim)
             self._report(Report(done=True))
@@ -219,9 +219,9 @@ class Writer:
             with suppress(OSError):
                 backlog.peer_unread(self._connection.unread_memory())
             backlog.connection_lost(all_read=False)
-        self._take_in()
+        self._read_queue()
         while not (self._queue.drained or self._queue.ended):
-            self._take_in()
+            self._read_queue()
         self._publish()
         self._store_again_at = self._settle_again_at = 0.0
         self._store(at_once=True)
@@ -243,29 +243,29 @@ class Writer:
 
         Raises:
             OSError: It could not be made, or was lost soon and before the consumer had read an event.
-            _Finished: There is nothing more to do.
+            _WriterDone: There is nothing more to do.
         """
-        self._look_for_left()
+        self._look_for_inherited()
         try:
             connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
             self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
             raise
-        self._connected(connection)
+        self._connection_made(connection)
         session, settled, since = self._current, self._current.backlog.settled, time.monotonic()
         try:
             while True:
                 self._write(connection)
-                self._go_on()
+                self._next_session()
                 self._wait(self._next_turn())
         except OSError as error:
-            self._lost(connection, error)
+            self._connection_lost(connection, error)
             lasted = time.monotonic() - since > self._config.max_reconnect_backoff
             if self._current is session and session.backlog.settled == settled and not lasted:
                 raise
 
-    def _connected(self, connection: Connection) -> None:
-        self._begin(self._next_left() if self._current is self._own else self._current)
+    def _connection_made(self, connection: Connection) -> None:
+        self._begin(self._next_inherited() if self._current is self._own else self._current)
         self._connection = connection
         self._state = State.CONNECTED
         self._half_closed = False
@@ -281,9 +281,9 @@ class Writer:
         session.backlog.resolve_gaps()
         self._observe_resolved()
         session.backlog.connection_made(self._guarded(session.preface.lines, otherwise=b""))
-        self._say_untold()
+        self._report_untold()
 
-    def _lost(self, connection: Connection, error: OSError) -> None:
+    def _connection_lost(self, connection: Connection, error: OSError) -> None:
         self._current.backlog.connection_lost(all_read=connection.all_was_read(error))
         self._poll.unregister(connection)
         connection.close()
@@ -405,7 +405,7 @@ class Writer:
 
         Raises:
             OSError: The connection is lost.
-            _Finished: There is nothing more to do.
+            _WriterDone: There is nothing more to do.
         """
         self._check_finished()
         self._update_interest()
@@ -415,11 +415,11 @@ class Writer:
         lost: OSError | None = None
         for fd, happened in self._poll.poll(timeout):
             if fd == self._queue.fileno():
-                self._take_in()
+                self._read_queue()
             elif fd == self._wakeups:
                 self._on_wakeup()
             elif fd == self._host:
-                self._on_host_gone()
+                self._on_host_exit()
             else:
                 lost = self._on_socket(happened)
         if lost is not None:
@@ -438,15 +438,15 @@ class Writer:
             self._poll.unregister(self._queue)
         self._reading = reading
 
-    def _take_in(self) -> None:
+    def _read_queue(self) -> None:
         for offset, batch in self._queue.read():
             filled = self._guarded(partial(self._own.preface.fill_in_graph, batch), otherwise=batch)
             self._sent_before += self._own.receive(filled)
             self._ledger.received = batch.end
             self._ledger.received_offset = max(offset, self._ledger.received_offset)
-        self._say_untold()
+        self._report_untold()
         if self._queue.ended:
-            self._on_host_gone()
+            self._on_host_exit()
 
     def _on_socket(self, happened: int) -> OSError | None:
         if happened & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
@@ -461,13 +461,13 @@ class Writer:
     def _on_wakeup(self) -> None:
         try:
             if not os.read(self._wakeups, 4096):
-                self._on_host_gone()
+                self._on_host_exit()
         except BlockingIOError:
             pass
         self._closing = self._closing or self._ledger.close_deadline > 0
         self._publish()
 
-    def _on_host_gone(self) -> None:
+    def _on_host_exit(self) -> None:
         if self._orphan:
             return
         self._orphan = self._closing = True
@@ -490,19 +490,19 @@ class Writer:
         if not self._closing:
             return
         if time.monotonic_ns() >= self._ledger.close_deadline:
-            raise _Finished
+            raise _WriterDone
         if self._orphan and self._reading:
-            self._take_in()
+            self._read_queue()
         complete = self._queue.drained if self._orphan else self._ledger.received >= self._ledger.close_target
         if not complete:
             return
         if self._claim is not None and self._connection is None:
             self._store(at_once=True)
             if self._own.last.empty:  # the next pusher sends it
-                raise _Finished
+                raise _WriterDone
         # A consumer that came late is told where the run stands.
         elif self._current is self._own and (self._own.empty if self._claim is None else self._own.over):
-            raise _Finished
+            raise _WriterDone
 
     # The preface, and what the host is told
 
@@ -521,7 +521,7 @@ class Writer:
             self._said[level] = text
             self._report(Report(text, level))
 
-    def _say_untold(self) -> None:
+    def _report_untold(self) -> None:
         if untold := self._current.preface.untold or self._own.preface.untold:
             advice = "raise max_line_bytes if the consumer takes longer lines, or give units shorter names"
             self._report_once(f"the graph is not told to consumers: its {untold}; {advice}", logging.WARNING)
@@ -693,7 +693,7 @@ class Writer:
 
     # What earlier pushers have left
 
-    def _look_for_left(self) -> None:
+    def _look_for_inherited(self) -> None:
         """Take what nobody has any more."""
         now = time.monotonic()
         if self._claim is None or self._look_again_at is None or now < self._look_again_at or self._left:
@@ -701,12 +701,12 @@ class Writer:
         self._look_again_at = now + self._look_pause if self._look_pause < LAST_LOOK else None
         self._look_pause *= 2
         try:
-            for claim in claim_left(self._claim.directory, MOST_LEFT):
+            for claim in claim_inherited(self._claim.directory, MOST_LEFT):
                 if (spool := self._opened(claim)) is not None:
                     self._left.append((claim, spool.count))
                     spool.close()
                 else:
-                    self._leave_alone(claim)
+                    self._skip_spool(claim)
         except OSError as error:
             directory = self._claim.directory
             self._say_of_disk(directory, f"the spool directory {directory} can't be read: {error.strerror}")
@@ -718,7 +718,7 @@ class Writer:
             inherited += self._current.spool.count
         self._ledger.inherited = inherited
 
-    def _next_left(self) -> Session:
+    def _next_inherited(self) -> Session:
         """The next spool that an earlier pusher has left; if there is none, our own lines."""
         while self._left:
             claim, self._left_count = self._left.popleft()
@@ -730,19 +730,19 @@ class Writer:
                     spool.close()
                     known = error if isinstance(error, SpoolError) else SpoolError(repr(error), damaged=True)
                     self._report_unreadable(claim, known)
-            self._leave_alone(claim)
+            self._skip_spool(claim)
         return self._own
 
-    def _leave_alone(self, claim: Claim) -> None:
+    def _skip_spool(self, claim: Claim) -> None:
         """Let another pusher have a spool that can't be read now, or remove what is left of one that was put aside."""
         if os.path.exists(claim.database):
             claim.lock.close()
         else:
             claim.remove()
 
-    def _go_on(self) -> None:
+    def _next_session(self) -> None:
         """When the consumer has read all that an earlier pusher has left, go on with the next; or begin with that."""
-        self._look_for_left()
+        self._look_for_inherited()
         while self._current.over and (self._current is not self._own or self._left):  # one may have nothing at all
             session, claim = self._current, self._left_claim
             if session is not self._own and claim is not None:
@@ -753,7 +753,7 @@ class Writer:
                 text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
                 self._report(Report(text, logging.INFO))
                 self._look_again_at = time.monotonic()  # there may be more than were taken at once
-            self._begin(self._next_left())
+            self._begin(self._next_inherited())
 
     def _publish(self) -> None:
         ledger, own = self._ledger, self._own

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from ..channel.batch import Batch
-from ..conversion import plain
+from ..conversion import to_jsonable
 from ..events import Event, EventType
-from ..graph import GraphPayload, ever_thinner, graph_in, with_edges_reversed
+from ..graph import GraphPayload, graph_in, smaller_graphs, with_edges_reversed
 from ..run_state import Digest, RunState, event_on, relevant_events
 from ..wire import RETAINED_BYTES, encode
 
@@ -114,7 +114,7 @@ class Preface:
         self._substitute = b""
 
     def _graph_line(self, standing: GraphPayload) -> bytes:
-        for thin in ever_thinner(standing):
+        for thin in smaller_graphs(standing):
             line = encode(Event("graph", payload=thin), max_line_bytes=sys.maxsize)
             if len(line) <= self._max_line_bytes:
                 if thin["nodes"] is not standing["nodes"]:
@@ -140,7 +140,7 @@ class Preface:
             filled = _line({**event, "payload": {}}) if payload is None else b""
             return filled if 0 < len(filled) <= limit else line + b"\n"
         known = {"unit_count": len(graph["nodes"]), "parallelism": parallelism, **(payload or {})}
-        for thin in ever_thinner(with_edges_reversed(graph)):
+        for thin in smaller_graphs(with_edges_reversed(graph)):
             filled = _line({**event, "payload": {**known, "graph": thin}})
             if len(filled) <= limit:
                 return filled
@@ -192,5 +192,5 @@ def _as_encoded(value: Any) -> Any:
     try:
         orjson.dumps(value)
     except TypeError:
-        return plain(value, lambda note: None)
+        return to_jsonable(value, lambda note: None)
     return value

@@ -38,12 +38,12 @@ CREATE TABLE observed (place INTEGER PRIMARY KEY, crc INTEGER, lines BLOB);
 """
 
 
-def reached(step: str) -> None:
+def fault_point(step: str) -> None:
     """A step of a change is about to be taken: here tests let the process die."""
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _as_spool_errors() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError, *_WRONG) as error:
@@ -82,7 +82,7 @@ class Spool:
     """
 
     def __init__(self, path: str, graph: Any = None, parallelism: Any = 0) -> None:
-        with _explained():
+        with _as_spool_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(path, flags, 0o600))  # SQLite would make it as the umask has it
             self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
@@ -131,17 +131,17 @@ class Spool:
 
     @contextmanager
     def _transaction(self, name: str) -> Iterator[None]:
-        reached(f"{name}: begin")
+        fault_point(f"{name}: begin")
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-            reached(f"{name}: commit")
+            fault_point(f"{name}: commit")
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
-        reached(f"{name}: done")
+        fault_point(f"{name}: done")
 
     @property
     def size(self) -> int:
@@ -151,7 +151,7 @@ class Spool:
 
     def limit(self, size: int) -> None:
         """Let the database become so large, in bytes; beyond that `append` fails as with a full disk."""
-        with _explained():
+        with _as_spool_errors():
             self._database.execute(f"PRAGMA max_page_count = {max(1, size >> 12)}")
 
     def append(
@@ -170,7 +170,7 @@ class Spool:
         for place, (first, end, data) in joined:
             start = int(Batch(first, end, data).has_line(starts))
             rows.append((place, first, end, start, _row_crc(first, end, start, data), data))
-        with _explained(), self._transaction("append"):
+        with _as_spool_errors(), self._transaction("append"):
             execute = self._database.execute
             if before is not None:
                 execute("DELETE FROM batches")
@@ -227,7 +227,7 @@ class Spool:
         if read <= self.read and not observed:
             return
         span = {"read": read, "before": self.read, "next": self._next}
-        with _explained(), self._transaction("settle"):
+        with _as_spool_errors(), self._transaction("settle"):
             execute = self._database.execute
             ((count,),) = execute(
                 'SELECT total(min("end", :read) - max(first, :before)) FROM batches '
@@ -248,7 +248,7 @@ class Spool:
 
     def observed(self) -> list[bytes]:
         """The lines that say where the run stood before the first row."""
-        with _explained():
+        with _as_spool_errors():
             return self._observed()
 
     def _observed(self) -> list[bytes]:
@@ -267,7 +267,7 @@ class Spool:
 
     def starting(self) -> Iterator[bytes]:
         """The rows with a line that says what the next run is."""
-        with _explained():
+        with _as_spool_errors():
             for (data,) in self._database.execute("SELECT data FROM batches WHERE starts ORDER BY place"):
                 yield data
 

@@ -106,14 +106,14 @@ def _only_zombies(group: int) -> bool:
     return os.path.isdir("/proc/self")
 
 
-class Stage:
+class Processes:
     """A temporary directory with the sockets, and the processes that meet there. A context manager."""
 
     def __init__(self) -> None:
         self._directory = ""
         self._numbers = count()
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> "Processes":
         self._directory = tempfile.mkdtemp(prefix="socketpusher-benchmark-")
         return self
 

@@ -50,7 +50,7 @@ class Target:
 
 
 @dataclass
-class Findings:
+class Report:
     """All that a scenario has found; `figures` are the raw ones of every round, for the JSON and the charts."""
 
     tables: list[Table]

@@ -30,15 +30,15 @@ def _plain(text: str, style: str) -> str:
     return text
 
 
-class Pretty:
+class EventFormatter:
     """Makes lines of events.
 
     Args:
-        paint: Gives a text a style; by default none.
+        colorize: Gives a text a style; by default none.
     """
 
-    def __init__(self, paint: Paint = _plain) -> None:
-        self._paint = paint
+    def __init__(self, colorize: Paint = _plain) -> None:
+        self._paint = colorize
         self._unit_width = 8
 
     def line(self, event: Event) -> str:
@@ -84,10 +84,10 @@ def paint_for_terminal() -> Paint:
         return _plain
     styles = {name: Style.parse(name) for name in ("dim", "red", "green", "yellow")}
 
-    def paint(text: str, style: str) -> str:
+    def colorize(text: str, style: str) -> str:
         return styles[style].render(text, color_system=ColorSystem.STANDARD) if style else text
 
-    return paint
+    return colorize
 
 
 def _style(kind: str) -> str:

@@ -6,7 +6,7 @@ import time
 RETRY = 0.1
 
 
-class Outlet:
+class LineSender:
     """A blocking Unix stream socket. Connecting and sending wait as long as they have to.
 
     Args:
@@ -20,13 +20,13 @@ class Outlet:
     def send(self, data: bytes) -> None:
         """Send whole lines; connect before, if need be. Lines that meet a dying consumer are lost."""
         if self._socket is None:
-            self._socket = self._connected()
+            self._socket = self._connection_made()
         try:
             self._socket.sendall(data)
         except OSError:
             self.close()
 
-    def _connected(self) -> socket.socket:
+    def _connection_made(self) -> socket.socket:
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import peers
-from .findings import Target
-from .stage import MeasurementError, Stage
+from .processes import MeasurementError, Processes
+from .report import Target
 from .workload import turns_for
 
 SLOW = 3.0
@@ -23,18 +23,18 @@ WORK = 20e-6
 Figures = dict[str, Any]
 
 
-class Lab:
+class Runner:
     """What scenarios measure with.
 
     Args:
-        stage: Where the processes run.
+        processes: Where the processes run.
         rounds: How often each measurement is repeated.
         quick: Whether only a fraction of the events is sent: a test of the suite, not of the peers.
         old: The directory that holds an earlier version of the package, or "".
     """
 
-    def __init__(self, stage: Stage, rounds: int, quick: bool = False, old: str = "") -> None:
-        self.stage = stage
+    def __init__(self, processes: Processes, rounds: int, quick: bool = False, old: str = "") -> None:
+        self.processes = processes
         self.rounds = rounds
         self.quick = quick
         self.old = old
@@ -50,8 +50,8 @@ class Lab:
         if not self.peers[peer].DELIVERS:
             consumer = "none"
         try:
-            with self.stage.consumer(consumer) as (path, reading):
-                figures = self.stage.host(peer, scenario, path, options, self.old if peer == peers.OLD else "")
+            with self.processes.consumer(consumer) as (path, reading):
+                figures = self.processes.host(peer, scenario, path, options, self.old if peer == peers.OLD else "")
                 if reading is not None and consumer != "stall":
                     figures |= json.loads(reading.line())
         except MeasurementError as error:
@@ -124,7 +124,7 @@ def most(runs: Iterable[Figures], key: str) -> float | None:
 
 
 def beside(
-    lab: Lab,
+    runner: Runner,
     what: str,
     runs: dict[str, list[Figures]],
     key: str,
@@ -133,7 +133,7 @@ def beside(
 ) -> list[Target]:
     """That a figure of socketpusher is at most `limit` times that of each of the other peers."""
     return [
-        Target(f"{what} / {lab.peers[peer].NAME}", ratio(runs["socketpusher"], runs[peer], key), limit)
+        Target(f"{what} / {runner.peers[peer].NAME}", ratio(runs["socketpusher"], runs[peer], key), limit)
         for peer in others
         if peer in runs
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from socketpusher.errors import raised_by_signal_handler
+from socketpusher.signal_errors import raised_by_signal_handler
 
 
 class HandlerError(Exception):

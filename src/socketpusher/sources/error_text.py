@@ -1,11 +1,11 @@
 """What an exception becomes in the `error` of an event."""
 
-from ..conversion import plain
+from ..conversion import to_jsonable
 
 
-def described(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """The exception as "Type: message", or a note if it raises when it is asked for its message."""
-    return str(plain(error, _ignore)).removesuffix(": ")
+    return str(to_jsonable(error, _ignore)).removesuffix(": ")
 
 
 def _ignore(note: str) -> None:

@@ -17,14 +17,14 @@ FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After so many events or bytes the consumer is waited for: well below the 1000 events that may wait in the writer, and
 the 8 MiB that may be on their way to it, so that nothing is dropped."""
 
-PATIENCE = 86_400.0
+CONSUMER_STALL_TIMEOUT = 86_400.0
 """A consumer may pause so long, in seconds, before the pusher gives its connection up and sends what it had not read to
 the next one."""
 
-GONE = 5.0
+NEW_CONSUMER_TIMEOUT = 5.0
 """At the end another consumer is waited for so long, in seconds."""
 
-HASTE = 1.0
+SIGNAL_FLUSH_TIMEOUT = 1.0
 """After a signal what waits may take so long, in seconds."""
 
 
@@ -60,7 +60,7 @@ class EventLines:
             yield event, len(line)
 
 
-class Feeder:
+class FlowControlledPusher:
     """A pusher that drops nothing, for its user waits for the consumer. It starts at once.
 
     Args:
@@ -72,7 +72,9 @@ class Feeder:
 
     def __init__(self, path: str | None) -> None:
         self._config = (
-            PusherConfig(write_timeout=PATIENCE) if path is None else PusherConfig(path, write_timeout=PATIENCE)
+            PusherConfig(write_timeout=CONSUMER_STALL_TIMEOUT)
+            if path is None
+            else PusherConfig(path, write_timeout=CONSUMER_STALL_TIMEOUT)
         )
         self._bus = Bus()
         self._pusher = SocketPusher(self._bus, self._config)
@@ -121,7 +123,7 @@ class Feeder:
         """Whether everything that was emitted is sent."""
         return self._pusher.stats().dropped == 0
 
-    def __enter__(self) -> "Feeder":
+    def __enter__(self) -> "FlowControlledPusher":
         return self
 
     def __exit__(
@@ -132,9 +134,9 @@ class Feeder:
     ) -> None:
         try:
             if kind is None:
-                self._flush(GONE)
+                self._flush(NEW_CONSUMER_TIMEOUT)
         finally:
-            self._pusher.close(HASTE)
+            self._pusher.close(SIGNAL_FLUSH_TIMEOUT)
 
 
 def count(number: int, what: str) -> str:

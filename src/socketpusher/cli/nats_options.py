@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def add_access(parser: argparse.ArgumentParser) -> None:
+def add_nats_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which stream, and how the servers are to know who this is."""
     group = parser.add_argument_group("NATS")
     group.add_argument("--stream", metavar="NAME", default=STREAM, help="the stream (default: %(default)s)")
@@ -26,7 +26,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-key", metavar="FILE", help="the key of that, unless it is in the same file")
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
+def add_stream_source(parser: argparse.ArgumentParser) -> None:
     """Add the options that take the events from a stream instead of a socket."""
     parser.add_argument(
         "--from",
@@ -37,7 +37,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", metavar="NAME", help="with --from: only of this host, as its relay calls it")
     parser.add_argument("--session", metavar="NAME", help="with --from: only of this pusher")
-    add_access(parser)
+    add_nats_options(parser)
     parser.set_defaults(error=parser.error)
 
 
@@ -51,7 +51,7 @@ def subscribed(
         return None
     if arguments.path is not None:
         arguments.error("give a PATH to listen on, or --from, not both")
-    options: dict[str, Any] = access_of(arguments)
+    options: dict[str, Any] = options_of(arguments)
     for name in ("host", "session", "stream", "prefix"):
         options[name] = getattr(arguments, name)
     try:
@@ -62,8 +62,8 @@ def subscribed(
         raise OSError(str(error)) from None
 
 
-def access_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of these options that `Access` and `subscribe` take likewise."""
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of these options that `NatsOptions` and `subscribe` take likewise."""
     # asyncio warns of every TLS connection that ends, for nats-py reads it as a stream.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     return {name: getattr(arguments, name) for name in ("creds", "token", "tls_ca", "tls_cert", "tls_key")}
