@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from .errors import raised_by_signal_handler
+from .signal_errors import raised_by_signal_handler
 
 MAX_DEPTH = 100  # orjson refuses more than 254; a note at 100 reads better, and leaves room on a deep stack
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # what orjson takes for an int

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from .errors import raised_by_signal_handler
+from .signal_errors import raised_by_signal_handler
 
 logger = logging.getLogger("socketpusher")
 

@@ -18,9 +18,9 @@ import orjson
 
 from .config import MAX_LINE_BYTES
 from .conversion import Real, exact_datetime, text, to_jsonable
-from .errors import raised_by_signal_handler
 from .events import Event, EventType
 from .graph import EdgePayload, GraphPayload, NodePayload, graph_in, smaller_graphs
+from .signal_errors import raised_by_signal_handler
 
 __all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEvent", "decode", "encode"]
 

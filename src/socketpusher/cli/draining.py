@@ -8,7 +8,7 @@ from ..channel.spool_directory import DAMAGED, databases
 from ..config import PusherConfig
 from ..events import Bus
 from ..pusher import SocketPusher
-from .feeder import CONSUMER_STALL_TIMEOUT, SIGNAL_FLUSH_TIMEOUT, count, say
+from .flow_control import CONSUMER_STALL_TIMEOUT, SIGNAL_FLUSH_TIMEOUT, count, say
 
 PROGRESS = 2.0
 """How often it is said how much is left, in seconds."""

@@ -14,8 +14,8 @@ from ..listener.listener import Listener, listen
 from ..listener.problems import Problem
 from ..wire import decode
 from .arguments import Commands, add_command, add_path, positive, size
-from .pretty import EventFormatter, paint_for_terminal, printable
-from .remote import add_stream_source, subscribed
+from .event_format import EventFormatter, paint_for_terminal, printable
+from .nats_options import add_stream_source, subscribed
 from .rotating_file import RotatingFile
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..listener.listener import Listener, listen
 from .arguments import Commands, add_command, add_path, positive, size
-from .pretty import printable
-from .remote import add_nats_options, duration, options_of
+from .event_format import printable
+from .nats_options import add_nats_options, duration, options_of
 
 if TYPE_CHECKING:
     from ..jetstream.options import NatsOptions

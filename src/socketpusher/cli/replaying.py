@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, BinaryIO, Protocol
 
-from .feeder import EventLines, FlowControlledPusher, count, say
+from .flow_control import EventLines, FlowControlledPusher, count, say
 from .pace import Pace
 
 LONG_PAUSE = 10.0

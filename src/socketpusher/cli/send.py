@@ -61,7 +61,7 @@ def _json(text: str) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     """Run it to the end of the input. Returns the exit code."""
     from ..events import Event
-    from .feeder import EventLines, FlowControlledPusher, count, say
+    from .flow_control import EventLines, FlowControlledPusher, count, say
 
     described = {key: getattr(arguments, key) for key in ("unit", "task", "pr", "payload", "error")}
     described = {key: value for key, value in described.items() if value is not None}

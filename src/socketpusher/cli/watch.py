@@ -5,7 +5,7 @@ import sys
 
 from ..terminal.watch import print_once, print_stream_once, watch, watch_stream
 from .arguments import Commands, add_command, add_path
-from .remote import add_stream_source, subscribed
+from .nats_options import add_stream_source, subscribed
 
 _DESCRIPTION = """\
 Listens on a Unix socket and shows the runs that are sent to it: levels and units, what runs and for how long, what

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from ..errors import raised_by_signal_handler
+from ..signal_errors import raised_by_signal_handler
 
 logger = logging.getLogger("socketpusher")
 

@@ -30,9 +30,9 @@ from ..channel.clock import now
 from ..channel.ledger import Ledger
 from ..channel.queue import BatchQueue, Frame
 from ..config import PusherConfig
-from ..errors import raised_by_signal_handler
 from ..events import Event
 from ..run_state import Digest, is_relevant
+from ..signal_errors import raised_by_signal_handler
 from ..wire import RETAINED_BYTES, encode
 from .forked import ForkChannel, ForkedOutlet
 

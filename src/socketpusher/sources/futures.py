@@ -26,7 +26,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
 from ..events import Bus, Event, EventType
-from .failure import format_error
+from .error_text import format_error
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

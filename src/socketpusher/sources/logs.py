@@ -4,8 +4,8 @@ import logging
 import threading
 from datetime import UTC, datetime
 
-from ..errors import raised_by_signal_handler
 from ..events import Bus, Event
+from ..signal_errors import raised_by_signal_handler
 
 OWN_LOGGER = "socketpusher"
 

@@ -14,7 +14,7 @@ import luigi
 
 from ..events import Bus, Event, EventType
 from ..graph import Graph
-from .failure import format_error
+from .error_text import format_error
 
 _OPEN, _DONE, _BLOCKED = range(3)
 
