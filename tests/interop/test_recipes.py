@@ -1,4 +1,4 @@
-"""Other consumers: the recipes of the README, with the programs that they name."""
+"""Other consumers: the recipes in this folder, with the programs that they name."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from interop.recipes import Recipe, Running, openbsd_nc, program
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from socketpusher.wire import encode
+from support.recipes import RECIPES as FOLDER
+from support.recipes import Recipe, Running, openbsd_nc, program
 from support.waiting import wait_for
 
-SOCAT = Recipe("socat", needs=("socat",))
-NC_AND_JQ = Recipe("nc and jq", needs=("nc", "jq"))
-NODE = Recipe("Node", ("watch.mjs",), "exec {program} watch.mjs", ("node",))
-RSYSLOG = Recipe("rsyslog", ("events.conf",), "exec {program} -n -f $PWD/events.conf -i $PWD/pid", ("rsyslogd",))
+SOCAT = Recipe(("socat.sh",), needs=("socat",))
+NC_AND_JQ = Recipe(("nc-jq.sh",), needs=("nc", "jq"))
+NODE = Recipe(("watch.mjs",), "exec {program} watch.mjs", ("node",))
+RSYSLOG = Recipe(("events.conf",), "exec {program} -n -f $PWD/events.conf -i $PWD/pid", ("rsyslogd",))
 # As the units say it to systemd: a process for each connection, which is its standard input; the output is appended.
 SYSTEMD = Recipe(
-    "systemd",
     ("events.socket", "events@.service"),
     """
     listen=$(sed -n s/^ListenStream=//p events.socket)
@@ -32,7 +32,7 @@ SYSTEMD = Recipe(
     """,
     ("systemd-socket-activate",),
 )
-RECIPES = {recipe.name: recipe for recipe in (SOCAT, NC_AND_JQ, NODE, RSYSLOG, SYSTEMD)}
+RECIPES = {"socat": SOCAT, "nc and jq": NC_AND_JQ, "Node": NODE, "rsyslog": RSYSLOG, "systemd": SYSTEMD}
 
 
 def hard_to_carry() -> Iterator[Event]:
@@ -120,7 +120,7 @@ def test_it_removes_its_socket_when_it_is_told_to_end(
     wait_for(lambda: not os.path.exists(socket_path))  # the shell that runs it may end before it does
 
 
-@pytest.mark.parametrize("name", ["nc and jq", "rsyslog", "systemd"])
+@pytest.mark.parametrize("name", ["nc and jq", "Node", "rsyslog", "systemd"])
 def test_it_starts_again_where_it_was_killed(name: str, start: Callable[[str], Running], socket_path: str) -> None:
     for turn in range(2):
         running = start(name)
@@ -153,6 +153,35 @@ def connects(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
+def test_node_reports_a_line_that_is_not_an_event_and_goes_on(
+    start: Callable[[str], Running], socket_path: str
+) -> None:
+    running = start("Node")
+    wait_for(lambda: connects(socket_path))
+    for text in (b"no JSON\n", b"null\n", encode(Event("whole"))):
+        with socket.socket(socket.AF_UNIX) as sender:
+            sender.connect(socket_path)
+            sender.sendall(text)
+    wait_for(running.lines)
+    assert [line[1] for line in running.lines(json.loads)] == ["whole"]
+    wait_for(lambda: running.errors.read_text().count("skipped a line that is not an event") == 2)
+
+
+def test_node_removes_no_file_but_a_socket_that_nobody_listens_on(
+    start: Callable[[str], Running], socket_path: str, tmp_path: Path
+) -> None:
+    start("Node")
+    wait_for(lambda: connects(socket_path))
+    for place, path in (("second", socket_path), ("third", str(tmp_path / "file"))):
+        (tmp_path / place).mkdir()
+        (tmp_path / "file").write_text("precious")
+        with NODE.running(path, tmp_path / place) as refused:
+            assert refused.process.wait(30) == 1
+            assert "EADDRINUSE" in refused.errors.read_text()
+    assert connects(socket_path)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 @pytest.mark.parametrize("name", ["Node", "rsyslog"])
 def test_half_a_line_of_a_sender_that_was_killed_is_dropped(
     name: str, start: Callable[[str], Running], socket_path: str
@@ -172,8 +201,8 @@ def test_half_a_line_of_a_sender_that_was_killed_is_dropped(
 
 def test_the_units_are_such_that_systemd_takes_them(tmp_path: Path) -> None:
     analyze = program("systemd-analyze")
-    for name, unit in zip(SYSTEMD.files, SYSTEMD.printed(), strict=True):
-        (tmp_path / name).write_text(unit)
+    for name in SYSTEMD.files:
+        (tmp_path / name).write_text((FOLDER / name).read_text())
     for name in ("events.socket", "events@1.service"):
         verified = subprocess.run(
             [analyze, "--user", "verify", tmp_path / name],

@@ -1,7 +1,6 @@
-"""The recipes of the README's section "Other consumers", which are run as they are printed, with other paths."""
+"""Runs the files of tests/interop/recipes, with other paths."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-SECTION = (
-    (Path(__file__).parents[2] / "README.md").read_text().partition("\n## Other consumers\n")[2].partition("\n## ")[0]
-)
+RECIPES = Path(__file__).parents[1] / "interop" / "recipes"
 
 SOCKET = "/tmp/events.sock"
 OUTPUT = "/tmp/events.ndjson"
-"""The paths that the recipes are printed with."""
+"""The paths in the recipes."""
 
 
 def program(name: str) -> str:
@@ -42,32 +39,23 @@ class Recipe:
     """How a recipe is run.
 
     Args:
-        name: What its paragraph begins with in bold, and its first block follows.
-        files: What its blocks are saved as; of a recipe without files the block is a shell command.
-        command: What runs the files, in their directory: a shell command, of which {program} is `needs[0]`.
-        needs: The programs that must be there.
+        files: Its files. Without a command, the only one is a shell script.
+        command: A shell command that runs the files, in their directory; {program} is `needs[0]`.
+        needs: The programs that must be installed.
     """
 
-    name: str
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...]
     command: str = ""
     needs: tuple[str, ...] = ()
 
-    def printed(self) -> list[str]:
-        """Its blocks as the README prints them."""
-        paragraphs = SECTION.partition(f"\n**{self.name}**")[2].partition("\n**")[0]
-        blocks = re.findall(r"```\w*\n(.*?)```", paragraphs, re.DOTALL)
-        assert len(blocks) == max(1, len(self.files))
-        return blocks
-
     @contextmanager
     def running(self, socket_path: str, place: Path) -> "Iterator[Running]":
-        """The recipe at work, with its socket and its output elsewhere, until SIGTERM ends it."""
+        """The recipe at work, with its socket and its output elsewhere, until it is ended."""
         found = [program(name) for name in self.needs]
-        blocks = [block.replace(SOCKET, socket_path).replace(OUTPUT, str(place / "output")) for block in self.printed()]
-        for name, block in zip(self.files, blocks, strict=False):
-            (place / name).write_text(block)
-        command = self.command.format(program=found[0]) if self.files else blocks[0]
+        for name in self.files:
+            text = (RECIPES / name).read_text()
+            (place / name).write_text(text.replace(SOCKET, socket_path).replace(OUTPUT, str(place / "output")))
+        command = self.command.format(program=found[0]) or f". ./{self.files[0]}"
         with (place / "output").open("ab") as output, (place / "errors").open("ab") as errors:
             process = subprocess.Popen(
                 ["sh", "-c", command], stdout=output, stderr=errors, cwd=place, start_new_session=True
@@ -81,7 +69,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Running:
-    """A consumer at work: its process, which leads a group, and what it has put out so far."""
+    """A consumer at work: its process, which leads a group, and its output so far."""
 
     process: "subprocess.Popen[bytes]"
     output: Path
