@@ -124,7 +124,7 @@ def test_it_removes_its_socket_when_it_is_told_to_end(
 def test_it_starts_again_where_it_was_killed(name: str, start: Callable[[str], Running], socket_path: str) -> None:
     for turn in range(2):
         running = start(name)
-        send(socket_path, iter([Event("unit.failed", unit="app", error=f"turn {turn}")]))
+        send(socket_path, iter([Event("unit.failed", unit=f"turn {turn}", error="x")]))
         wait_for(lambda turn=turn, running=running: f"turn {turn}".encode() in running.output.read_bytes())
         running.end(signal.SIGKILL)
         assert os.path.exists(socket_path)
