@@ -1,0 +1,276 @@
+"""Real pytest sessions, with and without xdist, each in a process of its own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from interop.choo_web import Store
+from socketpusher import Event
+from support.consumer import Consumer
+from support.waiting import wait_for
+
+PROJECT = {
+    "test_mixed.py": """
+import pytest
+
+def test_passes(): pass
+
+@pytest.mark.skip(reason="not here")
+def test_skipped(): pass
+
+@pytest.mark.xfail
+def test_expected(): assert 0
+
+@pytest.mark.xfail
+def test_unexpected(): pass
+
+def test_fails(): assert 1 == 2
+
+@pytest.fixture
+def broken_teardown():
+    yield
+    raise ValueError("no disk")
+
+def test_teardown(broken_teardown): pass
+""",
+    "test_good.py": """
+import pytest
+
+@pytest.mark.parametrize("number", range(5))
+def test_number(number): pass
+""",
+    "test_skipped.py": """
+import pytest
+pytestmark = pytest.mark.skip
+
+def test_nothing(): pass
+""",
+    "test_unreadable.py": "import nothing_of_this_name\n",
+}
+CRASHES = {"test_crash.py": "import os\n\ndef test_crash(): os._exit(3)\n\ndef test_after(): pass\n"}
+
+WAYS = {"alone": (), "xdist": ("-n", "2")}
+
+
+def session(place: Path, files: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run pytest on files of a project. Its environment has nothing of the pytest that runs this test."""
+    for name, text in files.items():
+        (place / name).write_text(text)
+    (place / "pytest.ini").touch()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--no-header", *arguments]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def by_unit(events: list[Event]) -> dict[str, list[str]]:
+    units = defaultdict(list)
+    for event in events:
+        if event.unit and event.type.startswith("unit."):
+            units[event.unit].append(event.type.removeprefix("unit."))
+    return dict(units)
+
+
+def ended(events: list[Event]) -> dict[str, str]:
+    """What became of each test: its outcome, or its error."""
+    return {
+        event.payload["name"]: event.payload.get("outcome", event.error)
+        for event in events
+        if event.type in ("task.completed", "task.failed")
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_session_is_a_run_a_file_a_unit_and_a_test_a_task(way: str, consumer: Consumer, tmp_path: Path) -> None:
+    run = session(tmp_path, PROJECT, f"--socketpusher={consumer.path}", "--continue-on-collection-errors", *WAYS[way])
+    assert run.returncode == 1, run.stdout + run.stderr
+    events = consumer.events()
+    graph = next(event for event in events if event.type == "orch.started").payload["graph"]
+    assert {node["id"]: node["tasks"] for node in graph["nodes"]} == {
+        "test_mixed.py": 6,
+        "test_good.py": 5,
+        "test_skipped.py": 1,
+        "test_unreadable.py": 0,
+    }
+    assert by_unit(events) == {
+        "test_mixed.py": ["started", "failed"],
+        "test_good.py": ["started", "completed"],
+        "test_skipped.py": ["started", "skipped", "completed"],
+        "test_unreadable.py": ["failed"],
+    }
+    assert ended(events) == {
+        "test_passes": "passed",
+        "test_skipped": "skipped",
+        "test_expected": "xfailed",
+        "test_unexpected": "xpassed",
+        "test_fails": "assert 1 == 2",
+        "test_teardown": "ValueError: no disk",
+        **{f"test_number[{number}]": "passed" for number in range(5)},
+        "test_nothing": "skipped",
+    }
+    assert events[-1].type == "orch.failed"
+    assert events[-1].error == "tests failed: 2 of 12 tests failed, 1 file can't be collected"
+    workers = {event.payload.get("worker") for event in events if event.type == "task.completed"}
+    assert workers <= {"gw0", "gw1"} if way == "xdist" else workers == {None}
+
+
+def test_a_crash_of_a_worker_fails_the_test_that_it_ran(consumer: Consumer, tmp_path: Path) -> None:
+    session(tmp_path, CRASHES | {"test_good.py": PROJECT["test_good.py"]}, f"--socketpusher={consumer.path}", "-n", "2")
+    events = consumer.events()
+    (failed,) = [event for event in events if event.type == "task.failed"]
+    assert failed.unit == "test_crash.py"
+    assert "crashed while running" in failed.error
+    assert by_unit(events)["test_crash.py"] == ["started", "failed"]
+    assert by_unit(events)["test_good.py"] == ["started", "completed"]
+    assert ended(events)["test_after"] == "passed"
+    assert events[-1].type == "orch.failed"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_did_not_run_because_of_x_is_blocked(way: str, consumer: Consumer, tmp_path: Path) -> None:
+    files = {"test_1.py": "def test_bad(): assert 0\n\ndef test_more(): pass\n"}
+    files |= {f"test_{number}.py": "import time\n\ndef test(): time.sleep(0.2)\n" * 3 for number in range(2, 30)}
+    session(tmp_path, files, f"--socketpusher={consumer.path}", "-x", *WAYS[way])
+    events = consumer.events()
+    units = by_unit(events)
+    assert units["test_1.py"] == ["started", "failed"]
+    assert units["test_29.py"][-1] == "blocked"
+    assert all(types[-1] in ("completed", "failed", "blocked") for types in units.values())
+    assert len(units) == 29
+    assert events[-1].type == "orch.failed"
+
+
+def test_a_session_that_can_not_collect_begins_and_fails(consumer: Consumer, tmp_path: Path) -> None:
+    session(tmp_path, PROJECT, f"--socketpusher={consumer.path}")
+    types = [event.type for event in consumer.events()]
+    assert types.count("orch.started") == 1
+    assert types[-1] == "orch.failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ini", "sent"),
+    [
+        ((), "", False),
+        ((), "socketpusher = {path}", True),
+        (("--socketpusher={path}",), "socketpusher = /nowhere/at/all", True),
+        (("-p", "no:socketpusher"), "", False),
+    ],
+)
+def test_nothing_is_sent_unless_it_is_asked_for(
+    arguments: tuple[str, ...], ini: str, sent: bool, consumer: Consumer, tmp_path: Path
+) -> None:
+    files = {"test_good.py": PROJECT["test_good.py"], "tox.ini": ""}
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{ini.format(path=consumer.path)}\n")
+    run = session(tmp_path, files, *(argument.format(path=consumer.path) for argument in arguments))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert bool(consumer.events()) == sent
+
+
+def test_the_default_socket_is_where_watch_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "choo").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    consumer = Consumer(str(tmp_path / "choo" / "web.sock"))
+    try:
+        session(tmp_path, {"test_good.py": PROJECT["test_good.py"]}, "--socketpusher")
+        assert consumer.events()[-1].type == "orch.completed"
+    finally:
+        consumer.go_away()
+
+
+@pytest.fixture
+def nobody(socket_path: str) -> Iterator[str]:
+    yield socket_path
+
+
+@pytest.fixture
+def stalled(socket_path: str) -> Iterator[str]:
+    consumer = Consumer(socket_path, reading=False)
+    yield socket_path
+    consumer.go_away()
+
+
+@pytest.fixture
+def impossible(tmp_path: Path) -> str:
+    return str(tmp_path / ("x" * 200))
+
+
+@pytest.mark.parametrize("end", ["nobody", "stalled", "impossible"])
+def test_a_session_is_the_same_without_a_consumer_that_reads(
+    end: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(end)
+    options = ("--continue-on-collection-errors", "-q", "--no-summary")
+    bare = session(tmp_path, PROJECT, *options)
+    watched = session(tmp_path, PROJECT, *options, f"--socketpusher={path}")
+    assert watched.returncode == bare.returncode
+    assert watched.stderr.splitlines() == [] or (end == "nobody" and len(watched.stderr.splitlines()) == 1)
+    assert outcomes(watched.stdout) == outcomes(bare.stdout)
+
+
+def test_a_path_that_can_not_be_is_named_in_the_header(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").touch()
+    command = [sys.executable, "-m", "pytest", f"--socketpusher={tmp_path / ('x' * 200)}", "--collect-only"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "socketpusher: no events are sent: " in run.stdout
+
+
+def outcomes(output: str) -> list[str]:
+    return [line.rpartition(" in ")[0] for line in output.splitlines() if " in " in line][-1:]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_consumer_that_restarts_ends_with_the_sessions_own_summary(
+    way: str, socket_path: str, tmp_path: Path
+) -> None:
+    slow = (
+        "import pytest\n\n@pytest.mark.parametrize('n', range(20))\ndef test(n): assert sum(range(99_999)) and n != 7\n"
+    )
+    files = {f"test_{number}.py": slow for number in range(8)} | {"test_good.py": PROJECT["test_good.py"]}
+    restarts = threading.Thread(target=lambda: consumers(socket_path, pictures, over), daemon=True)
+    pictures: list[Store] = []
+    over = threading.Event()
+    restarts.start()
+    wait_for(lambda: os.path.exists(socket_path))
+    run = session(tmp_path, files, f"--socketpusher={socket_path}", "--junit-xml=report.xml", *WAYS[way])
+    over.set()
+    restarts.join(30)
+    assert run.returncode == 1
+    assert len(pictures) > 3
+    picture = pictures[-1].picture()
+    assert picture["status"] == "failed"
+    assert {name: unit["status"] for name, unit in picture["units"].items()} == {
+        **{f"test_{number}.py": "failed" for number in range(8)},
+        "test_good.py": "complete",
+    }
+
+
+def consumers(path: str, pictures: list[Store], over: threading.Event) -> None:
+    """Consumers one after the other; each reads some lines, but the last one, which reads to the end."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(0.05)
+        while True:
+            with suppress(TimeoutError):
+                connection, _ = listener.accept()
+                pictures.append(Store())
+                last = False
+                with connection, connection.makefile("rb") as lines:
+                    for number, line in enumerate(lines):
+                        pictures[-1].read(line)
+                        last = json.loads(line)["type"] in ("orch.completed", "orch.failed")
+                        if number > 60 and not last and len(pictures) < 6:
+                            break
+                if last:
+                    break
+            if over.is_set():
+                break
+    os.unlink(path)
