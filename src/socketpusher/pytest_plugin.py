@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 _PUSHER: "pytest.StashKey[SocketPusher]" = pytest.StashKey()
 _HEADER: "pytest.StashKey[str]" = pytest.StashKey()
 
-CLOSE_TIMEOUT = 5.0
-"""How long the end of a session waits for a consumer that is connected, in seconds."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
@@ -32,13 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
         path = {"": None, "default": ""}.get(ini := config.getini("socketpusher"), ini)
     if path is None or hasattr(config, "workerinput"):
         return
-    from . import Bus, PusherConfig, SocketPusher
+    from .events import Bus
+    from .plugin import start
     from .sources.pytest import SessionEvents
 
     bus = Bus()
     try:
-        pusher = SocketPusher(bus, PusherConfig(path) if path else PusherConfig())
-        pusher.start(wait=False)
+        pusher = start(bus, path)
     except (OSError, ValueError) as error:  # watching must not break what is watched
         config.stash[_HEADER] = f"socketpusher: no events are sent: {error}"
         return
@@ -56,4 +53,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Send what is left, but don't wait for a consumer that is not there."""
     pusher = config.stash.get(_PUSHER, None)
     if pusher is not None:
-        pusher.close(CLOSE_TIMEOUT if pusher.connected else 0.0)
+        from .plugin import close
+
+        close(pusher)

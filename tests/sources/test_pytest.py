@@ -1,22 +1,17 @@
 """Real pytest sessions, with and without xdist, each in a process of its own."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from interop.choo_web import Store
 from socketpusher import Event
 from support.consumer import Consumer
-from support.waiting import wait_for
+from support.restarting import RestartingConsumer
 
 PROJECT = {
     "test_mixed.py": """
@@ -234,43 +229,12 @@ def test_a_consumer_that_restarts_ends_with_the_sessions_own_summary(
         "import pytest\n\n@pytest.mark.parametrize('n', range(20))\ndef test(n): assert sum(range(99_999)) and n != 7\n"
     )
     files = {f"test_{number}.py": slow for number in range(8)} | {"test_good.py": PROJECT["test_good.py"]}
-    restarts = threading.Thread(target=lambda: consumers(socket_path, pictures, over), daemon=True)
-    pictures: list[Store] = []
-    over = threading.Event()
-    restarts.start()
-    wait_for(lambda: os.path.exists(socket_path))
-    run = session(tmp_path, files, f"--socketpusher={socket_path}", "--junit-xml=report.xml", *WAYS[way])
-    over.set()
-    restarts.join(30)
-    assert run.returncode == 1
-    assert len(pictures) > 3
-    picture = pictures[-1].picture()
-    assert picture["status"] == "failed"
-    assert {name: unit["status"] for name, unit in picture["units"].items()} == {
+    with RestartingConsumer(socket_path, 60) as consumer:
+        run = session(tmp_path, files, f"--socketpusher={socket_path}", *WAYS[way])
+        assert run.returncode == 1
+        shown = consumer.final_run()
+    assert shown.outcome == "failed"
+    assert {name: unit.status for name, unit in shown.units.items()} == {
         **{f"test_{number}.py": "failed" for number in range(8)},
         "test_good.py": "complete",
     }
-
-
-def consumers(path: str, pictures: list[Store], over: threading.Event) -> None:
-    """Consumers one after the other; each reads some lines, but the last one, which reads to the end."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        listener.settimeout(0.05)
-        while True:
-            with suppress(TimeoutError):
-                connection, _ = listener.accept()
-                pictures.append(Store())
-                last = False
-                with connection, connection.makefile("rb") as lines:
-                    for number, line in enumerate(lines):
-                        pictures[-1].read(line)
-                        last = json.loads(line)["type"] in ("orch.completed", "orch.failed")
-                        if number > 60 and not last and len(pictures) < 6:
-                            break
-                if last:
-                    break
-            if over.is_set():
-                break
-    os.unlink(path)

@@ -1,0 +1,34 @@
+"""What plugins of other programs share: a pusher that needs no consumer, and costs the program nothing without one."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .events import Bus
+    from .pusher import SocketPusher
+
+CLOSE_TIMEOUT = 5.0
+"""How long the program's end waits for a consumer that is connected, in seconds."""
+
+
+def start(bus: "Bus", path: str = "") -> "SocketPusher":
+    """Start a pusher that connects in the background.
+
+    Args:
+        bus: The bus whose events it sends.
+        path: The Unix socket of the consumer; empty for the default one.
+
+    Raises:
+        OSError: The pusher can't be started.
+        ValueError: The path is not valid.
+    """
+    from .config import PusherConfig
+    from .pusher import SocketPusher
+
+    pusher = SocketPusher(bus, PusherConfig(path) if path else PusherConfig())
+    pusher.start(wait=False)
+    return pusher
+
+
+def close(pusher: "SocketPusher") -> None:
+    """Send what is left, without waiting for a consumer that is not there."""
+    pusher.close(CLOSE_TIMEOUT if pusher.connected else 0.0)

@@ -1,0 +1,127 @@
+"""Real Snakemake workflows, each in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from socketpusher import Event
+from support.consumer import Consumer
+from support.restarting import RestartingConsumer
+from support.waiting import wait_for
+
+pytest.importorskip("snakemake", reason="tox -e hosts installs it")
+
+SNAKEFILE = """
+rule all:
+    input: "total.txt"
+rule count:
+    output: "count_{sample}.txt"
+    shell: "echo {wildcards.sample} > {output}"
+rule bad:
+    output: "bad_{sample}.txt"
+    log: "bad_{sample}.log"
+    shell: "test -e may_succeed && touch {output} || (touch may_succeed; exit 3)"
+rule total:
+    input: expand("count_{sample}.txt", sample=["a", "b"]), expand("bad_{sample}.txt", sample=["x"])
+    output: "total.txt"
+    shell: "cat {input} > {output}"
+"""
+
+
+def start(place: Path, path: str, *arguments: str, snakefile: str = SNAKEFILE) -> "subprocess.Popen[str]":
+    (place / "Snakefile").write_text(snakefile)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--logger", "socketpusher"]
+    command += ["--logger-socketpusher-path", path, *arguments]
+    return subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    )
+
+
+def run(place: Path, path: str, *arguments: str, snakefile: str = SNAKEFILE) -> tuple[int, str]:
+    process = start(place, path, *arguments, snakefile=snakefile)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def told(events: list[Event]) -> dict[str, list[str]]:
+    units: dict[str, list[str]] = {}
+    for event in events:
+        if event.unit:
+            units.setdefault(event.unit, []).append(event.type.removeprefix("unit."))
+    return units
+
+
+def test_a_failing_rule_fails_its_job_and_the_run(consumer: Consumer, tmp_path: Path) -> None:
+    code, output = run(tmp_path, consumer.path, "--keep-going")
+    assert code == 1, output
+    events = consumer.events()
+    assert events[0].type == "orch.started"
+    assert events[0].payload == {"unit_count": 5, "parallelism": 2}
+    assert told(events) == {
+        "count sample=a": ["started", "completed"],
+        "count sample=b": ["started", "completed"],
+        "bad sample=x": ["started", "failed"],
+    }
+    started = next(event for event in events if event.type == "unit.started" and event.unit == "count sample=a")
+    assert (started.payload["rule"], started.payload["wildcards"]) == ("count", {"sample": "a"})
+    (failed,) = [event for event in events if event.type == "unit.failed"]
+    assert failed.error.startswith("exit status 3 of: test -e may_succeed")
+    assert failed.error.endswith("; log: bad_x.log")
+    assert events[-1].type == "orch.failed"
+    assert events[-1].payload == {"jobs": 5, "completed": 2, "failed": 1}
+
+
+def test_a_job_that_is_retried_and_completes_completes_the_run(consumer: Consumer, tmp_path: Path) -> None:
+    code, output = run(tmp_path, consumer.path, "--retries", "1")
+    assert code == 0, output
+    events = consumer.events()
+    assert told(events)["bad sample=x"] == ["started", "failed", "started", "completed"]
+    assert told(events)["total"] == ["started", "completed"]
+    assert (events[-1].type, events[-1].payload["completed"]) == ("orch.completed", 5)
+    again, output = run(tmp_path, consumer.path)
+    assert again == 0, output
+    types = [event.type for event in consumer.events()][len(events) :]
+    assert [kind for kind in types if kind.startswith("orch.")][-1] == "orch.completed"  # nothing was to be done
+
+
+def test_a_dry_run_starts_no_unit(consumer: Consumer, tmp_path: Path) -> None:
+    code, output = run(tmp_path, consumer.path, "--dry-run")
+    assert code == 0, output
+    assert [event.type for event in consumer.events()] == ["orch.dryrun.started", "orch.dryrun.completed"]
+
+
+def test_ctrl_c_fails_what_was_running(consumer: Consumer, tmp_path: Path) -> None:
+    slow = 'rule all:\n    output: "never.txt"\n    shell: "touch running; sleep 300"\n'
+    process = start(tmp_path, consumer.path, snakefile=slow)
+    wait_for((tmp_path / "running").exists, timeout=120)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert [event.type for event in consumer.events() if event.type.startswith(("unit", "orch"))] == [
+        "orch.started",
+        "unit.started",
+        "unit.failed",
+        "orch.failed",
+    ]
+
+
+@pytest.mark.parametrize("path", ["nobody", "x" * 200])
+def test_a_workflow_is_the_same_without_a_consumer(path: str, tmp_path: Path) -> None:
+    code, output = run(tmp_path, str(tmp_path / path), "--retries", "1")
+    assert code == 0, output
+    assert (tmp_path / "total.txt").read_text() == "a\nb\n"
+    assert ("no events are sent" in output) == (path != "nobody")
+
+
+def test_a_consumer_that_restarts_ends_with_what_snakemake_says(socket_path: str, tmp_path: Path) -> None:
+    many = SNAKEFILE.replace('["a", "b"]', str([f"s{number}" for number in range(20)]))
+    with RestartingConsumer(socket_path, 10) as consumer:
+        code, output = run(tmp_path, socket_path, "--keep-going", snakefile=many)
+        assert code == 1, output
+        shown = consumer.final_run()
+    assert shown.outcome == "failed"
+    units = {name: unit.status for name, unit in shown.units.items()}
+    assert units == {f"count sample=s{number}": "complete" for number in range(20)} | {"bad sample=x": "failed"}
