@@ -1,0 +1,245 @@
+"""Dask as a run: the keys of one prefix ("inc" of "inc-4f3a") are a unit, each key is one of its tasks.
+
+`LocalRun` is for the schedulers of one process, `ClusterRun` for `dask.distributed`, where the hooks are called in the
+scheduler's event loop. Neither waits for anything.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from dask.callbacks import Callback
+from dask.utils import key_split
+
+from ..events import Bus, Event, EventType
+from ..graph import CycleError, Graph
+from .error_text import format_error
+
+try:
+    from distributed.diagnostics.plugin import SchedulerPlugin
+except ImportError:  # dask without its extra
+    SchedulerPlugin = object
+
+
+class _Unit:
+    """The keys of a prefix."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.open = 0
+        self.done = 0
+        self.blocked = 0  # keys that need one that failed
+        self.running = False
+        self.error = ""  # of its first key that failed
+
+
+class _Run:
+    """Counts the keys of one run by prefix, and emits what that means."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._units: dict[str, _Unit] = {}
+        self.open: dict[Any, str] = {}  # the keys that have not ended, and their units
+
+    def begin(self, dependencies: Mapping[Any, Iterable[Any]], parallelism: int) -> None:
+        """Emit the start of a run of these keys."""
+        self._units.clear()
+        needs = self._add(dependencies)
+        tasks = {name: unit.total for name, unit in self._units.items()}
+        try:
+            graph = Graph(needs, tasks)
+        except CycleError:  # a prefix that is used at several depths
+            graph = Graph(dict.fromkeys(needs, ()), tasks)
+        told: Any = graph.payload()
+        told["edges"] = [{"from": edge["to"], "to": edge["from"]} for edge in told["edges"]]
+        payload = {"unit_count": len(needs), "parallelism": parallelism, "graph": told}
+        self._bus.emit(Event(EventType.ORCH_STARTED, payload=payload))
+
+    def grow(self, dependencies: Mapping[Any, Iterable[Any]]) -> None:
+        """Emit the new size of each unit that gets more keys while the run goes on."""
+        for name in self._add(dependencies):
+            self._start(name, self._units[name])
+
+    def _add(self, dependencies: Mapping[Any, Iterable[Any]]) -> dict[str, set[str]]:
+        needs: dict[str, set[str]] = {}
+        prefixes = {key: str(key_split(key)) for key in dependencies}
+        for key, name in prefixes.items():
+            if key not in self.open:
+                self.open[key] = name
+                unit = self._units.setdefault(name, _Unit())
+                unit.total += 1
+                unit.open += 1
+            known = {prefixes[other] for other in dependencies[key] if other in prefixes}
+            needs.setdefault(name, set()).update(known - {name})
+        return needs
+
+    def _start(self, name: str, unit: _Unit) -> None:
+        unit.running = True
+        payload = {"total_tasks": unit.total, "completed_tasks": unit.done}
+        self._bus.emit(Event(EventType.UNIT_STARTED, name, payload=payload))
+
+    def started(self, key: Any) -> None:
+        """A key is being computed."""
+        if (name := self.open.get(key)) is not None and not (unit := self._units[name]).running:
+            self._start(name, unit)
+
+    def completed(self, key: Any, worker: str) -> None:
+        """A key is computed. One that is computed again, because its result was lost, counts once."""
+        self.started(key)
+        if (name := self.open.get(key)) is not None:
+            unit = self._units[name]
+            unit.done += 1
+            payload = {"key": str(key), "worker": worker}
+            self._bus.emit(Event(EventType.TASK_COMPLETED, name, task=unit.done, payload=payload))
+            self._close(key)
+
+    def failed(self, key: Any, error: str) -> None:
+        """The computation of a key has raised."""
+        if (name := self.open.get(key)) is not None:
+            self._units[name].error = self._units[name].error or error
+            self._bus.emit(Event(EventType.TASK_FAILED, name, payload={"key": str(key)}, error=error))
+            self._close(key)
+
+    def blocked(self, key: Any) -> None:
+        """A key will not be computed, because one that it needs has failed."""
+        if (name := self.open.get(key)) is not None:
+            self._units[name].blocked += 1
+            self._close(key)
+
+    def forgotten(self, key: Any) -> None:
+        """Nobody needs a key any more."""
+        if (name := self.open.get(key)) is not None:
+            self._units[name].total -= 1
+            self._close(key)
+
+    def _close(self, key: Any) -> None:
+        name = self.open.pop(key)
+        unit = self._units[name]
+        unit.open -= 1
+        if unit.open == 0:
+            self._end_unit(name, unit)
+
+    def _end_unit(self, name: str, unit: _Unit) -> None:
+        unit.running = False
+        if unit.error:
+            self._bus.emit(Event(EventType.UNIT_FAILED, name, error=unit.error))
+        elif unit.blocked or unit.open:
+            self._bus.emit(Event(EventType.UNIT_BLOCKED, name))
+        else:
+            self._bus.emit(Event(EventType.UNIT_COMPLETED, name))
+
+    def end(self, error: str = "") -> None:
+        """Emit the end of the run, and of the units that did not end."""
+        for name in dict.fromkeys(self.open.values()):
+            self._end_unit(name, self._units[name])
+        self.open.clear()
+        error = next((f"{name}: {unit.error}" for name, unit in self._units.items() if unit.error), error)
+        self._bus.emit(Event(EventType.ORCH_FAILED if error else EventType.ORCH_COMPLETED, error=error))
+
+
+class LocalRun(Callback):  # type: ignore[misc]  # dask has no types
+    """Emits what a scheduler of this process computes: threads, processes, or none. A context manager.
+
+    | dask | event |
+    |---|---|
+    | a computation starts | `orch.started`, with the prefixes as a graph |
+    | the first key of a prefix starts | `unit.started`, payload `total_tasks`, `completed_tasks` |
+    | a key ends | `task.completed`, payload `key`, `worker`, or `task.failed`, `error` |
+    | the last key of a prefix ends | `unit.completed`, `unit.failed`, or `unit.blocked` if it can't be computed |
+    | the computation ends | `orch.completed` or `orch.failed` |
+
+    Args:
+        bus: Where to emit.
+
+    Example:
+        >>> with LocalRun(bus):  # doctest: +SKIP
+        ...     frame.compute()
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__()
+        self._run = _Run(bus)
+
+    def _start_state(self, dsk: Any, state: dict[str, Any]) -> None:
+        known = state["cache"]  # keys that are data
+        self._run.begin({key: needs for key, needs in state["dependencies"].items() if key not in known}, 0)
+
+    def _pretask(self, key: Any, dsk: Any, state: dict[str, Any]) -> None:
+        self._run.started(key)
+
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: dict[str, Any], worker: Any) -> None:
+        self._run.completed(key, str(worker))
+
+    def _finish(self, dsk: Any, state: dict[str, Any], errored: bool) -> None:
+        _, error, traceback = sys.exc_info()  # dask calls this while the exception of a key passes
+        if errored and isinstance(error, Exception):
+            self._run.failed(_failed_key(traceback, state), format_error(error))
+        self._run.end(format_error(error) if errored and error is not None else "")
+
+
+def _failed_key(traceback: TracebackType | None, state: dict[str, Any]) -> Any:
+    """The key that failed, which dask does not say: that of dask's frame which computed it, or the only one running."""
+    running = state.get("running", set())
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name in ("get_async", "execute_task") and (key := frame.f_locals.get("key")) in running:
+            return key
+        traceback = traceback.tb_next
+    return next(iter(running)) if len(running) == 1 else None
+
+
+class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
+    """A plugin of the scheduler of `dask.distributed` that emits what the cluster computes.
+
+    The events are those of `LocalRun`. A run begins with the first graph that a client submits, grows with those that
+    follow, and ends when no key is left to be computed. `worker.added` and `worker.removed` have a payload `worker`.
+
+    Args:
+        bus: Where to emit. Handlers are called in the scheduler's event loop; that of a pusher does not wait.
+
+    Example:
+        >>> cluster.scheduler.add_plugin(ClusterRun(bus))  # doctest: +SKIP
+    """
+
+    name = "socketpusher"
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._run = _Run(bus)
+
+    def update_graph(self, scheduler: Any, *, tasks: Iterable[Any], **kwargs: Any) -> None:
+        """A client has submitted a graph."""
+        states = [scheduler.tasks[key] for key in tasks if key in scheduler.tasks]
+        new = {state.key: [other.key for other in state.dependencies] for state in states if state.state != "memory"}
+        if self._run.open:
+            self._run.grow(new)
+        elif new:
+            self._run.begin(new, sum(worker.nthreads for worker in scheduler.workers.values()))
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """A key has changed its state."""
+        if key not in self._run.open:
+            return
+        if finish == "processing":
+            self._run.started(key)
+            return
+        if finish == "memory":
+            self._run.completed(key, str(kwargs.get("worker", "")))
+        elif finish == "erred":
+            if start == "processing":
+                self._run.failed(key, str(kwargs.get("exception_text", "")) or "failed")
+            else:
+                self._run.blocked(key)
+        elif finish == "forgotten":
+            self._run.forgotten(key)
+        if not self._run.open:
+            self._run.end()
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:
+        """A worker has connected."""
+        self._bus.emit(Event("worker.added", payload={"worker": worker}))
+
+    def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
+        """A worker has disconnected."""
+        self._bus.emit(Event("worker.removed", payload={"worker": worker}))
