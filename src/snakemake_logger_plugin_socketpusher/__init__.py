@@ -17,7 +17,7 @@ from socketpusher.sources.snakemake import WorkflowEvents
 
 
 @dataclass
-class LogHandlerSettings(LogHandlerSettingsBase):
+class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]  # it may not be installed
     """The options of the command line."""
 
     path: str = field(
@@ -30,7 +30,7 @@ class LogHandlerSettings(LogHandlerSettingsBase):
     )
 
 
-class LogHandler(LogHandlerBase):
+class LogHandler(LogHandlerBase):  # type: ignore[misc]
     """Sends what happens to the jobs. Snakemake calls it in a thread of its own, and a consumer is optional."""
 
     def __post_init__(self) -> None:
