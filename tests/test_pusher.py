@@ -459,7 +459,7 @@ def test_close_ends_the_writer_itself_when_something_holds_the_thread_of_the_pus
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.start()
     may_end = threading.Event()
-    monkeypatch.setattr(pusher._supervisor, "_turn", lambda: may_end.wait(60))
+    monkeypatch.setattr(pusher._supervisor, "_run_once", lambda: may_end.wait(60))
     pid = pusher.stats().writer_pid
     assert pid is not None
     try:
@@ -595,7 +595,7 @@ def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wake
             raise ValueError
 
         with monkeypatch.context() as patched:
-            patched.setattr(supervisor, "_log_news", fault)
+            patched.setattr(supervisor, "_log_outbox_state", fault)
             pusher.flush(0)
             wait_for(lambda: len(turns) >= 6)
         assert turns[5] - turns[0] > 0.5

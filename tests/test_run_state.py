@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from interop.choo_web import Store
 from socketpusher import Event, Graph, wire
-from socketpusher.run_state import MOST_BYTES, SHORT_BYTES, TOLD_BYTES, Digest, RunState, event_on, relevant_lines
+from socketpusher.run_state import (
+    FULL_BYTES,
+    LONG_LINE_BYTES,
+    SHORT_LINE_BYTES,
+    Digest,
+    RunState,
+    event_on,
+    relevant_lines,
+)
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GRAPH = Graph({"a": [], "b": ["a"]}, {"a": 5}).payload()
@@ -91,7 +99,7 @@ def test_every_task_without_a_number_is_told() -> None:
 def test_of_units_that_have_ended_and_that_no_graph_names_the_oldest_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 2)
+    monkeypatch.setattr("socketpusher.run_state.MAX_ENDED_UNITS", 2)
     ends = ("completed", "failed", "skipped")
     events = [
         Event(f"unit.{what}", f"{unit}{n}", payload=payload)
@@ -105,15 +113,15 @@ def test_of_units_that_have_ended_and_that_no_graph_names_the_oldest_are_forgott
         return sorted({event_on(line)["unit"] for line in Digest(lines, **named).lines()})
 
     assert units() == ["a", *(f"{unit}{n}" for unit in ("named", "other") for n in range(3))]
-    assert units(named=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
-    assert len(Digest(lines, named=[])._work) == 1
+    assert units(graph_units=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
+    assert len(Digest(lines, graph_units=[])._work) == 1
 
 
 def test_a_long_line_is_told_with_what_matters_of_it() -> None:
-    payload = {"worker": "w", "total_tasks": 3, "log": "x" * TOLD_BYTES}
+    payload = {"worker": "w", "total_tasks": 3, "log": "x" * LONG_LINE_BYTES}
     event = Event("unit.failed", "a", payload=payload, error="e" * 10_000)
     (line,) = Digest([wire.encode(event)]).lines()
-    assert len(line) < TOLD_BYTES
+    assert len(line) < LONG_LINE_BYTES
     assert event_on(line)["payload"] == {"worker": "w", "total_tasks": 3}
     assert event_on(line)["error"] == "e" * 8000 + " [cut]"
 
@@ -126,14 +134,14 @@ def test_what_is_told_is_bounded_whatever_the_errors_and_payloads_hold() -> None
         digest.add(line, event_on(line))
     lines = digest.lines()
     assert len(lines) == 1500
-    assert sum(map(len, lines)) < MOST_BYTES + 1500 * SHORT_BYTES
+    assert sum(map(len, lines)) < FULL_BYTES + 1500 * SHORT_LINE_BYTES
     digest.add(started := wire.encode(Event("orch.started")), event_on(started))
     digest.add(failed[0], event_on(failed[0]))
     assert len(digest.lines()[1]) > len(failed[0])  # there is room again
 
 
 def test_a_line_that_can_not_be_shortened_stays_as_it_is() -> None:
-    line = wire.encode(Event("unit.failed", "u" * TOLD_BYTES, payload=5))
+    line = wire.encode(Event("unit.failed", "u" * LONG_LINE_BYTES, payload=5))
     assert Digest([line]).lines() == [wire.retained(line)]
 
 
@@ -241,7 +249,7 @@ def test_of_a_flood_of_one_units_tasks_one_line_is_kept() -> None:
 
 
 def test_of_a_long_line_that_says_nothing_more_the_head_and_the_id_are_kept() -> None:
-    long = "x" * TOLD_BYTES
+    long = "x" * LONG_LINE_BYTES
     event = Event("task.completed", "a", task=3, payload=long, error='no ,"id":"y-1"')
     line = wire.encode(event)
     (kept,) = relevant_lines(line)

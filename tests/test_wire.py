@@ -206,7 +206,7 @@ def test_an_event_with_anything_anywhere_is_encoded(event: Event) -> None:
 def test_no_line_is_over_the_limit(event: Event, field: str, filler: str, limit: int) -> None:
     setattr(event, field, filler * 5000)
     notes: list[str] = []
-    line = wire.encode(event, max_line_bytes=limit, on_note=notes.append)
+    line = wire.encode(event, max_line_bytes=limit, on_placeholder=notes.append)
     assert len(line) <= limit
     assert notes
     assert wire.decode(line).time == event.time
@@ -241,7 +241,7 @@ def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
     assert wire.decode(wire.encode(Event("x", time=TIME.replace(tzinfo=None)))).time == TIME
     beyond = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
     for wrong in (beyond, 17.5):
-        wire.encode(Event("x", time=wrong), on_note=notes.append)  # type: ignore[arg-type]
+        wire.encode(Event("x", time=wrong), on_placeholder=notes.append)  # type: ignore[arg-type]
     assert len(notes) == 2
 
 
@@ -318,7 +318,7 @@ def test_what_only_says_that_it_is_of_a_type_is_encoded(kind: type) -> None:
     assert wire.decode(wire.encode(Event("x", payload={"value": mock}))).payload == {"value": "a mock"}
     notes: list[str] = []
     event = Event(mock, mock, mock, mock, mock, mock, mock)
-    decoded = wire.decode(wire.encode(event, on_note=notes.append))
+    decoded = wire.decode(wire.encode(event, on_placeholder=notes.append))
     assert (decoded.type, decoded.unit, decoded.error, decoded.task) == ("a mock", "a mock", "a mock", None)
     assert notes == [
         "<task: not a 64-bit int, left out>",
@@ -399,7 +399,7 @@ def test_what_a_signal_handler_raises_is_let_through(event: Event) -> None:
     notes: list[str] = []
     try:
         with pytest.raises(HandlerError):
-            wire.encode(event, on_note=notes.append)
+            wire.encode(event, on_placeholder=notes.append)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert notes == []
@@ -407,14 +407,14 @@ def test_what_a_signal_handler_raises_is_let_through(event: Event) -> None:
 
 def test_an_object_that_will_not_say_what_it_is_is_noted() -> None:
     notes: list[str] = []
-    assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_note=notes.append)).payload == notes[0]
+    assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_placeholder=notes.append)).payload == notes[0]
     assert notes == ["<Unnamed: raised RuntimeError>"]
     assert wire.decode(wire.encode(Event("x", payload=[Faceless()]))).payload == ["faceless"]
 
 
 def test_a_payload_too_deep_is_noted_where_it_gets_too_deep() -> None:
     notes: list[str] = []
-    line = wire.encode(Event("x", payload=deep()), on_note=notes.append)
+    line = wire.encode(Event("x", payload=deep()), on_placeholder=notes.append)
     assert notes == ["<list: nested deeper than 100 levels>"]
     assert b"nested deeper" in line
 
@@ -433,7 +433,7 @@ def test_a_hostile_payload_deep_in_a_callers_stack_does_not_raise() -> None:
 
 def test_a_number_that_is_none_is_left_out_and_noted() -> None:
     notes: list[str] = []
-    line = wire.encode(Event("x", task=2**80, pr="17", time=TIME), on_note=notes.append)  # type: ignore[arg-type]
+    line = wire.encode(Event("x", task=2**80, pr="17", time=TIME), on_placeholder=notes.append)  # type: ignore[arg-type]
     assert wire.decode(line) == Event("x", time=TIME)
     assert notes == ["<task: not a 64-bit int, left out>", "<pr: not a 64-bit int, left out>"]
 

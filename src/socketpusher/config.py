@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 MAX_LINE_BYTES = 1_048_576
-"""The longest line that known consumers accept, in bytes with its newline (`choo web` closes the connection at more)."""
+"""The longest line that known consumers accept, in bytes with its newline; `choo web` disconnects at a longer one."""
 
 _OVERFLOWS = ("drop_newest", "drop_oldest")
 

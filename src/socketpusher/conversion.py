@@ -21,7 +21,7 @@ MAX_DEPTH = 100  # orjson refuses more than 254; 100 is easier to read, and leav
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # the ints that orjson accepts
 
 
-def to_jsonable(value: Any, on_note: Callable[[str], object]) -> Any:
+def to_jsonable(value: Any, on_placeholder: Callable[[str], object]) -> Any:
     """Convert `value` to dicts with str keys, lists, strings, 64-bit ints, floats, booleans and None.
 
     Paths, UUIDs, decimals and larger ints become strings; dates and times ISO 8601; a timedelta its seconds; bytes the
@@ -33,7 +33,7 @@ def to_jsonable(value: Any, on_note: Callable[[str], object]) -> Any:
         on_placeholder: Called with each placeholder. It replaces a cycle, nesting deeper than 100 levels, or an object
             that raises when it is read.
     """
-    return _Converter(on_note).convert(value)
+    return _Converter(on_placeholder).convert(value)
 
 
 def text(value: object) -> str:
@@ -53,29 +53,29 @@ def exact_datetime(value: datetime) -> datetime:
 
 
 class _Converter:
-    def __init__(self, on_note: Callable[[str], object]) -> None:
-        self._on_note = on_note
+    def __init__(self, on_placeholder: Callable[[str], object]) -> None:
+        self._on_placeholder = on_placeholder
         self._path: list[int] = []  # the identities of the containers that enclose the current value
 
     def convert(self, value: Any) -> Any:
         if id(value) in self._path:
-            return self._note(value, "contains itself")
+            return self._placeholder(value, "contains itself")
         if len(self._path) >= MAX_DEPTH:
-            return self._note(value, f"nested deeper than {MAX_DEPTH} levels")
+            return self._placeholder(value, f"nested deeper than {MAX_DEPTH} levels")
         self._path.append(id(value))
         try:
             return self._by_type(value, type(value))
         except Exception as error:  # of a hostile __str__, __iter__, ...
             if raised_by_signal_handler(error):
                 raise
-            return self._note(value, f"raised {_name(type(error))}")
+            return self._placeholder(value, f"raised {_name(type(error))}")
         finally:
             self._path.pop()
 
-    def _note(self, value: object, reason: str) -> str:
-        note = f"<{_name(type(value))}: {reason}>"
-        self._on_note(note)
-        return note
+    def _placeholder(self, value: object, reason: str) -> str:
+        placeholder = f"<{_name(type(value))}: {reason}>"
+        self._on_placeholder(placeholder)
+        return placeholder
 
     def _by_type(self, value: Any, kind: type) -> Any:
         # Not `isinstance`: it also asks `__class__`, which may lie (`Mock(spec=float)`) or raise. And only the methods

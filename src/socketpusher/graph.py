@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from graphlib import CycleError as _FoundCycle
+from graphlib import CycleError as _GraphlibCycleError
 from graphlib import TopologicalSorter
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -31,7 +31,7 @@ class GraphPayload(TypedDict):
     levels: NotRequired[list[list[str]]]
 
 
-_USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
+_DEFAULTS = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
 
 
 def smaller_graphs(graph: GraphPayload) -> Iterator[GraphPayload]:
@@ -42,17 +42,17 @@ def smaller_graphs(graph: GraphPayload) -> Iterator[GraphPayload]:
     levels = graph.get("levels", [])
     nodes = cast(list[dict[str, Any]], graph["nodes"])
     yield {**graph, "edges": graph.get("edges", []), "levels": levels}
-    yield _of([{key: node[key] for key in node if key != "depends_on"} for node in nodes], levels)
-    yield _of([_without_usual(node, _USUAL) for node in nodes], levels)
-    yield _of([_without_usual(node, {"level": None, "status": "pending"}) for node in nodes], [])
+    yield _graph_of([{key: node[key] for key in node if key != "depends_on"} for node in nodes], levels)
+    yield _graph_of([_without_defaults(node, _DEFAULTS) for node in nodes], levels)
+    yield _graph_of([_without_defaults(node, {"level": None, "status": "pending"}) for node in nodes], [])
 
 
-def _of(nodes: list[dict[str, Any]], levels: list[list[str]]) -> GraphPayload:
+def _graph_of(nodes: list[dict[str, Any]], levels: list[list[str]]) -> GraphPayload:
     return {"nodes": cast(list[NodePayload], nodes), "edges": [], "levels": levels}
 
 
-def _without_usual(node: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    return {"id": node["id"], **{key: node[key] for key in usual if node.get(key, usual[key]) != usual[key]}}
+def _without_defaults(node: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {"id": node["id"], **{key: node[key] for key in defaults if node.get(key, defaults[key]) != defaults[key]}}
 
 
 def with_edges_reversed(graph: GraphPayload) -> GraphPayload:
@@ -132,7 +132,7 @@ class CycleError(ValueError):
         self.cycle = cycle
 
     def __str__(self) -> str:
-        return f"units depend on each other in a cycle: {' -> '.join([*self.cycle, self.cycle[0]])}; remove one of these"
+        return f"units depend on each other in a cycle: {' -> '.join([*self.cycle, self.cycle[0]])}; break it somewhere"
 
 
 class Graph:
@@ -186,7 +186,7 @@ class Graph:
                 {_named(node): tasks for node, tasks in graph.nodes(data="tasks", default=0)},
             )
         raise TypeError(
-            f"a graph must be a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"
+            f"graph must be a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"
         )
 
     def __len__(self) -> int:
@@ -262,7 +262,7 @@ def _levels(dependencies: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:
     sorter = TopologicalSorter(dependencies)
     try:
         sorter.prepare()
-    except _FoundCycle as found:
+    except _GraphlibCycleError as found:
         cycle = found.args[1][:0:-1]  # graphlib lists it from dependency to dependent, the first unit also at the end
         start = cycle.index(min(cycle))
         raise CycleError(cycle[start:] + cycle[:start]) from None

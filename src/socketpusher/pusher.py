@@ -170,7 +170,7 @@ class SocketPusher:
             supervisor.subscriptions.extend(map(self._bus.subscribe, (supervisor.outbox.push,)))
             # Neither may refer to this object, or it would never be garbage-collected. `Finalize`, because only
             # multiprocessing's own finalizers are called in a multiprocessing worker.
-            supervisor.exit = Finalize(None, _close_at_exit, (supervisor,), exitpriority=100)
+            supervisor.exit_handler = Finalize(None, _close_at_exit, (supervisor,), exitpriority=100)
             weakref.finalize(self, _close_when_collected, supervisor).atexit = False
             supervisor.open = True
             self._reached.setdefault(State.OPEN)
@@ -310,10 +310,11 @@ class SocketPusher:
 def _wait_for_writer(supervisor: Supervisor, deadline: Deadline) -> None:
     """Return when a writer process is ready. Raise the reason if there is none."""
     supervisor.wait_until(
-        lambda: supervisor.ready or supervisor.ended or supervisor.closing or supervisor.trouble is not None, deadline
+        lambda: supervisor.ready or supervisor.ended or supervisor.closing or supervisor.writer_error is not None,
+        deadline,
     )
-    if supervisor.trouble is not None:
-        raise supervisor.trouble
+    if supervisor.writer_error is not None:
+        raise supervisor.writer_error
     if supervisor.closing or supervisor.ended:
         raise RuntimeError("the pusher was closed while it was starting")
     if not supervisor.ready:
@@ -329,18 +330,19 @@ def _wait_for_consumer(supervisor: Supervisor, path: str, deadline: Deadline, ti
         return supervisor.ledger.connections > 0 or supervisor.ended or supervisor.closing or failed()
 
     def failed() -> bool:
-        return supervisor.trouble is not None or _final(supervisor.failure) is not None
+        return supervisor.writer_error is not None or _final(supervisor.connect_error) is not None
 
     supervisor.wait_until(decided, deadline)
     if supervisor.ledger.connections > 0:
         return
     if supervisor.closing or supervisor.ended:
         raise RuntimeError("the pusher was closed while it was starting")
-    if supervisor.trouble is not None:
-        raise supervisor.trouble
-    if (failure := _final(supervisor.failure)) is not None:
+    if supervisor.writer_error is not None:
+        raise supervisor.writer_error
+    if (failure := _final(supervisor.connect_error)) is not None:
         raise with_advice(failure, path)
-    why = f"after {timeout:g} s" if supervisor.failure is None else f"in {timeout:g} s: {supervisor.failure.strerror}"
+    last = supervisor.connect_error
+    why = f"after {timeout:g} s" if last is None else f"in {timeout:g} s: {last.strerror}"
     raise with_advice(TimeoutError(errno.ETIMEDOUT, f"not connected {why}"), path)
 
 

@@ -35,29 +35,29 @@ _UNIT_STARTED, _UNIT_PROGRESS = str(EventType.UNIT_STARTED), str(EventType.UNIT_
 _TASK_STARTED, _TASK_COMPLETED = str(EventType.TASK_STARTED), str(EventType.TASK_COMPLETED)
 _ORCH_STARTED = str(EventType.ORCH_STARTED)
 _WORK = frozenset((_UNIT_PROGRESS, _TASK_STARTED, _TASK_COMPLETED))  # reset by unit.started
-_OF_THE_RUN = frozenset(map(str, (EventType.ORCH_STARTED, EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
+_RUN_EVENTS = frozenset(map(str, (EventType.ORCH_STARTED, EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
 
-RELEVANT = frozenset((*STATUS_AFTER, *_WORK, *_OF_THE_RUN))
+RELEVANT = frozenset((*STATUS_AFTER, *_WORK, *_RUN_EVENTS))
 """The types of events that change the state of the run."""
 
 _PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
 
-TOLD_BYTES = 64 << 10
-"""The longest line that a digest keeps whole, in bytes. A longer one is shortened: its error and its payload are cut."""
+LONG_LINE_BYTES = 64 << 10
+"""The longest line that a digest keeps whole, in bytes. In a longer one the error and the payload are cut."""
 
-MOST_BYTES, SHORT_BYTES = 16 << 20, 1024
+FULL_BYTES, SHORT_LINE_BYTES = 16 << 20, 1024
 """Once a digest has more bytes than the first, it shortens every line longer than the second. Otherwise 1,000 units
 that fail with 60 kB each would take 60 MB of the writer, the journal and each connection."""
 
-MOST_UNITS = 10_000
+MAX_ENDED_UNITS = 10_000
 """How many ended units that are in no graph are remembered before the oldest is forgotten. Some programs give each call
 a name of its own, and never start a run."""
 
-MOST_TASKS = 1000
+MAX_UNNUMBERED_TASKS = 1000
 """How many tasks without a number are remembered for a unit."""
 
 _ERROR_LENGTH, _SHORT_ERROR_LENGTH = 8000, 200  # characters
-_KEPT_OF_PAYLOAD = ("total_tasks", "completed_tasks", "done", "total", "worker")
+_KEPT_PAYLOAD_KEYS = ("total_tasks", "completed_tasks", "done", "total", "worker")
 
 
 class UnitState(NamedTuple):
@@ -141,8 +141,10 @@ _HEAD = re.compile(
     rb'\{"type":"(%b)"(?:,"time":"[^"]*")?(?:,"unit":"([^"\\]*(?:\\.[^"\\]*)*)")?(?:,"task":(-?\d+))?'
     % b"|".join(re.escape(kind).encode() for kind in sorted(RELEVANT, reverse=True))
 )
-_TELLING = _OF_THE_RUN | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
-_IS_PLAIN = {kind.encode(): kind not in _TELLING for kind in RELEVANT}  # the rest of such a line does not matter
+_BODY_MATTERS = _RUN_EVENTS | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
+_HEAD_SUFFICES = {
+    kind.encode(): kind not in _BODY_MATTERS for kind in RELEVANT
+}  # the rest of such a line does not matter
 _KINDS = {kind.encode(): kind for kind in RELEVANT}
 
 
@@ -151,13 +153,13 @@ def relevant_lines(data: bytes | bytearray) -> list[bytes]:
 
     A long line whose payload does not matter is cut to its head and its id.
     """
-    return [_of_interest(data, start, end) for start, end, _ in _find_relevant(data).values()]
+    return [_relevant_part(data, start, end) for start, end, _ in _find_relevant(data).values()]
 
 
 def relevant_events(data: bytes | bytearray) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
     """The same lines, each with the keys of its event that a `Digest` and a `RunState` use."""
     for key, (start, end, number) in _find_relevant(data).items():
-        line = _of_interest(data, start, end)
+        line = _relevant_part(data, start, end)
         if type(key) is tuple and (unit := key[1]) and b"\\" not in unit:  # three times as fast as parsing
             yield line, {"type": _KINDS[key[0]], "unit": unit.decode(), "task": None if number < 0 else number}
         else:
@@ -190,7 +192,7 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
             key = (name, unit, epochs.get(unit, 0)) if epochs else (name, unit)
             number = -1
             between = b""
-            if not _IS_PLAIN[name]:
+            if not _HEAD_SUFFICES[name]:
                 key = start
             elif task is not None:
                 number = int(task)
@@ -208,9 +210,9 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
     return found
 
 
-def _of_interest(data: bytes | bytearray, start: int, end: int) -> bytes:
-    line = bytes(data[start:end]) if end - start <= TOLD_BYTES else b""
-    if line or (head := _HEAD.match(data, start)) is None or not _IS_PLAIN[head[1]]:
+def _relevant_part(data: bytes | bytearray, start: int, end: int) -> bytes:
+    line = bytes(data[start:end]) if end - start <= LONG_LINE_BYTES else b""
+    if line or (head := _HEAD.match(data, start)) is None or not _HEAD_SUFFICES[head[1]]:
         return line or bytes(data[start:end])
     id = data.rfind(b',"id":"', end - 100, end)  # the last key of an event that has one
     tail = data[id : end - 2] if id >= 0 and data.count(b'"', id, end) == 4 and data.endswith(b'"}\n', id, end) else b""
@@ -238,21 +240,23 @@ class Digest:
 
     Args:
         lines: The lines to begin with.
-        again: Whether the lines will be repeated. Then they get the key `retained`, and long lines are shortened.
-        named: The units that are in a graph, if known. Other units that have ended may be forgotten.
+        retain: Whether the lines will be repeated. Then they get the key `retained`, and long lines are shortened.
+        graph_units: The units that are in a graph, if known. Other units that have ended may be forgotten.
     """
 
-    def __init__(self, lines: Iterable[bytes] = (), again: bool = True, named: Container[str] | None = None) -> None:
-        self._again = again
-        self._named = named
+    def __init__(
+        self, lines: Iterable[bytes] = (), retain: bool = True, graph_units: Container[str] | None = None
+    ) -> None:
+        self._retain = retain
+        self._graph_units = graph_units
         # By key, the last line whose payload has `graph` or `parallelism`, for a run without them. Lines that will be
         # repeated are filled in already.
-        self._plans: dict[str, bytes] = {}
-        self._forget()
+        self._defaults: dict[str, bytes] = {}
+        self._clear()
         for line in lines:
             self.add(line, event_on(line))
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._lines: dict[Hashable, bytes] = {}
         self._size = 0  # of the lines, in bytes
         self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
@@ -271,12 +275,12 @@ class Digest:
         if type(kind) is not str or kind not in RELEVANT:
             return
         key: Hashable = (kind, unit)
-        if kind in _OF_THE_RUN:
+        if kind in _RUN_EVENTS:
             key = kind
             if kind == _ORCH_STARTED:
-                self._forget()
-                if not self._again:
-                    self._note_plan(line, event.get("payload"))
+                self._clear()
+                if not self._retain:
+                    self._note_defaults(line, event.get("payload"))
         elif type(unit) is not str or not unit:
             return
         elif kind in _WORK:
@@ -286,10 +290,11 @@ class Digest:
         else:
             if kind == _UNIT_STARTED:
                 key = self._key_of_start(unit, event.get("payload"))
-            if self._named is not None and unit not in self._named:
+            if self._graph_units is not None and unit not in self._graph_units:
                 self._note_end(unit, STATUS_AFTER[kind] in ("complete", "failed"))
-        if self._again:
-            line = retained(self._shortened(line, event) if len(line) > SHORT_BYTES and kind != _ORCH_STARTED else line)
+        if self._retain:
+            may_shorten = len(line) > SHORT_LINE_BYTES and kind != _ORCH_STARTED
+            line = retained(self._shortened(line, event) if may_shorten else line)
         self._remove(key)  # so that it moves to the end of the dict
         self._lines[key] = line
         self._size += len(line)
@@ -300,19 +305,19 @@ class Digest:
         if not ended:
             return
         self._ended[unit] = None
-        if len(self._ended) > MOST_UNITS:
+        if len(self._ended) > MAX_ENDED_UNITS:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
             self._key_of_start(oldest, {"total_tasks": 0})  # this removes its tasks and starts
             for kind in STATUS_AFTER:
                 self._remove((kind, oldest))
 
-    def _note_plan(self, line: bytes, payload: object) -> None:
+    def _note_defaults(self, line: bytes, payload: object) -> None:
         given = payload if isinstance(payload, dict) else {}
         for key in ("graph", "parallelism"):
             if key in given and (key != "graph" or given[key] is not None):
-                self._plans.pop(key, None)
-                self._plans[key] = line
+                self._defaults.pop(key, None)
+                self._defaults[key] = line
 
     def _remove(self, key: Hashable) -> None:
         if (line := self._lines.pop(key, None)) is not None:
@@ -320,8 +325,8 @@ class Digest:
 
     def _shortened(self, line: bytes, event: Mapping[str, Any]) -> bytes:
         """The line; if it is too long, only what matters of it."""
-        full = self._size > MOST_BYTES
-        if len(line) <= (SHORT_BYTES if full else TOLD_BYTES):
+        full = self._size > FULL_BYTES
+        if len(line) <= (SHORT_LINE_BYTES if full else LONG_LINE_BYTES):
             return line
         return min(line, _short(event, _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
 
@@ -334,7 +339,7 @@ class Digest:
             self._counted.add(unit)
             key = kind, unit, object()
             keys = self._work.setdefault(unit, [])
-            if len(keys) >= MOST_TASKS:
+            if len(keys) >= MAX_UNNUMBERED_TASKS:
                 self._remove(keys.pop(0))
         elif kind == _TASK_COMPLETED:
             if task < self._completed.get(unit, 0):
@@ -364,7 +369,7 @@ class Digest:
     def lines(self) -> list[bytes]:
         """The lines, with their newlines."""
         last = self._lines.get(_ORCH_STARTED)
-        return [*dict.fromkeys(line for line in self._plans.values() if line != last), *self._lines.values()]
+        return [*dict.fromkeys(line for line in self._defaults.values() if line != last), *self._lines.values()]
 
 
 def _short(event: Mapping[str, Any], error_length: int) -> bytes:
@@ -372,7 +377,7 @@ def _short(event: Mapping[str, Any], error_length: int) -> bytes:
     short = dict(event)
     if payload is not None:
         given = payload if isinstance(payload, dict) else {}
-        short["payload"] = {key: given[key] for key in _KEPT_OF_PAYLOAD if isinstance(given.get(key), str | int)}
+        short["payload"] = {key: given[key] for key in _KEPT_PAYLOAD_KEYS if isinstance(given.get(key), str | int)}
     if isinstance(error, str):
         short["error"] = error[:error_length] + " [cut]" * (len(error) > error_length)
     return orjson.dumps(short, option=orjson.OPT_APPEND_NEWLINE)

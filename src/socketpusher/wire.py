@@ -83,7 +83,7 @@ def encode(
             or time.__class__ is not Real.datetime
             or time.tzinfo is not UTC
         ):
-            event = _regular(event, on_note)
+            event = _normalized(event, on_placeholder)
             kind, unit, task, pr, error, time = event.type, event.unit, event.task, event.pr, event.error, event.time
         wire = {"type": kind, "time": time}
         if unit:
@@ -100,9 +100,9 @@ def encode(
     except Exception as refused:  # a TypeError of orjson, or anything from a hostile object
         if raised_by_signal_handler(refused):
             raise
-        wire = _plain(_regular(event, on_note), on_note)
+        wire = _converted(_normalized(event, on_placeholder), on_placeholder)
         line = _line(wire)
-    return line if len(line) <= max_line_bytes else _shortened(wire, line, max_line_bytes, on_note)
+    return line if len(line) <= max_line_bytes else _shortened(wire, line, max_line_bytes, on_placeholder)
 
 
 def _line(wire: dict[str, Any]) -> bytes:
@@ -111,35 +111,35 @@ def _line(wire: dict[str, Any]) -> bytes:
     return _dumps(wire, None, _OPTIONS) + b"\n"
 
 
-def _regular(event: Event, on_note: Callable[[str], object]) -> Event:
+def _normalized(event: Event, on_placeholder: Callable[[str], object]) -> Event:
     """The event with everything but its payload as `decode` expects it."""
     return Event(
-        type=text(to_jsonable(event.type, on_note)),
-        unit="" if event.unit is None else text(to_jsonable(event.unit, on_note)),
-        task=_int64("task", event.task, on_note),
-        pr=_int64("pr", event.pr, on_note),
+        type=text(to_jsonable(event.type, on_placeholder)),
+        unit="" if event.unit is None else text(to_jsonable(event.unit, on_placeholder)),
+        task=_int64("task", event.task, on_placeholder),
+        pr=_int64("pr", event.pr, on_placeholder),
         payload=event.payload,
-        error="" if event.error is None else text(to_jsonable(event.error, on_note)),
-        time=_utc(event.time, on_note),
+        error="" if event.error is None else text(to_jsonable(event.error, on_placeholder)),
+        time=_utc(event.time, on_placeholder),
     )
 
 
-def _plain(event: Event, on_note: Callable[[str], object]) -> dict[str, Any]:
+def _converted(event: Event, on_placeholder: Callable[[str], object]) -> dict[str, Any]:
     """The JSON object of a normalized event whose payload orjson refuses."""
     fields = {"type": event.type, "time": event.time, "unit": event.unit or None, "task": event.task, "pr": event.pr}
-    wire = {**fields, "payload": to_jsonable(event.payload, on_note), "error": event.error or None}
+    wire = {**fields, "payload": to_jsonable(event.payload, on_placeholder), "error": event.error or None}
     return {key: value for key, value in wire.items() if value is not None}
 
 
-def _int64(key: str, number: object, on_note: Callable[[str], object]) -> int | None:
+def _int64(key: str, number: object, on_placeholder: Callable[[str], object]) -> int | None:
     if issubclass(type(number), int) and (exact := int.__int__(number)) in _INT64:  # type: ignore[arg-type]
         return exact
     if number is not None:
-        on_note(f"<{key}: not a 64-bit int, left out>")
+        on_placeholder(f"<{key}: not a 64-bit int, left out>")
     return None
 
 
-def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
+def _utc(time: object, on_placeholder: Callable[[str], object]) -> datetime:
     if issubclass(type(time), Real.datetime):
         try:
             exact = exact_datetime(time)  # type: ignore[arg-type]
@@ -153,12 +153,12 @@ def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
     return Real.datetime.now(UTC)
 
 
-def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes:
+def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_placeholder: Callable[[str], object]) -> bytes:
     """The line with a smaller graph or without its payload, and with its strings cut if that is not enough."""
-    if wire["type"] == EventType.ORCH_STARTED and (smaller := _with_smaller_graph(line, limit, on_note)):
+    if wire["type"] == EventType.ORCH_STARTED and (smaller := _with_smaller_graph(line, limit, on_placeholder)):
         return smaller
     placeholder = f"<payload left out: the line of {len(line)} bytes is over the limit of {limit}>"
-    on_note(placeholder)
+    on_placeholder(placeholder)
     if "payload" in wire:
         wire["payload"] = placeholder
         line = _line(wire)
@@ -171,7 +171,7 @@ def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[
     return _line(wire)
 
 
-def _with_smaller_graph(line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes | None:
+def _with_smaller_graph(line: bytes, limit: int, on_placeholder: Callable[[str], object]) -> bytes | None:
     """The line of an `orch.started` with as much of its graph as fits; None without a graph, or if nothing fits."""
     wire = orjson.loads(line)
     graph = graph_in(payload := wire.get("payload"))
@@ -184,7 +184,7 @@ def _with_smaller_graph(line: bytes, limit: int, on_note: Callable[[str], object
     smaller = _line({**wire, "payload": {**payload, "graph": {"nodes": [], "edges": [], "levels": []}}})
     if len(smaller) > limit:
         return None
-    on_note(f"<graph left out: its {len(graph['nodes'])} units do not fit into a line of {limit} bytes>")
+    on_placeholder(f"<graph left out: its {len(graph['nodes'])} units do not fit into a line of {limit} bytes>")
     return smaller
 
 

@@ -281,7 +281,7 @@ pusher.start(wait=False)
 for number in range(5000):
     bus.emit(Event("x", task=number))
 print(pusher.stats().writer_pid, flush=True)
-while pusher._supervisor.outbox.waits():
+while pusher._supervisor.outbox.has_waiting():
     time.sleep(0.001)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -368,7 +368,7 @@ def test_what_is_held_when_the_pusher_closes_is_sent(bus: Bus, consumer: Consume
         while not pusher.stats().dropped:
             bus.emit(Event("log", payload="x" * 100_000))
         bus.emit(Event("unit.completed", "a"))
-        assert supervisor.outbox.holds()
+        assert supervisor.outbox.has_held()
         closing = threading.Thread(target=pusher.close, args=(60,))
         closing.start()
         wait_for(lambda: supervisor.ledger.close_target > 0)

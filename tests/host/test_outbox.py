@@ -180,7 +180,7 @@ def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int
         else:
             ledger.settled = max(ledger.settled, min(a, end))
         assert outbox.put_rest()
-        kept = [int(n) for k in outbox._kept if k.frame is not None for n in k.frame.batch.data.split()]
+        kept = [int(n) for k in outbox._unsettled if k.frame is not None for n in k.frame.batch.data.split()]
         assert kept == sorted(kept)
         assert set(kept) <= model
         assert all(number < ledger.settled for number in model - set(kept))
@@ -280,7 +280,7 @@ def test_an_emit_that_goes_on_in_a_forked_child_does_not_wait_for_the_lock_of_th
     assert outbox.accepted() == 0
 
 
-@pytest.mark.parametrize("step", ["_batch_length", "_joined", "_queue"])
+@pytest.mark.parametrize("step", ["_batch_length", "_make_frame", "_queue"])
 def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
     outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -322,18 +322,18 @@ def test_what_says_where_the_run_stands_is_held_while_other_events_are_refused(
         outbox.push(event)
     assert (outbox.accepted(), len(outbox.held), outbox.dropped()) == (accepted, 2, dropped + 2)
     assert outbox.emitted() == accepted + dropped + 4
-    outbox.take_held()
+    outbox.accept_held()
     assert len(outbox.held) == 2  # there is no room yet
     queue.full = False
     ledger.received_offset = outbox._accepted_bytes
     outbox.push(Event("z"))  # has to come behind what is held
     assert outbox.dropped() == dropped + 3
-    outbox.take_held()
+    outbox.accept_held()
     outbox.push(Event("last"))
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-3:]] == [b"unit.starte", b"unit.comple", b'last","time']
     assert outbox.emitted() == accepted + dropped + 6
-    assert outbox._accepted_bytes == outbox._kept[-1].offset
+    assert outbox._accepted_bytes == outbox._unsettled[-1].offset
 
 
 @pytest.mark.parametrize("event_ids", [False, True])
@@ -344,7 +344,7 @@ def test_of_what_is_held_only_what_still_matters_is_kept(ledger: Ledger, queue: 
     dropped = outbox.dropped()
     for number in range(HELD_LINES + 10):
         outbox.push(Event("task.started", "a", task=number))
-    outbox.take_held()
+    outbox.accept_held()
     assert [line[-3:-2] for line in outbox.held] == [b"5"]
     assert outbox.dropped() == dropped + HELD_LINES + 9
 
@@ -357,7 +357,7 @@ def test_what_a_held_run_is_filled_in_with_is_kept(outbox: Outbox, queue: Queue)
         outbox.push(Event("unit.started", "a"))
     for number in range(HELD_LINES):
         outbox.push(Event("task.started", "a", task=number))
-    outbox.take_held()
+    outbox.accept_held()
     events = list(map(decode, outbox.held))
     assert [event.payload for event in events[:-2]] == [{"graph": graph}, {"parallelism": 2}, None]
     assert [event.type for event in events[-2:]] == ["unit.started", "task.started"]
@@ -377,7 +377,7 @@ def test_what_is_held_goes_with_the_rest_when_the_pusher_closes(outbox: Outbox, 
     outbox.push(Event("orch.completed"))
     accepted = outbox.accepted()
     outbox.stop_accepting()
-    outbox.take_held(at_once=True)
+    outbox.accept_held(at_once=True)
     assert (outbox.accepted(), len(outbox.held), outbox.mode) == (accepted + 1, 0, Mode.SEALED)
 
 
@@ -391,7 +391,7 @@ def test_a_line_that_is_refused_while_room_is_found_comes_before_the_next_of_its
     outbox.mode = Mode.OPEN
     outbox._refuse(b'{"type":"unit.started","time":"2026-01-01T00:00:00Z","unit":"a"}\n')
     outbox.push(Event("unit.completed", "a"))
-    outbox.take_held()
+    outbox.accept_held()
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-2:]] == [b"unit.starte", b"unit.comple"]
 
@@ -419,12 +419,12 @@ def test_what_is_emitted_while_the_held_lines_are_looked_through_comes_behind_th
     class Meanwhile(Digest):
         def __init__(self, *arguments: object, **named: object) -> None:
             ledger.received_offset = outbox._accepted_bytes  # there is room now
-            assert outbox.holds()  # or a flush would not wait for them
+            assert outbox.has_held()  # or a flush would not wait for them
             outbox.push(Event("unit.completed", "a"))
             super().__init__(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("socketpusher.host.outbox.Digest", Meanwhile)
-    outbox.take_held()
+    outbox.accept_held()
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-2:]] == [b"task.starte", b"unit.comple"]
 
@@ -451,7 +451,7 @@ def test_long_lines_of_one_unit_leave_room_for_its_end(ledger: Ledger, queue: Qu
         outbox.push(Event("unit.progress", "a", payload={"done": number, "message": "m" * 10_000}))
         if woken:
             woken.clear()
-            outbox.take_held()
+            outbox.accept_held()
     outbox.push(Event("unit.completed", "a"))
     assert outbox.held[-1][9:23] == b"unit.completed"
 

@@ -229,7 +229,7 @@ class Stage:
         self.outbox._held_bytes = 0  # what is held may be of any size, or it would be lost
 
     def put(self) -> None:
-        self.outbox.take_held(at_once=self.closing)
+        self.outbox.accept_held(at_once=self.closing)
         self.outbox.put_rest()
 
     def running(self) -> Writer:
@@ -272,7 +272,7 @@ class Stage:
             writer._write(writer._connection)
             writer._next_session()
         else:  # as between two attempts to connect
-            writer._keep_bounds()
+            writer._store_or_drop()
 
     def _look(self, writer: Writer) -> None:
         if writer._connection is not None:
@@ -337,7 +337,7 @@ class Stage:
         self.cells.fuse = None
         self.closing = True
         self.outbox.seal()
-        self.outbox.take_held(at_once=True)
+        self.outbox.accept_held(at_once=True)
         self.turn("notice")
         self.turn("connect")  # a display that comes when the writer has finished is told nothing
         for _ in range(2000):
@@ -374,7 +374,7 @@ class Stage:
         writer = self.running()
         if self.socket is None:
             writer._connection = None
-        writer._leave(self.claim)
+        writer._store_remaining(self.claim)
         self.socket = None
         self.writer = None
         emitted, ledger = self.outbox.emitted(), self.ledger
@@ -400,7 +400,7 @@ class Stage:
             for mine in {writer._own, writer._current}:
                 if mine.spool is not None:
                     mine.spool.close()
-            for claim in (writer._left_claim, *(claim for claim, _ in writer._left)):
+            for claim in (writer._inherited_claim, *(claim for claim, _ in writer._inherited)):
                 if claim is not None:
                     claim.lock.close()
         self.writer = None
@@ -451,7 +451,7 @@ def fds() -> Iterator[tuple[int, ...]]:
 def small_limits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "BLOCKED_GRACE", SOON)
-        patch.setattr(journals, "LEAST_BYTES", 1000)
+        patch.setattr(journals, "MIN_LIMIT", 1000)
         patch.setattr(backlogs, "GAP_BYTES", 300)
         patch.setattr(outboxes, "HELD_LINES", 8)
         yield

@@ -303,13 +303,13 @@ def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
 ) -> None:
     """Nothing in it that was read has a number from which on lines come again, or the next writer would skip it."""
     loops.append(loop := Loop())
-    begin_anew, beyond = Journal.begin_anew, []
+    rewrite, beyond = Journal.rewrite, []
 
     def check(journal: Journal, records: list[Record]) -> None:
-        begin_anew(journal, records)
+        rewrite(journal, records)
         beyond.append(records[0].number - loop.ledger.settled)
 
-    monkeypatch.setattr(Journal, "begin_anew", check)
+    monkeypatch.setattr(Journal, "rewrite", check)
     backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     for _ in range(50):
@@ -333,11 +333,11 @@ def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
     backlog.peer_unread(0)
     begun: list[tuple[int, int]] = []
 
-    def begin_anew(journal: Journal, records: list[Record]) -> None:
+    def rewrite(journal: Journal, records: list[Record]) -> None:
         begun.append((records[0].number, loop.ledger.settled))
 
     monkeypatch.setattr(Journal, "is_long", True)
-    monkeypatch.setattr(Journal, "begin_anew", begin_anew)
+    monkeypatch.setattr(Journal, "rewrite", rewrite)
     loop.writer._publish()
     assert begun == [(2, 2)]
 
@@ -355,7 +355,7 @@ def claim(tmp_path: Path) -> Iterator[Claim]:
 def test_without_a_consumer_what_comes_in_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x", b"y")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.spooled, loop.ledger.settled) == (2, 2, 2)
 
 
@@ -364,7 +364,7 @@ def test_behind_what_an_earlier_pusher_has_left_it_is_on_the_disk_at_once(loops:
     loop.blocked_for(0.0)
     loop.writer._current = Session(Preface(None, 0, 1 << 20), Backlog(), None)
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
     loop.writer._current = loop.writer._own
 
@@ -373,11 +373,11 @@ def test_what_a_consumer_leaves_waiting_goes_to_the_disk_after_a_while(loops: li
     loops.append(loop := Loop(claim=claim))
     loop.blocked_for(0.0)
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 0
     assert loop.writer._waiting_since is not None
     loop.writer._waiting_since -= SPOOL_AFTER
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
@@ -385,7 +385,7 @@ def test_more_bytes_than_may_wait_in_memory_go_to_the_disk_at_once(loops: list[L
     loops.append(loop := Loop(claim=claim, buffer_bytes=1 << 20))
     loop.blocked_for(0.0)
     loop.put(b"x" * (1 << 20))
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
@@ -402,12 +402,12 @@ def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Clai
     (tmp_path / "of another").write_bytes(bytes(10_000_000))
     loops.append(loop := Loop(claim=claim, buffer_size=5, spool_bytes=10_010_000))
     loop.put(*[b"x" * 2000] * 50)
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.dropped) == (0, 45)
     (tmp_path / "of another").unlink()
     loop.writer._store_again_at = 0.0
     loop.writer._quota_at -= DISK_PAUSE
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 5
 
 
@@ -426,15 +426,15 @@ def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
     drain(loop.reports)
     loop.put(b"x")
     for _ in range(5):
-        loop.writer._keep_bounds()
+        loop.writer._store_or_drop()
     assert tries == 1
     loop.writer._store_again_at -= DISK_PAUSE
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert tries == 2
     assert (drain(loop.reports) or b"").count(b"does not work: no") == 1
     monkeypatch.undo()
     loop.writer._store_again_at = 0.0
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
@@ -457,7 +457,7 @@ def test_a_damaged_file_in_the_place_of_the_spool_is_put_aside_at_once(
     loops.append(loop := Loop(claim=claim))
     Path(claim.database).write_bytes(b"not a database " * 1000)  # and again
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.dropped) == (1, 0)
     assert (tmp_path / f"{claim.name}.db.damaged").exists()
 
@@ -477,11 +477,11 @@ def test_of_a_spool_that_is_damaged_in_use_what_is_in_memory_is_safe_again(loops
     loops.append(loop := Loop(claim=claim, buffer_size=3))
     for _ in range(6):
         loop.put(b"x" * 1000)
-        loop.writer._keep_bounds()
+        loop.writer._store_or_drop()
     spool = loop.writer._own.spool
     assert spool is not None
     assert (loop.ledger.stored, spool.not_loaded) == (6, 2)
-    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    loop.writer._on_disk_error(loop.writer._own, SpoolError("torn", damaged=True))
     assert (loop.ledger.dropped, loop.writer._own.spool is not None) == (2, True)
     loop.writer._publish()
     assert (loop.ledger.stored, loop.ledger.settled) == (4, 6)
@@ -492,14 +492,14 @@ def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
 ) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x", b"y")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.settled == 2
 
     def fail(*_: object) -> None:
         raise SpoolError("no")
 
     monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
-    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    loop.writer._on_disk_error(loop.writer._own, SpoolError("torn", damaged=True))
     loop.put(b"z")
     loop.writer._publish()
     assert (loop.ledger.stored, loop.ledger.spooled) == (2, 0)  # or a host whose writer dies would take them for sent
@@ -508,10 +508,10 @@ def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
 def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=1))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y", b"z")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.dropped == 1
     loop.writer._store_again_at = 0.0
     loop.ledger.close_target, loop.ledger.close_deadline = 3, 2**62
@@ -533,15 +533,15 @@ def test_a_left_spool_that_can_not_be_read_now_is_for_others(
 
     monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
     for _ in range(3):
-        loop.writer._look_again_at = 0.0
-        loop.writer._look_for_inherited()
+        loop.writer._claim_again_at = 0.0
+        loop.writer._claim_inherited()
     assert not is_in_use(other.database)
     assert (drain(loop.reports) or b"").count(b"busy") == 1
     monkeypatch.undo()
-    loop.writer._look_again_at = 0.0
-    loop.writer._look_for_inherited()
-    assert [left.name for left, _ in loop.writer._left] == [other.name]
-    loop.writer._left[0][0].lock.close()
+    loop.writer._claim_again_at = 0.0
+    loop.writer._claim_inherited()
+    assert [left.name for left, _ in loop.writer._inherited] == [other.name]
+    loop.writer._inherited[0][0].lock.close()
 
 
 def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_everything(
@@ -549,7 +549,7 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
 ) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y")
     session = loop.writer._own
@@ -557,14 +557,14 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
     session.backlog.data_sent(2, 2)
     loop.writer._connection = object()  # type: ignore[assignment]
     loop.writer._state = State.CONNECTED
-    loop.writer._look_again_at = None
+    loop.writer._claim_again_at = None
     assert (session.backlog.empty, session.tail.waiting, session.spooling) == (True, 1, True)
     loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
-    turn = loop.writer._next_turn()
+    turn = loop.writer._next_step()
     assert turn is not None
     assert turn > time.monotonic()
     loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
-    assert loop.writer._next_turn() == turn  # a turn without a write does not put the look at the consumer off
+    assert loop.writer._next_step() == turn  # a turn without a write does not put the look at the consumer off
     loop.writer._connection = None
 
 
@@ -590,12 +590,12 @@ def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher
 def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=1))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y", b"z")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = 0.0
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.dropped, loop.ledger.stored) == (1, 2)
     session = loop.writer._own
     session.load()

@@ -178,13 +178,13 @@ def test_a_line_that_was_filled_in_fits_when_it_is_told_again() -> None:
 
 
 def test_units_that_a_graph_names_are_remembered_however_many_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 1)
+    monkeypatch.setattr("socketpusher.run_state.MAX_ENDED_UNITS", 1)
     preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
     preface.observe(batch(*(Event("unit.completed", unit) for unit in ("a", "b", "c"))).data)
     assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "a", "c"]
     own = Event("orch.started", payload={"graph": {"nodes": [{"id": "b"}]}})
     again = preface.fill_in_graph(batch(own, *(Event("unit.completed", unit) for unit in ("a", "b", "c", "d"))))
-    assert preface.named == {"a", "b"}
+    assert preface.graph_units == {"a", "b"}
     preface.observe(again.data)
     assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "", "b", "d"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SPARSE_BYTES = 4096
-"""With longer lines on average, in bytes, it is faster to go from newline to newline than to count all bytes: 40 and 250
-microseconds for a megabyte."""
+"""If lines are longer than this on average, in bytes, searching from newline to newline is faster than counting: 40 and
+250 microseconds for a megabyte."""
 
 
 def whole_lines(data: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ now = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 """Seconds on the monotonic clock of this machine, the same in every process."""
 
 LONGEST_WAIT = 1e6
-"""The longest time that one call waits, in seconds: poll(2) takes 24 days, a lock 292 years. Then the caller repeats it."""
+"""The longest wait of one call, in seconds; then the caller repeats it. poll(2) takes 24 days, a lock 292 years."""
 
 _LAST = 2**63 - 1
 

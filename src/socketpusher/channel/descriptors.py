@@ -4,8 +4,8 @@ A host may close descriptors that it does not know (a daemon closes all of them)
 numbers. So a `Descriptor` remembers its file, and is neither written nor closed if its number stands for another file.
 None of them is 0 to 2, because a host that has closed one of these may open it again.
 
-`write_now` writes without giving up the GIL: beside CPU-bound threads it takes 5 ms and more to get it back. Use it only
-with a non-blocking descriptor.
+`write_now` writes without giving up the GIL: beside CPU-bound threads it takes 5 ms and more to get it back. It needs a
+non-blocking descriptor.
 """
 
 import os

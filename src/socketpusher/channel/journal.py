@@ -48,7 +48,7 @@ class Journal:
     def __init__(self, ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
         self._ledger = ledger
         self._files = files
-        self._limit = LEAST_BYTES
+        self._limit = MIN_LIMIT
 
     def records(self) -> Iterator[Record]:
         """All records, including those of earlier writers."""
@@ -75,7 +75,7 @@ class Journal:
         which = 1 - self._ledger.journal % 2
         end = self._write(records, which, 0)
         self._ledger.journal = 2 * end + which
-        self._limit = max(LEAST_BYTES, 2 * end)
+        self._limit = max(MIN_LIMIT, 2 * end)
         os.ftruncate(self._files[1 - which].fileno(), 0)
 
     def _write(self, records: list[Record], which: int, end: int) -> int:

@@ -97,7 +97,7 @@ class Reports:
         self._rest += data
 
     def __iter__(self) -> Iterator[Report]:
-        """The complete reports. A line that is not a report, such as an interpreter's error, becomes one for the log."""
+        """The complete reports. A line that is not a report, such as an interpreter's error, becomes a log text."""
         while b"\n" in self._rest:
             line, _, rest = self._rest.partition(b"\n")
             report = _report(line)

@@ -49,7 +49,7 @@ ID_BYTES = 64
 BATCH_BYTES = 1 << 20
 """About the largest size of a batch, in bytes. A host that is killed loses the batch that it is writing."""
 
-KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
+SETTLE_BATCHES, SETTLE_BYTES = 256, 4 << 20
 """After this many new batches, or bytes, the pusher's thread forgets the settled ones."""
 
 HELD_LINES = 4096
@@ -67,7 +67,7 @@ class Mode(Enum):
 
 
 class Counter:
-    """A counter for any thread, signal handler or finalizer: each step is one call of C, which nothing can interrupt."""
+    """Counts in any thread, signal handler or finalizer: each step is one call of C, which nothing can interrupt."""
 
     def __init__(self) -> None:
         self._count = itertools.count()
@@ -133,10 +133,10 @@ class Outbox:
         # Lines that change the state of the run, not accepted yet: they wait while other events are refused. Any thread
         # appends.
         self.held: deque[bytes] = deque()
-        self._sorting = 0  # how many of them the pusher's thread has taken out to find those that still matter
+        self._pruning = 0  # how many of them the pusher's thread has taken out to find those that still matter
         self._held_bytes = 0
-        self._look_at_held = HELD_LINES  # the thread does that at more lines, or bytes
-        self._look_at_held_bytes = self.in_flight_limit // 2
+        self._prune_held_at_lines = HELD_LINES  # the thread does that at more lines, or bytes
+        self._prune_held_at_bytes = self.in_flight_limit // 2
         self.mode = Mode.OPEN
         # These two only bound memory: an interrupt, or a thread switch without a GIL, may make them wrong by a line.
         self._accepted_bytes = 0
@@ -153,11 +153,11 @@ class Outbox:
         self._owner = 0  # the emitting thread that holds the lock; 0 if it is free or the pusher's thread holds it
         self._turn: object = None  # identifies the last call of `_put`, which may be a signal handler's
         self._queue: BatchQueue | None = None  # of the current writer
-        self._again: deque[Frame] = deque()  # not settled by earlier writers, and not yet in this queue
-        self._kept = deque([_UnsettledBatch(0, 0)])  # ascending, without overlap; only the last one is open
-        self._look_at = (KEPT_BATCHES, KEPT_BYTES)  # the thread forgets settled batches at this count, or offset
+        self._resend: deque[Frame] = deque()  # not settled by earlier writers, and not yet in this queue
+        self._unsettled = deque([_UnsettledBatch(0, 0)])  # ascending, without overlap; only the last one is open
+        self._settle_at = (SETTLE_BATCHES, SETTLE_BYTES)  # the thread forgets settled batches at this count, or offset
         self._dropped_by_writer = 0
-        self._passed_over = 0  # dropped events before the last line in a batch; their ids are not used
+        self._dropped_ids = 0  # dropped events before the last line in a batch; their ids are not used
 
     # The hot path
 
@@ -212,8 +212,8 @@ class Outbox:
                     raise
                 finally:
                     self._owner = 0
-            kept, offset = self._look_at
-            if all_written and len(self._kept) < kept and self._kept[-1].offset < offset:
+            count, offset = self._settle_at
+            if all_written and len(self._unsettled) < count and self._unsettled[-1].offset < offset:
                 return
         if self.asleep:
             self._wake_thread()
@@ -232,7 +232,7 @@ class Outbox:
             taken = self._ledger.received_offset if self._outlet is None else self._outlet.bytes
             # After a refusal half must be free, so that the mode does not change with each read of the writer.
             limit = self.in_flight_limit if self.mode is Mode.OPEN else self.in_flight_limit // 2
-            if self.holds():
+            if self.has_held():
                 if self.asleep:
                     self._wake_thread()  # it accepts the held lines first
             elif self._accepted_bytes <= taken + limit:
@@ -259,16 +259,16 @@ class Outbox:
                 self.mode = Mode.REFUSING
                 self._accept_limit = -1
                 self._wake_thread()
-            elif self.asleep or self._has_many_held(size):
+            elif self.asleep or self._must_prune_held(size):
                 self._wake_thread()  # it has to check for room, which nothing reports
         elif self.mode is not Mode.SEALED:
             self._dropped.add()
 
-    def _has_many_held(self, size: int) -> bool:
+    def _must_prune_held(self, size: int) -> bool:
         """Whether the pusher's thread has to look through the held lines, now that one of this size was added."""
-        if self._held_bytes - size <= self._look_at_held_bytes < self._held_bytes:
+        if self._held_bytes - size <= self._prune_held_at_bytes < self._held_bytes:
             return True
-        return len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0
+        return len(self.held) > self._prune_held_at_lines and len(self.held) % HELD_LINES == 0
 
     def _on_placeholder(self, placeholder: str) -> None:
         self._placeholders.add()
@@ -285,12 +285,12 @@ class Outbox:
         """
         self._turn = turn = object()
         while (queue := self._queue) is not None:
-            if self._again:
-                if not queue.put(self._again[0]) or self._turn is not turn:
+            if self._resend:
+                if not queue.put(self._resend[0]) or self._turn is not turn:
                     return False
-                self._again.popleft()
+                self._resend.popleft()
                 continue
-            batch = self._kept[-1]
+            batch = self._unsettled[-1]
             if batch.frame is None:
                 if not batch.lines:
                     lines = starmap(self._lines.popleft, repeat((), self._batch_length()))
@@ -299,7 +299,7 @@ class Outbox:
                     batch.lines.extend(lines)
                 if not batch.lines:
                     return True
-                frame = self._joined(batch)
+                frame = self._make_frame(batch)
                 if self._turn is not turn:
                     return False
                 batch.frame = frame
@@ -308,16 +308,16 @@ class Outbox:
             following = _UnsettledBatch(batch.end, batch.frame.offset)
             if self._turn is not turn:
                 return False
-            self._kept.append(following)
+            self._unsettled.append(following)
             batch.lines = []
         return True
 
     def _batch_length(self) -> int:
         """How many of the waiting lines make a batch: all, or about `BATCH_BYTES` on average."""
-        count, size = len(self._lines), self._accepted_bytes - self._kept[-1].offset
+        count, size = len(self._lines), self._accepted_bytes - self._unsettled[-1].offset
         return count if size <= BATCH_BYTES else max(1, count * BATCH_BYTES // size)
 
-    def _joined(self, batch: _UnsettledBatch) -> Frame:
+    def _make_frame(self, batch: _UnsettledBatch) -> Frame:
         lines = batch.lines
         offset = batch.offset + sum(map(len, lines))
         if self._session:
@@ -328,8 +328,8 @@ class Outbox:
         numbered = []
         for place, line in enumerate(batch.lines, batch.first + 1):
             if isinstance(line, _LineAfterGap):
-                self._passed_over = max(self._passed_over, line.dropped)  # two threads may append in another order
-            numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._passed_over))
+                self._dropped_ids = max(self._dropped_ids, line.dropped)  # two threads may append in another order
+            numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._dropped_ids))
         return numbered
 
     # Called by the pusher's thread, which no signal handler interrupts
@@ -350,24 +350,24 @@ class Outbox:
         finally:
             self._lock.release()
 
-    def take_held(self, at_once: bool = False) -> None:
+    def accept_held(self, at_once: bool = False) -> None:
         """Accept the held lines if there is room, or `at_once`; drop those that no longer matter."""
-        if len(self.held) > self._look_at_held or self._held_bytes > self._look_at_held_bytes:
-            self._sorting = len(self.held)  # first, because lines that are emitted meanwhile must come after them
-            lines = list(starmap(self.held.popleft, repeat((), self._sorting)))
-            matter = Digest(lines, again=False).lines()
+        if len(self.held) > self._prune_held_at_lines or self._held_bytes > self._prune_held_at_bytes:
+            self._pruning = len(self.held)  # first, because lines that are emitted meanwhile must come after them
+            lines = list(starmap(self.held.popleft, repeat((), self._pruning)))
+            matter = Digest(lines, retain=False).lines()
             self._dropped.add(len(lines) - len(matter))
             self.held.extendleft(reversed(matter))
-            self._sorting = 0
-            self._look_at_held = 2 * len(matter) + HELD_LINES
+            self._pruning = 0
+            self._prune_held_at_lines = 2 * len(matter) + HELD_LINES
             self._held_bytes = size = sum(map(len, matter))
-            self._look_at_held_bytes = size + max(0, self.in_flight_limit - size) // 2
+            self._prune_held_at_bytes = size + max(0, self.in_flight_limit - size) // 2
         room = self._ledger.received_offset + self.in_flight_limit // 2
         while self.held and (at_once or self._accepted_bytes <= room):
             self._accepted_bytes += sum(map(len, list(self.held)))
             self._lines.extend(starmap(self.held.popleft, repeat((), len(self.held))))
-            self._held_bytes, self._look_at_held = 0, HELD_LINES
-            self._look_at_held_bytes = self.in_flight_limit // 2
+            self._held_bytes, self._prune_held_at_lines = 0, HELD_LINES
+            self._prune_held_at_bytes = self.in_flight_limit // 2
             if self.mode is Mode.REFUSING:
                 self.mode = Mode.OPEN
 
@@ -389,11 +389,13 @@ class Outbox:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            offset = self._kept[-1].offset
-            again = [Frame(kept.frame.batch, kept.frame.offset) for kept in self._kept if kept.frame is not None]
+            offset = self._unsettled[-1].offset
+            resend = [
+                Frame(batch.frame.batch, batch.frame.offset) for batch in self._unsettled if batch.frame is not None
+            ]
             # This empty batch tells the writer that lines below its end which it was not given are settled.
-            again.append(Frame(Batch(self._kept[-1].first, self._kept[-1].first, b""), offset))
-            self._again = deque(again)
+            resend.append(Frame(Batch(self._unsettled[-1].first, self._unsettled[-1].first, b""), offset))
+            self._resend = deque(resend)
             self._queue = queue
             return True
         finally:
@@ -413,12 +415,12 @@ class Outbox:
             self._close_open_batch()
             self._forget_settled()
             self._drop_lines(0, ledger.settled)
-            first, end = self._kept[0].first, self._kept[-1].first
+            first, end = self._unsettled[0].first, self._unsettled[-1].first
             ledger.received = ledger.unsent = ledger.settled = first
             if ledger.stored:  # lines on the disk come before those that are kept here
                 ledger.unsent = ledger.read
             ledger.dropped = self._dropped_by_writer
-            waiting = sum(kept.end - kept.first for kept in self._kept if kept.frame is not None)
+            waiting = sum(batch.end - batch.first for batch in self._unsettled if batch.frame is not None)
             ledger.sent = end - self._dropped_by_writer - waiting - ledger.stored
             ledger.spooled = ledger.stored
             return True
@@ -427,42 +429,42 @@ class Outbox:
 
     def _close_open_batch(self) -> None:
         """Close the open batch if a part of it is in the queue, so that it waits to be settled."""
-        last = self._kept[-1]
+        last = self._unsettled[-1]
         if last.frame is not None:
-            self._kept.append(_UnsettledBatch(last.end, last.frame.offset))
+            self._unsettled.append(_UnsettledBatch(last.end, last.frame.offset))
 
     def _forget_settled(self) -> None:
         settled = self._ledger.settled
-        while len(self._kept) > 1 and self._kept[0].end <= settled:
-            self._kept.popleft()
+        while len(self._unsettled) > 1 and self._unsettled[0].end <= settled:
+            self._unsettled.popleft()
         for first, end in self._ledger.take_dropped():
             self._drop_lines(first, end)
             self._dropped_by_writer += end - first
-        self._look_at = (len(self._kept) + KEPT_BATCHES, self._kept[-1].offset + KEPT_BYTES)
+        self._settle_at = (len(self._unsettled) + SETTLE_BATCHES, self._unsettled[-1].offset + SETTLE_BYTES)
 
     def _drop_lines(self, first: int, end: int) -> None:
         """Forget the lines `first` to `end - 1`. None of them is in the open batch."""
-        start = stop = bisect_right(self._kept, first, key=lambda kept: kept.end)
+        start = stop = bisect_right(self._unsettled, first, key=lambda batch: batch.end)
         parts: list[_UnsettledBatch] = []
-        while stop < len(self._kept) - 1 and self._kept[stop].first < end:
-            kept = self._kept[stop]
-            assert kept.frame is not None
-            for part in kept.frame.batch.without(first, end):
-                parts.append(_UnsettledBatch(part.first, kept.offset))
-                parts[-1].frame = Frame(part, kept.frame.offset)
+        while stop < len(self._unsettled) - 1 and self._unsettled[stop].first < end:
+            batch = self._unsettled[stop]
+            assert batch.frame is not None
+            for part in batch.frame.batch.without(first, end):
+                parts.append(_UnsettledBatch(part.first, batch.offset))
+                parts[-1].frame = Frame(part, batch.frame.offset)
             stop += 1
         for _ in range(stop - start):
-            del self._kept[start]
-        for part in reversed(parts):
-            self._kept.insert(start, part)
+            del self._unsettled[start]
+        for kept in reversed(parts):
+            self._unsettled.insert(start, kept)
 
     def clear(self) -> None:
         """Forget every waiting line; the counters stay as they are. Called last, in any thread."""
         self._turn = None  # stops a thread that waits for the GIL in the middle of `_put`
         end = self.accepted()
         self._queue = None
-        self._again = deque()
-        self._kept = deque([_UnsettledBatch(end, self._accepted_bytes)])
+        self._resend = deque()
+        self._unsettled = deque([_UnsettledBatch(end, self._accepted_bytes)])
         self._lines = deque()  # not cleared, because that thread may be about to move lines
         self._dropped.add(len(self.held))
         self.held = deque()
@@ -477,13 +479,13 @@ class Outbox:
         for line in lines:
             self.accept(line)
 
-    def waits(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether a line waits that is in no batch yet."""
         return bool(self._lines)
 
-    def holds(self) -> bool:
+    def has_held(self) -> bool:
         """Whether a line is held."""
-        return bool(self._sorting or self.held)
+        return bool(self._pruning or self.held)
 
     def stop_accepting(self, mode: Mode = Mode.SEALED) -> None:
         """Accept no more events."""
@@ -493,10 +495,10 @@ class Outbox:
     def accepted(self) -> int:
         """The number after the last line accepted."""
         while True:  # until no thread has moved lines meanwhile
-            last = self._kept[-1]
+            last = self._unsettled[-1]
             end = last.end
             count = end + len(self._lines)
-            if self._kept[-1] is last and last.end == end:
+            if self._unsettled[-1] is last and last.end == end:
                 return count
 
     def dropped(self) -> int:
@@ -518,7 +520,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._accepted_bytes = 0
         self._accept_limit = -1 if self.mode is Mode.SEALED else self.in_flight_limit
-        self._queue, self._again, self._kept = None, deque(), deque([_UnsettledBatch(0, 0)])
+        self._queue, self._resend, self._unsettled = None, deque(), deque([_UnsettledBatch(0, 0)])
         self._wake = lambda: None
         self._write_at = 0.0
         self._outlet = ForkedOutlet(channel, self._lines, on_lost)

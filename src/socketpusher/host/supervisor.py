@@ -1,6 +1,6 @@
-"""The pusher's thread in the host: it starts the writer process, reads its reports, restarts it if it dies, and ends it.
+"""The pusher's thread in the host: it starts the writer process, reads its reports, restarts it, and ends it.
 
-It is also the backstop of the outbox: it puts lines that the threads that emit have left. Only `close` ends it. It never
+It is also the backstop of the outbox: it puts lines that the emitting threads have left. Only `close` ends it. It never
 waits for a lock that a thread of the host may hold, because a signal handler that has interrupted such a thread may
 wait for this one.
 
@@ -85,7 +85,7 @@ class Supervisor:
     def __init__(self, config: PusherConfig, graph: GraphPayload | None, parallelism: int) -> None:
         self._config = config
         self._parallelism = parallelism
-        self._connect_to, self._directory = _reachable(str(config.socket_path))
+        self._connect_to, self._directory = _stable_path(str(config.socket_path))
         self._spool_directory = os.path.abspath(config.spool) if config.spool is not None else None
         self._margin = MARGIN + (STORE_TIMEOUT if config.spool is not None else 0.0)
         self._graph_json = json.dumps(graph).encode()
@@ -102,12 +102,12 @@ class Supervisor:
         self.opened = False
         self._files: list[Any] = []  # all of these
         self.subscriptions: list[Any] = []  # the results of `subscribe`
-        self.exit: util.Finalize | None = None  # closes the pusher when the interpreter exits
+        self.exit_handler: util.Finalize | None = None  # closes the pusher when the interpreter exits
 
         self.forked: ForkedOutlet | None = None  # in a forked child, what carries its events
         self.changes = Changes()  # of the following attributes, and of the ledger
-        self.failure: OSError | None = None  # why the last attempt to connect failed
-        self.trouble: Exception | None = None  # why there is no writer
+        self.connect_error: OSError | None = None  # why the last attempt to connect failed
+        self.writer_error: Exception | None = None  # why there is no writer
         self.open = False  # whether `start` has succeeded; until then errors are raised, not logged
         self.ready = False  # whether a writer has become ready
         self.writer_restarts = 0
@@ -116,13 +116,13 @@ class Supervisor:
         self._log = Log()
         self._deadlines: list[Deadline] = []  # of the callers of `close`; the earliest one counts
         self._flush_targets: list[int] = []  # of the callers of `flush`
-        self._adopting = False  # whether it is accepting lines of forked children
+        self._accepting = False  # whether it is accepting lines of forked children
         self._claims: dict[str, object] = {}  # which caller may do what is done only once: see `_claim`
         self._writer: WriterHandle | None = None  # None between two writers
-        self._told: tuple[object, float] | None = None  # the writer that was asked to end, and the deadline
+        self._shutdown_request: tuple[object, float] | None = None  # the writer that was asked to end, and the deadline
         self._start_at = 0.0  # when the next writer is started
         self._start_pause = 0.0
-        self._refusing = False  # whether the log says that the outbox is refusing
+        self._refusing_logged = False  # whether the log says that the outbox is refusing
         self._placeholder_logged = False
         self._thread = threading.Thread(target=self._run, name="socketpusher", daemon=True)
 
@@ -150,7 +150,7 @@ class Supervisor:
         Raises:
             RuntimeError: The system can't start another thread.
         """
-        _open.add(self)
+        _live_supervisors.add(self)
         util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
         self._starter = threading.get_native_id()
         # Called in a thread, because an interrupt in the middle of `Thread.start` leaves it in `threading` for ever.
@@ -166,7 +166,7 @@ class Supervisor:
     @property
     def writer_pid(self) -> int | None:
         """The writer's process id; None while none runs."""
-        return writer.pid if (writer := self._writer) is not None and not writer.silent else None
+        return writer.pid if (writer := self._writer) is not None and not writer.reports_ended else None
 
     @property
     def closing(self) -> bool:
@@ -193,7 +193,7 @@ class Supervisor:
         """Wait until every line accepted so far was sent or dropped. Returns whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
-        self.wait_until(self._has_read_all, deadline)
+        self.wait_until(self._has_accepted_all, deadline)
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -222,8 +222,8 @@ class Supervisor:
             self._clean_up()  # the thread is blocked
         self._log.flush()
         # Last: if Ctrl-C interrupts the wait, the exit handler still waits.
-        if self.exit is not None:
-            self.exit.cancel()
+        if self.exit_handler is not None:
+            self.exit_handler.cancel()
 
     def unsubscribe(self) -> None:
         """Unsubscribe the handler from the bus."""
@@ -257,11 +257,11 @@ class Supervisor:
         for file in self._files:
             file.close()
         self.ledger.connected = 0  # only here: the memory is no longer shared
-        _open.discard(self)
+        _live_supervisors.discard(self)
         self.ended = True
 
     def _on_host_lost(self) -> None:
-        self._log.write(logging.WARNING, "the process that started the pusher has ended; events of its child are dropped")
+        self._log.write(logging.WARNING, "the process that started the pusher has ended; events of its child are lost")
 
     def _log_message(self, level: int, message: str, *arguments: object) -> None:
         self._log.write(level, message, *arguments)  # `self._log` is another one in a forked child
@@ -277,7 +277,7 @@ class Supervisor:
         try:
             self._thread.start()
         except Exception as error:  # the system can't start another thread
-            self.trouble = error
+            self.writer_error = error
             if self._claim("thread"):
                 self._clean_up()
 
@@ -289,19 +289,19 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._open_files()
-            self._run_turns()
+            self._run_loop()
         except Exception as error:  # no descriptor or memory left for the files
-            self.trouble = error
+            self.writer_error = error
         finally:
             self._clean_up()
 
-    def _run_turns(self) -> None:
+    def _run_loop(self) -> None:
         """Run until the pusher is closed. An unexpected error is logged once per episode, and the loop goes on."""
         logged = ""
         pause = 0.0
         while True:
             try:
-                if self._turn():
+                if self._run_once():
                     return
                 logged, pause = "", 0.0
             except Exception as error:
@@ -318,7 +318,7 @@ class Supervisor:
     def _deadline(self) -> Deadline | None:
         return min(self._deadlines, key=lambda deadline: deadline.at, default=None)
 
-    def _turn(self) -> bool:
+    def _run_once(self) -> bool:
         """Do what is due, and sleep until something happens. Returns whether the pusher is finished."""
         deadline = self._deadline()
         if deadline is not None and deadline.over() and not self._is_storing(deadline):
@@ -326,8 +326,8 @@ class Supervisor:
         if not self._intact():
             self._log.write(logging.ERROR, "the pusher ends: this process has closed descriptors of the pusher")
             return True
-        self.outbox.take_held()
-        self._log_news()
+        self.outbox.accept_held()
+        self._log_outbox_state()
         if (writer := self._writer) is not None and writer.ended():
             if deadline is not None and writer.done:
                 return True
@@ -350,18 +350,18 @@ class Supervisor:
         """Put lines for the writer, forward `close` and `flush` to it, and sleep."""
         if not writer.attached:
             writer.attached = self.outbox.attach(writer.queue)
-        waited = self.outbox.waits()
+        waited = self.outbox.has_waiting()
         all_put = self.outbox.put_rest()
         if deadline is not None:
             self._request_shutdown(writer, deadline)
         self._request_flush(writer)
-        if all_put is None or not writer.attached or (all_put and (waited or self.outbox.holds())):
+        if all_put is None or not writer.attached or (all_put and (waited or self.outbox.has_held())):
             self._sleep(BACKSTOP_INTERVAL, deadline)
         elif not all_put:
             self._sleep(None, deadline, writable=[writer.queue.writer.fileno()])
         else:
             self.outbox.asleep = True
-            self._sleep(0 if self.outbox.waits() or self.outbox.holds() else None, deadline)
+            self._sleep(0 if self.outbox.has_waiting() or self.outbox.has_held() else None, deadline)
             self.outbox.asleep = False
 
     def _sleep(self, seconds: float | None, deadline: Deadline | None, writable: list[int] | None = None) -> None:
@@ -378,35 +378,35 @@ class Supervisor:
             self._accept_from_children()
         if writer is not None:
             writer.reap()
-            if not writer.silent:
+            if not writer.reports_ended:
                 for report in writer.take_reports():
                     self._on_report(report)
                 self.changes.notify()
 
     def _accept_from_children(self) -> None:
-        self._adopting = True
+        self._accepting = True
         try:
             self.outbox.accept_from_child(*self._fork_channel.receive())
         finally:
-            self._adopting = False
+            self._accepting = False
             self.changes.notify()
 
-    def _has_read_all(self) -> bool:
+    def _has_accepted_all(self) -> bool:
         """Whether every held line, and every line that forked children have handed over, is accepted."""
         # In this order: what was taken out of the channel is being accepted then.
-        return self.ended or not (self._fork_channel.has_data() or self._adopting or self.outbox.holds())
+        return self.ended or not (self._fork_channel.has_data() or self._accepting or self.outbox.has_held())
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
         return mine and (self._writer is None or self._writer.intact())
 
     def _request_shutdown(self, writer: WriterHandle, deadline: Deadline) -> None:
-        if self._told == (writer, deadline.at):
+        if self._shutdown_request == (writer, deadline.at):
             return
-        self._told = writer, deadline.at
+        self._shutdown_request = writer, deadline.at
         self._accept_from_children()
         self.outbox.stop_accepting()
-        self.outbox.take_held(at_once=True)
+        self.outbox.accept_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
         self.ledger.close_deadline = deadline.nanoseconds()
         writer.wake()
@@ -426,18 +426,18 @@ class Supervisor:
                 writer.wake()  # after storing the target: the writer sees it, or its `unsent` is read here
         self.changes.notify()
 
-    def _log_news(self) -> None:
+    def _log_outbox_state(self) -> None:
         refusing = self.outbox.mode is Mode.REFUSING
         dropped = self.outbox.dropped() - self.outbox.dropped_before_refusing
-        if refusing and not self._refusing:
+        if refusing and not self._refusing_logged:
             self._log.write(
                 logging.WARNING,
                 "the writer process is falling behind: %d bytes are on their way to it, so new events are dropped",
                 self.outbox.in_flight_limit,
             )
-        elif self._refusing and not refusing:
+        elif self._refusing_logged and not refusing:
             self._log.write(logging.WARNING, "the writer process has caught up; %d events were dropped", dropped)
-        self._refusing = refusing
+        self._refusing_logged = refusing
         if self.outbox.first_placeholder and not self._placeholder_logged:
             self._placeholder_logged = True
             self._log.write(
@@ -449,22 +449,22 @@ class Supervisor:
     def _on_report(self, report: Report) -> None:
         if report.ready:
             self.ready = True
-            self.trouble = None
+            self.writer_error = None
         if report.level:
             self._log.write(report.level, "%s", report.text)
         if report.failure != (0, ""):
             failure = OSError(*report.failure)
-            if self.failure is None or failure.args != self.failure.args:  # logged once per reason
+            if self.connect_error is None or failure.args != self.connect_error.args:  # logged once per reason
                 absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
                 level = logging.INFO if absent else logging.WARNING
                 self._log.write(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
-            self.failure = failure
+            self.connect_error = failure
 
     def _reap_writer(self, writer: WriterHandle) -> None:
         """Clean up after a writer that has ended, and schedule the next one."""
         self._writer = None
-        uptime = now() - writer.began
-        writer.end()
+        uptime = now() - writer.started_at
+        writer.kill_and_close()
         self.ledger.connected = 0
         self.writer_restarts += 1
         self._start_pause = 0.0 if uptime > MIN_UPTIME else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
@@ -473,7 +473,7 @@ class Supervisor:
             text = f"the writer process died after {uptime:.1f} s"
         else:
             text = f"the writer process ended before it was ready; it ran sys.executable, {sys.executable!r}"
-        self.trouble = ChildProcessError(errno.ECHILD, text)
+        self.writer_error = ChildProcessError(errno.ECHILD, text)
         if self.open:
             self._log.write(logging.ERROR, "%s; restarting it", text)
         self.changes.notify()
@@ -500,9 +500,9 @@ class Supervisor:
         try:
             self._writer = WriterHandle(spec, ledger, self._journal, self._graph, lock, self._host)
         except Exception as error:  # no process, descriptor or memory left
-            if self.open and (self.trouble is None or self.trouble.args != error.args):
+            if self.open and (self.writer_error is None or self.writer_error.args != error.args):
                 self._log.write(logging.WARNING, "can't start the writer process, retrying: %s", error)
-            self.trouble = error
+            self.writer_error = error
             self._start_pause = min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
             self._start_at = now() + self._start_pause
             self.changes.notify()
@@ -541,14 +541,14 @@ class Supervisor:
             except Exception:
                 text = "the pusher's clean-up continues after an unexpected error:\n%s"
                 self._log.write(logging.ERROR, text, traceback.format_exc())
-        _open.discard(self)
+        _live_supervisors.discard(self)
         self.ended = True
         self.changes.notify()
 
     def _end_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.end()
+            writer.kill_and_close()
         self.ledger.connected = 0
 
     def _release_spool(self) -> None:
@@ -565,7 +565,7 @@ class Supervisor:
             self._log.write(logging.INFO, text, spooled, self._spool_directory, self._config.socket_path)
 
 
-def _reachable(path: str) -> tuple[str, str]:
+def _stable_path(path: str) -> tuple[str, str]:
     """A path that stays valid after a `chdir` of the host, and the working directory that it needs."""
     if os.path.isabs(path):
         return path, "/"

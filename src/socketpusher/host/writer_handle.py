@@ -32,7 +32,7 @@ from ..channel.messages import Report, Reports, WriterSpec
 from ..channel.queue import BatchQueue
 from ..writer import main as script
 
-HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """Signals that a terminal or a service manager sends to the whole process group of the host. The writer ignores them
 and ends only with the host, or at its request. They are blocked until the writer ignores them."""
 
@@ -98,7 +98,7 @@ class WriterHandle:
         self.attached = False  # whether the outbox fills its queue
         self.ready = False  # whether the writer has reported that it is ready
         self.done = False  # whether it has reported that it ends because nothing is left to do
-        self.silent = False  # whether no more reports will come: it has ended, or is about to
+        self.reports_ended = False  # whether no more reports will come: it has ended, or is about to
         self._reports = Reports()
         with above_standard(), ExitStack() as opened:
             self.queue = BatchQueue()
@@ -108,7 +108,7 @@ class WriterHandle:
             self.reports, reporter = pipe()
             for file in self._wakeups, self._waker, self.reports, reporter:
                 opened.callback(file.close)
-            given = [
+            files = [
                 memory_file(spec.encode()),
                 self.queue.reader,
                 self._wakeups,
@@ -120,9 +120,9 @@ class WriterHandle:
             ]
             ours, theirs = socket.socketpair()
             with ours, theirs:
-                socket.send_fds(ours, [b"f"], [file.fileno() for file in given])
-                given[0].close()
-                self.began = now()
+                socket.send_fds(ours, [b"f"], [file.fileno() for file in files])
+                files[0].close()
+                self.started_at = now()
                 self._launcher_pid = _spawn(command, theirs.fileno(), reporter.fileno())
             opened.pop_all()
             reporter.close()
@@ -135,7 +135,7 @@ class WriterHandle:
 
     def sources(self) -> list[int]:
         """The descriptors to wait for: reports, and the end of each process."""
-        files = [self.launcher, self.process, None if self.silent else self.reports]
+        files = [self.launcher, self.process, None if self.reports_ended else self.reports]
         return [file.fileno() for file in files if file is not None]
 
     def take_reports(self) -> Iterator[Report]:
@@ -145,7 +145,7 @@ class WriterHandle:
         # A child that was forked while this one was started may keep the other end open.
         if data is not None or ended:
             self._reports.feed(data or b"\n")
-            self.silent = not data
+            self.reports_ended = not data
         for report in self._reports:
             if report.pid:
                 self._on_pid(report.pid)
@@ -155,7 +155,7 @@ class WriterHandle:
 
     def ended(self) -> bool:
         """Whether the process has ended."""
-        return self.silent and (self.process is None or self._process_ended())
+        return self.reports_ended and (self.process is None or self._process_ended())
 
     def _process_ended(self) -> bool:
         return self.process is not None and bool(wait([self.process.fileno()], [], 0))
@@ -177,7 +177,7 @@ class WriterHandle:
         """Make the writer look at the ledger."""
         wake(self._waker)
 
-    def end(self) -> None:
+    def kill_and_close(self) -> None:
         """Kill the process if it still runs, and close everything."""
         self.reap()
         if self._launcher_pid:
@@ -188,7 +188,7 @@ class WriterHandle:
         deque(self.take_reports(), 0)
         if self.process is not None and self.process.intact():
             _kill(self.process)
-        elif self.pid is not None and not self.silent and self.process is None:
+        elif self.pid is not None and not self.reports_ended and self.process is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)  # its pipe is open, so the pid is still its own
         deadline = Deadline(KILL_TIMEOUT)
@@ -223,8 +223,8 @@ class WriterHandle:
 def _spawn(command: list[str], files: int, output: int) -> int:
     streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((files, output, output))]
     try:
-        environment = {**os.environ, **dict.fromkeys(_NOT_FOR_IT & os.environ.keys(), "")}
-        return os.posix_spawn(command[0], command, environment, file_actions=streams, setsigmask=HELD_SIGNALS)
+        environment = {**os.environ, **dict.fromkeys(_CLEARED_VARIABLES & os.environ.keys(), "")}
+        return os.posix_spawn(command[0], command, environment, file_actions=streams, setsigmask=BLOCKED_SIGNALS)
     except OSError as error:
         reason = f"can't run the writer process with sys.executable, {command[0]!r}: {error.strerror or error}"
         raise OSError(error.errno, reason) from error
@@ -251,7 +251,7 @@ def _command() -> list[str]:
 
 # With the first two an interpreter writes text that would be logged as errors. With a relative entry in the third none
 # starts in a directory that was removed; the writer gets its search path in the spec.
-_NOT_FOR_IT = {"PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME", "PYTHONPATH"}
+_CLEARED_VARIABLES = {"PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME", "PYTHONPATH"}
 
 _FLAGS = {"-E": "ignore_environment", "-s": "no_user_site", "-B": "dont_write_bytecode"}
 

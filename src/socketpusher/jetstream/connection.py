@@ -1,7 +1,7 @@
 """One lasting connection to NATS, and requests whose answer may be lost.
 
 nats-py reconnects when a connection is lost. This module adds what it lacks: a request fails when its answer may be
-lost, permanent errors are told from temporary ones, and each is reported once, in a sentence.
+lost, permanent errors are told from temporary ones, and each is reported once.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ CLOSE_TIMEOUT = 2.0
 """How long closing the connection may take, in seconds."""
 
 Headers = dict[str, str]
+Reporter = Callable[[str], object]
 
 
 class OutcomeUnknownError(Exception):
@@ -75,18 +76,18 @@ class NatsConnection:
         ValueError: A file of the options is not valid.
     """
 
-    def __init__(self, access: NatsOptions, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
-        self._access = access
-        self._options = access.options()
-        self._say = say
-        self._warn = warn
+    def __init__(self, options: NatsOptions, on_info: Reporter, on_warning: Reporter) -> None:
+        self._options = options
+        self._arguments = options.connect_arguments()
+        self._on_info = on_info
+        self._on_warning = on_warning
         self._client: _Client | None = None  # from the first attempt on
         self._connected = False
         self._changed = asyncio.Event()  # set when it is connected, or nats-py has given up
         self._broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()  # why answers may be lost
         self._was_connected = False  # then every later error is considered temporary
         self._trouble = ""  # the trouble that was reported last
-        self._asked = ""  # the subject of the last request
+        self._subject = ""  # the subject of the last request
 
     @property
     def client(self) -> Client:
@@ -114,7 +115,7 @@ class NatsConnection:
         if self._broken.done():
             self._broken = asyncio.get_running_loop().create_future()
 
-    async def ask(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> dict[str, Any]:
+    async def request(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> dict[str, Any]:
         """Send a request to JetStream, or publish, and wait for the answer.
 
         Raises:
@@ -122,7 +123,7 @@ class NatsConnection:
             OutcomeUnknownError: There was no answer.
             OSError: This user has no permission.
         """
-        self._asked = subject
+        self._subject = subject
         request = asyncio.ensure_future(self.client.request(subject, payload, timeout=REQUEST_TIMEOUT, headers=headers))
         try:
             await wait_first(request, self._broken)
@@ -146,22 +147,22 @@ class NatsConnection:
         Raises:
             OutcomeUnknownError: There is no connection.
         """
-        self._asked = subject
+        self._subject = subject
         try:
             await self.client.publish(subject, payload, reply=reply, headers=headers)
         except (nats.errors.Error, OSError):
             raise OutcomeUnknownError("the connection is lost") from None
 
-    def trouble(self, sentence: str) -> None:
+    def report_trouble(self, message: str) -> None:
         """Report what is wrong, unless it was the last report."""
-        if sentence != self._trouble:
-            self._warn(sentence)
-        self._trouble = sentence
+        if message != self._trouble:
+            self._on_warning(message)
+        self._trouble = message
 
-    def well(self, sentence: str) -> None:
+    def report_recovery(self, message: str) -> None:
         """Report that it works again, if trouble was reported."""
         if self._trouble:
-            self._warn(sentence)
+            self._on_warning(message)
         self._trouble = ""
 
     async def close(self) -> None:
@@ -178,25 +179,25 @@ class NatsConnection:
                     self._client._transport.close()  # type: ignore[no-untyped-call]
 
     async def _connect(self) -> None:
-        hopeless: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client = client = _Client()
-        client.wants_tls = self._access.wants_tls
+        client.wants_tls = self._options.wants_tls
 
         async def on_error(error: Exception) -> None:
             if connecting.done():
                 self._on_error(error)
                 return
-            reason, passes = connect_failure(error)
-            if not hopeless.done() and not passes and not self._was_connected:
-                hopeless.set_result(reason)
-            elif not hopeless.done():
-                self.trouble(f"can't connect to NATS at {self._access}: {reason}; retrying")
+            reason, temporary = connect_failure(error)
+            if not failed.done() and not temporary and not self._was_connected:
+                failed.set_result(reason)
+            elif not failed.done():
+                self.report_trouble(f"can't connect to NATS at {self._options}: {reason}; retrying")
 
         connecting = asyncio.ensure_future(self._connected_client(client, on_error))
         try:
-            await wait_first(connecting, hopeless)
+            await wait_first(connecting, failed)
             if not connecting.done():
-                raise OSError(f"can't connect to NATS at {self._access}: {hopeless.result()}")
+                raise OSError(f"can't connect to NATS at {self._options}: {failed.result()}")
             connecting.result()
         except ModuleNotFoundError as error:
             self._client = None
@@ -211,7 +212,7 @@ class NatsConnection:
     async def _connected_client(self, client: Client, on_error: Callable[[Exception], Any]) -> None:
         # nats-py keeps nothing while the connection is lost (pending_size): the caller publishes it again.
         await client.connect(
-            **self._options,
+            **self._arguments,
             error_cb=on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
@@ -228,15 +229,15 @@ class NatsConnection:
         self._connected = True
         self._changed.set()
         url = self.client.connected_url
-        report = self._warn if self._trouble else self._say
-        report(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._access}")
+        report = self._on_warning if self._trouble else self._on_info
+        report(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._options}")
         self._trouble = ""
 
     async def _on_disconnected(self) -> None:
         if self._connected:
             self._connected = False
             self._break(OutcomeUnknownError("the connection was lost"))
-            self.trouble("lost the connection to NATS; reconnecting")
+            self.report_trouble("lost the connection to NATS; reconnecting")
 
     async def _on_closed(self) -> None:
         await self._on_disconnected()
@@ -246,8 +247,8 @@ class NatsConnection:
         """Handle an error while connected. A lost connection is reported to `_on_disconnected`."""
         _, denied, what = str(error).partition("permissions violation for ")
         if denied:
-            if self._asked.lower() in what:  # nats-py has converted it to lower case
-                what = what.replace(self._asked.lower(), self._asked)
+            if self._subject.lower() in what:  # nats-py has converted it to lower case
+                what = what.replace(self._subject.lower(), self._subject)
             self._break(
                 PermissionError(f"NATS does not permit this user a {what}; grant it, or give other credentials")
             )

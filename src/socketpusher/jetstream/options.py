@@ -53,13 +53,13 @@ class NatsOptions:
         """Whether the connection must be encrypted."""
         return any(server.startswith("tls://") for server in self.servers) or bool(self.tls_ca or self.tls_cert)
 
-    def options(self) -> dict[str, Any]:
+    def connect_arguments(self) -> dict[str, Any]:
         """The arguments for nats-py's `connect`.
 
         Raises:
             OSError, ValueError: A file can't be used.
         """
-        options: dict[str, Any] = {"servers": self.servers}
+        arguments: dict[str, Any] = {"servers": self.servers}
         if self.creds is not None:
             try:
                 with open(self.creds, "rb") as file:
@@ -68,12 +68,12 @@ class NatsOptions:
                 raise OSError(error.errno, f"can't read the credentials: {error.strerror}", self.creds) from None
             if b"BEGIN NATS USER JWT" not in found or b"BEGIN USER NKEY SEED" not in found:
                 raise ValueError(f"the file does not contain NATS credentials as `nsc` writes them: {self.creds}")
-            options["user_credentials"] = self.creds
+            arguments["user_credentials"] = self.creds
         if self.token is not None:
-            options["token"] = self.token
+            arguments["token"] = self.token
         if self.wants_tls:
-            options["tls"] = self._context()
-        return options
+            arguments["tls"] = self._context()
+        return arguments
 
     def _context(self) -> ssl.SSLContext:
         try:

@@ -31,7 +31,7 @@ from ..unix_socket import process_start_ticks
 from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
 from .options import NatsOptions
 from .stream import MISSING, Stream, StreamSpec, is_missing, last_id, prepare
-from .subjects import EventId, digest_message_id, graph_message_id, last_stored_seq, message_id, number, subject
+from .subjects import EventId, digest_message_id, graph_message_id, last_stored_seq, message_id, parse_event_id, subject
 
 BATCH = 1000
 """The most messages that a server accepts in a batch."""
@@ -54,7 +54,7 @@ class _Line(NamedTuple):
 
     data: bytes
     type: str
-    number: EventId | None
+    event_id: EventId | None
     retained: bool
 
 
@@ -68,8 +68,8 @@ class _PublishPlan(NamedTuple):
     """The messages to publish for the lines of one read."""
 
     messages: list[_Message]
-    found: int  # events that the stream has already
-    late: int  # events that are skipped because later ones of their session are stored
+    duplicates: int  # events that the stream has already
+    out_of_order: int  # events that are skipped because later ones of their session are stored
     shortened: int  # events that get a placeholder as their payload
     graph: _Line | None  # the graph that waits for the next event
 
@@ -79,31 +79,36 @@ class Relay:
 
     Args:
         listener: The source of the lines.
-        access: The servers and the credentials.
-        plan: The stream.
+        options: The servers and the credentials.
+        spec: The stream.
         host: The name of this host in the subjects.
-        say: Called with a message about what happens.
+        on_info: Called with a message about what happens.
     """
 
     def __init__(
-        self, listener: Listener[bytes], access: NatsOptions, plan: StreamSpec, host: str, say: Callable[[str], object]
+        self,
+        listener: Listener[bytes],
+        options: NatsOptions,
+        spec: StreamSpec,
+        host: str,
+        on_info: Callable[[str], object],
     ) -> None:
         self.stored = 0  # messages that the stream has acknowledged
-        self.found = 0  # events that it had already
-        self.late = 0  # events that came after later ones of their session
+        self.duplicates = 0  # events that it had already
+        self.out_of_order = 0  # events that came after later ones of their session
         self.shortened = 0  # events whose payload was too long for it
         self._listener = listener
-        self._plan = plan
+        self._spec = spec
         self._host = host
-        self._say = say
-        self._link = NatsConnection(access, say, say)
+        self._on_info = on_info
+        self._connection = NatsConnection(options, on_info, on_info)
         self._stream: Stream | None = None  # as last checked; None after trouble
         self._prepared = False  # whether it was ever ready
         self._stored_up_to: dict[str, int] = {}  # by session, the number of the last stored event
         self._stored_at_start: dict[str, int] = {}  # the same when this relay first saw the session
         self._sessions: dict[Sender, str] = {}  # by sender, the session of its lines without an id
         self._graphs: dict[Sender, _Line] = {}  # by sender, the graph that waits for its next event
-        self._batches = secrets.token_hex(8)
+        self._batch_prefix = secrets.token_hex(8)
         self._busy = False  # whether lines are being published
 
     async def run(self) -> int:
@@ -134,23 +139,23 @@ class Relay:
         finally:
             work.cancel()
             await asyncio.wait({work})
-            await self._link.close()
+            await self._connection.close()
             for n in numbers:
                 loop.remove_signal_handler(n)
 
     def summary(self) -> str:
         """The counters as a sentence, without a full stop."""
-        text = f"stored {self.stored:,} in {self._plan.name}"
-        if self.found:
-            text += f", {self.found:,} were stored already"
-        if self.late:
-            text += f", {self.late:,} skipped as out of order (their pusher counts them as dropped)"
+        text = f"stored {self.stored:,} in {self._spec.name}"
+        if self.duplicates:
+            text += f", {self.duplicates:,} were stored already"
+        if self.out_of_order:
+            text += f", {self.out_of_order:,} skipped as out of order (their pusher counts them as dropped)"
         if self.shortened:
             text += f", {self.shortened:,} with a placeholder for a payload that was too long"
         return text
 
     async def _work(self, ended: "asyncio.Future[int]") -> None:
-        await self._be_ready()  # before the first read, so that a permanent error ends it immediately
+        await self._wait_ready()  # before the first read, so that a permanent error ends it immediately
         while not ended.done():
             await self._wait_readable()
             lines = self._listener.read(hold=True)
@@ -180,66 +185,67 @@ class Relay:
 
     async def _store(self, sender: Sender, lines: Sequence[_Line]) -> None:
         """Return when the stream has stored all lines."""
-        singly, pause = False, PAUSE
+        one_by_one, pause = False, PAUSE
         while True:
             try:
-                stream = await self._be_ready()
+                stream = await self._wait_ready()
                 await self._load_stored_seqs(lines)
-                planned = self._plan_batch(sender, lines, stream, singly)
-                await self._publish(planned.messages, stream.atomic and not singly)
+                plan = self._plan_batch(sender, lines, stream, one_by_one)
+                await self._publish(plan.messages, stream.atomic and not one_by_one)
                 break
             except OutcomeUnknownError as error:
-                self._link.trouble(f"it is unknown whether some events were stored: {error}; publishing them again")
+                text = f"it is unknown whether some events were stored: {error}; publishing them again"
+                self._connection.report_trouble(text)
             except ServerError as error:
-                if error.err_code not in (DUPLICATES, FULL) or singly:
-                    self._link.trouble(self._advice(error))
+                if error.err_code not in (DUPLICATES, FULL) or one_by_one:
+                    self._connection.report_trouble(self._advice(error))
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._stream = None
             self._stored_up_to.clear()
-            singly = True
-        self._link.well(f"the stream {self._plan.name} accepts events again")
-        self.found += planned.found
-        self.late += planned.late
-        self.shortened += planned.shortened
-        if planned.graph is None:
+            one_by_one = True
+        self._connection.report_recovery(f"the stream {self._spec.name} accepts events again")
+        self.duplicates += plan.duplicates
+        self.out_of_order += plan.out_of_order
+        self.shortened += plan.shortened
+        if plan.graph is None:
             self._graphs.pop(sender, None)
         else:
-            self._graphs[sender] = planned.graph
+            self._graphs[sender] = plan.graph
         for line in lines:
-            if line.number is not None:
-                session, n = line.number
+            if line.event_id is not None:
+                session, n = line.event_id
                 self._stored_up_to[session] = max(n, self._stored_up_to[session])
 
     def _advice(self, error: ServerError) -> str:
-        name = self._plan.name
+        name = self._spec.name
         if error.err_code == FULL:
             return f"the stream {name} is full: {error}; purge it or raise its limits; events wait until then"
         return f"the stream {name} refuses events: {error}; retrying"
 
-    async def _be_ready(self) -> Stream:
+    async def _wait_ready(self) -> Stream:
         """Wait for the connection and the stream. Raises `OSError` if a permanent error prevents it."""
         pause = PAUSE
         while True:
-            await self._link.ready()
+            await self._connection.ready()
             if self._stream is not None:
                 return self._stream
             try:
-                self._stream = await prepare(self._link, self._plan)
+                self._stream = await prepare(self._connection, self._spec)
             except OutcomeUnknownError as error:
-                self._link.trouble(f"can't check the stream {self._plan.name}: {error}; retrying")
+                self._connection.report_trouble(f"can't check the stream {self._spec.name}: {error}; retrying")
             except ServerError as error:
                 if not self._prepared and is_missing(error):
                     raise OSError(MISSING) from None
-                self._link.trouble(f"can't use the stream {self._plan.name}: {error}; retrying")
+                self._connection.report_trouble(f"can't use the stream {self._spec.name}: {error}; retrying")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 if not self._prepared:
-                    self._say(f"publishing to the stream {self._plan.name} as {self._host}")
+                    self._on_info(f"publishing to the stream {self._spec.name} as {self._host}")
                 if not self._prepared and not self._stream.atomic:
-                    self._say(
-                        f"the stream {self._plan.name} does not accept atomic batches (allow_atomic, servers from 2.12 "
+                    self._on_info(
+                        f"the stream {self._spec.name} does not accept atomic batches (allow_atomic, servers from 2.12 "
                         "on), so events are published one by one: at most one per round trip"
                     )
                 self._prepared = True
@@ -249,41 +255,43 @@ class Relay:
         if len(self._stored_up_to) > SESSIONS:
             self._stored_up_to.clear()
             self._stored_at_start.clear()
-        for session in {line.number.session for line in lines if line.number is not None} - self._stored_up_to.keys():
-            id = await last_id(self._link, self._plan.name, self._plan.prefix, self._host, session)
+        for session in {
+            line.event_id.session for line in lines if line.event_id is not None
+        } - self._stored_up_to.keys():
+            id = await last_id(self._connection, self._spec.name, self._spec.prefix, self._host, session)
             self._stored_up_to[session] = last_stored_seq(id)
             self._stored_at_start.setdefault(session, self._stored_up_to[session])
 
-    def _plan_batch(self, sender: Sender, lines: Sequence[_Line], stream: Stream, again: bool) -> _PublishPlan:
-        lasts = dict(self._stored_up_to)
+    def _plan_batch(self, sender: Sender, lines: Sequence[_Line], stream: Stream, one_by_one: bool) -> _PublishPlan:
+        stored_up_to = dict(self._stored_up_to)
         graph = self._graphs.get(sender)
         messages: list[_Message] = []
-        found = late = shortened = 0
+        duplicates = out_of_order = shortened = 0
 
         def add(line: _Line, session: str, id: str) -> None:
             nonlocal shortened
             payload = line.data
             if len(payload) > stream.max_payload:
-                payload = _short(line, stream.max_payload)
+                payload = _with_placeholder(line, stream.max_payload)
                 shortened += 1
-            messages.append(_Message(subject(self._plan.prefix, self._host, session, line.type), id, payload))
+            messages.append(_Message(subject(self._spec.prefix, self._host, session, line.type), id, payload))
 
         for line in lines:
-            if line.number is not None:
-                session, n = line.number
+            if line.event_id is not None:
+                session, n = line.event_id
                 self._sessions[sender] = session
-                if n <= lasts[session]:
-                    known = again or n <= self._stored_at_start[session]
+                if n <= stored_up_to[session]:
+                    known = one_by_one or n <= self._stored_at_start[session]
                     if not line.retained:
-                        found += known
-                        late += not known
+                        duplicates += known
+                        out_of_order += not known
                         graph = None
                     continue
-                lasts[session] = n
+                stored_up_to[session] = n
                 if graph is not None:
-                    add(graph, session, graph_message_id(line.number))
+                    add(graph, session, graph_message_id(line.event_id))
                     graph = None
-                add(line, session, message_id(line.number))
+                add(line, session, message_id(line.event_id))
             elif line.type == "graph" and graph is None and sender not in self._sessions:
                 graph = line
             else:
@@ -294,7 +302,7 @@ class Relay:
         if not lines and graph is not None:
             add(graph, self._sessions.get(sender) or _session_of(sender), digest_message_id(self._host, graph.data))
             graph = None
-        return _PublishPlan(messages, found, late, shortened, graph)
+        return _PublishPlan(messages, duplicates, out_of_order, shortened, graph)
 
     async def _publish(self, messages: Sequence[_Message], atomic: bool) -> None:
         """Publish the messages. Returns when all are acknowledged."""
@@ -305,20 +313,21 @@ class Relay:
                 self.stored += len(batch)
                 continue
             for message in batch:
-                answer = await self._link.ask(message.subject, message.payload, {"Nats-Msg-Id": message.id})
+                answer = await self._connection.request(message.subject, message.payload, {"Nats-Msg-Id": message.id})
                 if answer.get("duplicate"):
-                    self.found += 1
+                    self.duplicates += 1
                 else:
                     self.stored += 1
 
     async def _publish_batch(self, batch: Sequence[_Message]) -> None:
-        id = f"{self._batches}-{secrets.token_hex(8)}"
+        id = f"{self._batch_prefix}-{secrets.token_hex(8)}"
         for place, message in enumerate(batch, 1):
             headers = {"Nats-Msg-Id": message.id, "Nats-Batch-Id": id, "Nats-Batch-Sequence": str(place)}
             if place < len(batch):
-                await self._link.publish(message.subject, message.payload, headers)
+                await self._connection.publish(message.subject, message.payload, headers)
             else:
-                answer = await self._link.ask(message.subject, message.payload, {**headers, "Nats-Batch-Commit": "1"})
+                headers["Nats-Batch-Commit"] = "1"
+                answer = await self._connection.request(message.subject, message.payload, headers)
         if answer.get("count") != len(batch):
             raise OutcomeUnknownError("the answer does not match the batch")
 
@@ -331,13 +340,13 @@ def _settle(future: "asyncio.Future[None]") -> None:
 def _parsed(line: bytes) -> _Line:
     fields = wire.parse(line)
     data = wire.as_sent(line).rstrip(b"\n")  # so that a repetition has the same digest
-    return _Line(data, fields["type"], number(fields.get("id")), wire.is_retained(fields))
+    return _Line(data, fields["type"], parse_event_id(fields.get("id")), wire.is_retained(fields))
 
 
-def _short(line: _Line, limit: int) -> bytes:
+def _with_placeholder(line: _Line, limit: int) -> bytes:
     """The line with a placeholder as its payload."""
     fields = wire.parse(line.data)
-    id = b',"id":%b' % orjson.dumps(fields["id"]) if line.number is not None else b""
+    id = b',"id":%b' % orjson.dumps(fields["id"]) if line.event_id is not None else b""
     return wire.encode(wire.event_of(fields), limit - len(id)).removesuffix(b"}\n") + id + b"}"
 
 

@@ -30,8 +30,8 @@ NOT_FOUND, NO_STREAM, NOT_IN_ACCOUNT, OVERLAP = 10037, 10059, 10039, 10065
 """Error codes of JetStream."""
 
 MISSING = (
-    "JetStream is not enabled at that server, or not for this user: start nats-server with -js, or enable JetStream for "
-    "the account"
+    "JetStream is not enabled at that server, or not for this user: start nats-server with -js, or enable JetStream "
+    "for the account"
 )
 
 
@@ -88,17 +88,17 @@ def is_missing(error: ServerError) -> bool:
     return error.err_code == NOT_IN_ACCOUNT or not error.err_code
 
 
-async def info(link: NatsConnection, name: str) -> dict[str, Any] | None:
+async def info(connection: NatsConnection, name: str) -> dict[str, Any] | None:
     """The server's information about a stream; None if it does not exist. Raises as `NatsConnection.request`."""
     try:
-        return await link.ask(f"$JS.API.STREAM.INFO.{name}")
+        return await connection.request(f"$JS.API.STREAM.INFO.{name}")
     except ServerError as error:
         if error.err_code == NO_STREAM:
             return None
         raise
 
 
-async def prepare(link: NatsConnection, plan: StreamSpec) -> Stream:
+async def prepare(connection: NatsConnection, spec: StreamSpec) -> Stream:
     """Create the stream, or check the existing one, which is not changed.
 
     Raises:
@@ -106,59 +106,57 @@ async def prepare(link: NatsConnection, plan: StreamSpec) -> Stream:
         ServerError: JetStream is not enabled, or can't do it now.
         OutcomeUnknownError: As `NatsConnection.request`.
     """
-    found = await info(link, plan.name)
+    found = await info(connection, spec.name)
     if found is None:
-        found = await _make(link, plan)
+        found = await _make(connection, spec)
     config = found["config"]
-    largest = link.client.max_payload
+    largest = connection.client.max_payload
     if config.get("max_msg_size", -1) > 0:
         largest = min(largest, config["max_msg_size"])
-    wrong = _conflicts(config, plan)
+    wrong = _conflicts(config, spec)
     if largest < SMALLEST:
         wrong.append(f"its messages have at most {largest} bytes, and events need {SMALLEST} with their headers")
     if wrong:
         raise OSError(
-            f"the stream {plan.name} exists but can't be used: {'; '.join(wrong)}; change it, or name another stream"
+            f"the stream {spec.name} exists but can't be used: {'; '.join(wrong)}; change it, or name another stream"
         )
     return Stream(bool(config.get("allow_atomic")), largest - HEADER_BYTES)
 
 
-async def _make(link: NatsConnection, plan: StreamSpec) -> dict[str, Any]:
-    max_age = MAX_AGE if plan.max_age is None else plan.max_age
-    window = plan.duplicate_window
+async def _make(connection: NatsConnection, spec: StreamSpec) -> dict[str, Any]:
+    max_age = MAX_AGE if spec.max_age is None else spec.max_age
+    window = spec.duplicate_window
     if window is None:
         window = min(DUPLICATE_WINDOW, max_age)  # the server refuses a longer one
     config = {
-        "name": plan.name,
+        "name": spec.name,
         "description": "events that socketpusher relay has published",
-        "subjects": [f"{plan.prefix}.>"],
+        "subjects": [f"{spec.prefix}.>"],
         "retention": "limits",
         "storage": "file",
         "discard": "old",
         "max_age": _nanoseconds(max_age),
-        "max_bytes": MAX_BYTES if plan.max_bytes is None else plan.max_bytes,
-        "num_replicas": plan.replicas or 1,
+        "max_bytes": MAX_BYTES if spec.max_bytes is None else spec.max_bytes,
+        "num_replicas": spec.replicas or 1,
         "duplicate_window": _nanoseconds(window),
         "allow_atomic": True,  # a server before 2.12 ignores it
     }
     try:
-        return await link.ask(f"$JS.API.STREAM.CREATE.{plan.name}", orjson.dumps(config))
+        return await connection.request(f"$JS.API.STREAM.CREATE.{spec.name}", orjson.dumps(config))
     except ServerError as error:
         if error.code == 503:
             raise
         advice = "choose other settings, or another name for it"
         if error.err_code == OVERLAP:
-            advice = f"name the stream that has the subjects {plan.prefix}.>, or choose another prefix"
-        raise OSError(f"can't create the stream {plan.name}: {error}; {advice}") from None
+            advice = f"name the stream that has the subjects {spec.prefix}.>, or choose another prefix"
+        raise OSError(f"can't create the stream {spec.name}: {error}; {advice}") from None
 
 
-def _conflicts(config: dict[str, Any], plan: StreamSpec) -> list[str]:
+def _conflicts(config: dict[str, Any], spec: StreamSpec) -> list[str]:
     """What is wrong with an existing stream, one clause each."""
     wrong = []
-    if not any(_covers(subject, plan.prefix) for subject in config.get("subjects") or ()):
-        wrong.append(
-            f"its subjects are {', '.join(config.get('subjects') or ['none'])}, not {plan.prefix}.>"
-        )
+    if not any(_covers(subject, spec.prefix) for subject in config.get("subjects") or ()):
+        wrong.append(f"its subjects are {', '.join(config.get('subjects') or ['none'])}, not {spec.prefix}.>")
     if config.get("retention") != "limits":
         wrong.append(f"its retention is {config.get('retention')!r}, not 'limits'")
     if config.get("no_ack"):
@@ -166,10 +164,10 @@ def _conflicts(config: dict[str, Any], plan: StreamSpec) -> list[str]:
     if config.get("sealed"):
         wrong.append("it is sealed")
     for key, asked, unit in (
-        ("num_replicas", plan.replicas, ""),
-        ("max_bytes", plan.max_bytes, " bytes"),
-        ("max_age", plan.max_age, " s"),
-        ("duplicate_window", plan.duplicate_window, " s"),
+        ("num_replicas", spec.replicas, ""),
+        ("max_bytes", spec.max_bytes, " bytes"),
+        ("max_age", spec.max_age, " s"),
+        ("duplicate_window", spec.duplicate_window, " s"),
     ):
         found = config.get(key, 0)
         if unit == " s":
@@ -184,11 +182,11 @@ def _covers(subject: str, prefix: str) -> bool:
     return subject == ">" or (subject.endswith(".>") and f"{prefix}.".startswith(subject[:-1]))
 
 
-async def last_id(link: NatsConnection, name: str, prefix: str, host: str, session: str) -> str:
+async def last_id(connection: NatsConnection, name: str, prefix: str, host: str, session: str) -> str:
     """The id of the last message of a session; "" if there is none. Raises as `NatsConnection.request`."""
     request = {"last_by_subj": subject_filter(prefix, host, session)}
     try:
-        found = await link.ask(f"$JS.API.STREAM.MSG.GET.{name}", orjson.dumps(request))
+        found = await connection.request(f"$JS.API.STREAM.MSG.GET.{name}", orjson.dumps(request))
     except ServerError as error:
         if error.err_code == NOT_FOUND:
             return ""

@@ -94,11 +94,11 @@ def parse_event_id(id: object) -> EventId | None:
     if not isinstance(id, str):
         return None
     session, _, digits = id.rpartition("-")
-    n = _counted(digits)
+    n = _parse_number(digits)
     return EventId(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
 
 
-def _counted(digits: str) -> int:
+def _parse_number(digits: str) -> int:
     """The number of an id, from 1 on; 0 if it is not valid."""
     plain = len(digits) <= 18 and digits.isascii() and digits.isdecimal() and digits[0] != "0"
     return int(digits) if plain else 0
@@ -123,5 +123,5 @@ def digest_message_id(host: str, line: bytes) -> str:
 
 def last_stored_seq(id: str) -> int:
     """The number of the last stored event of a session, from its last message id; 0 if unknown."""
-    n = _counted(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
+    n = _parse_number(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
     return n - 1 if n and id.endswith(_OF_A_GRAPH) else n

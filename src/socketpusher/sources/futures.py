@@ -80,9 +80,9 @@ class EventThreadPoolExecutor(ThreadPoolExecutor):
 class EventProcessPoolExecutor(ProcessPoolExecutor):
     """A `ProcessPoolExecutor` that emits events about each call, in this process.
 
-    The payload of `unit.started` is `{"worker": pid}`, its time is when the worker started the call. A cancelled call is
-    `unit.failed`, and so is every unfinished call of a broken pool. `map` with a `chunksize` submits chunks, so a chunk
-    is a unit.
+    The payload of `unit.started` is `{"worker": pid}`, its time is when the worker started the call. A cancelled call
+    is `unit.failed`, and so is every unfinished call of a broken pool. With a `chunksize`, `map` submits chunks, so a
+    chunk is a unit.
 
     Args:
         bus: Where the events are emitted, by threads of the pool and by the thread that submits or cancels.

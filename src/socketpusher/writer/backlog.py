@@ -5,10 +5,9 @@ It keeps every line from the moment the host hands it over until the consumer ha
     batches:   settled and forgotten | in flight: on the socket, maybe unread | waiting
                                                    ^ may be sent again           ^ next to be written
 
-The loop asks `data_to_send()` for the bytes to write next. It reports with `data_sent()` how many bytes the socket took,
-with `peer_unread()` how much the kernel holds unread, and with `connection_lost()` the end of the connection. Then
-everything that the consumer had not read waits again, from the start of its first line, so that every line is received
-whole.
+The loop asks `data_to_send()` for the bytes to write next. It reports with `data_sent()` how many the socket took, with
+`peer_unread()` how much the kernel holds unread, and with `connection_lost()` the end of the connection. Then all lines
+that the consumer had not wholly read wait again, so that every line is received whole.
 
 Dropped lines leave a gap. Those of them that give the state of the run, the last one of each type for each unit, are
 sent in their place and are not counted. So a drop loses history, but never leaves a display wrong.
@@ -28,21 +27,21 @@ from ..run_state import Digest, relevant_lines
 class _BatchCursor:
     """A batch and its position on the connection."""
 
-    __slots__ = ("batch", "done", "lines", "read", "read_lines", "resolved", "start")
+    __slots__ = ("batch", "read_bytes", "read_lines", "resolved_bytes", "start", "written_bytes", "written_lines")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.start = 0  # the position of its first byte, once the first byte is written
-        self.done = 0  # written bytes
-        self.lines = 0  # lines that are wholly written
-        self.read = 0  # bytes that the consumer has read
+        self.written_bytes = 0  # written bytes
+        self.written_lines = 0  # lines that are wholly written
+        self.read_bytes = 0  # bytes that the consumer has read
         self.read_lines = 0  # lines that end in these bytes
-        self.resolved = 0  # bytes that `take_resolved` has returned, or will
+        self.resolved_bytes = 0  # bytes that `take_resolved` has returned, or will
 
     @property
     def unwritten(self) -> int:
         """The number of its first line that is not wholly written."""
-        return self.batch.first + self.lines
+        return self.batch.first + self.written_lines
 
     @property
     def end(self) -> int:
@@ -72,17 +71,17 @@ class _Gap(_BatchCursor):
     Args:
         number: The number after the last dropped line.
         lines: Those of the dropped lines that change the state of the run.
-        named: The units that are in a graph.
+        graph_units: The units that are in a graph.
     """
 
-    __slots__ = ("_lines", "_look_at", "_named", "_size")
+    __slots__ = ("_graph_units", "_lines", "_prune_at", "_size")
 
-    def __init__(self, number: int, lines: Iterable[bytes], named: Container[str] | None) -> None:
+    def __init__(self, number: int, lines: Iterable[bytes], graph_units: Container[str] | None) -> None:
         super().__init__(Batch(number, number, b""))
-        self._named = named
+        self._graph_units = graph_units
         self._lines = deque(lines)
         self._size = sum(map(len, self._lines))
-        self._look_at = GAP_BYTES
+        self._prune_at = GAP_BYTES
 
     def join(self, number: int, before: Sequence[bytes] = (), after: Sequence[bytes] = ()) -> None:
         """Extend the gap: lines directly before or after it were dropped as well."""
@@ -90,14 +89,14 @@ class _Gap(_BatchCursor):
         self._lines.extend(after)
         self._size += sum(map(len, before)) + sum(map(len, after))
         self.batch = Batch(number, number, b"")
-        if self._size > self._look_at:
-            self._look_through()
+        if self._size > self._prune_at:
+            self._prune()
 
-    def _look_through(self) -> None:
+    def _prune(self) -> None:
         """Keep only the lines that still matter."""
-        self._lines = deque(Digest(self._lines, named=self._named).lines())
+        self._lines = deque(Digest(self._lines, graph_units=self._graph_units).lines())
         self._size = sum(map(len, self._lines))
-        self._look_at = max(GAP_BYTES, 2 * self._size)
+        self._prune_at = max(GAP_BYTES, 2 * self._size)
 
     @property
     def closed(self) -> bool:
@@ -115,15 +114,15 @@ class _Gap(_BatchCursor):
     def data(self) -> bytes:
         """The same lines, without closing the gap."""
         if not self.closed:
-            self._look_through()
+            self._prune()
         return self.batch.data or b"".join(self._lines)
 
     def rewind(self) -> None:
         """Let the lines that were not read wait again."""
-        if not self.done:  # nothing of it was written, and it may not be closed
+        if not self.written_bytes:  # nothing of it was written, and it may not be closed
             return
-        self.batch = self.batch._replace(data=self.batch.data[self.resolved :])
-        self.done = self.read = self.resolved = 0
+        self.batch = self.batch._replace(data=self.batch.data[self.resolved_bytes :])
+        self.written_bytes = self.read_bytes = self.resolved_bytes = 0
 
     def count_lines(self, start: int, stop: int) -> int:
         """0, because these lines were counted as dropped."""
@@ -137,7 +136,7 @@ class Backlog:
         start: The number of the first line that will be appended, unless it was dropped.
         high_water: The number after the highest line that an earlier writer put on a socket.
         dropped: The gaps of an earlier writer: the number after the last line of each, and the lines to send there.
-        named: The units that are in a graph, see `Digest`.
+        graph_units: The units that are in a graph, see `Digest`.
     """
 
     def __init__(
@@ -145,9 +144,9 @@ class Backlog:
         start: int = 0,
         high_water: int = 0,
         dropped: Iterable[tuple[int, bytes]] = (),
-        named: Container[str] | None = None,
+        graph_units: Container[str] | None = None,
     ) -> None:
-        self._named = named
+        self._graph_units = graph_units
         self._dropped = deque(sorted(dropped, key=lambda gap: gap[0]))  # until the lines after them are appended
         self._written: deque[_BatchCursor] = deque()  # wholly written
         self._waiting: deque[_BatchCursor] = deque()  # the first one may be written in part
@@ -168,7 +167,7 @@ class Backlog:
         self.resent = 0  # lines that were wholly written more than once
 
     def append(self, batch: Batch) -> None:
-        """Append a batch from the host. An empty one means that lines below its end which are missing are settled."""
+        """Append a batch from the host. An empty one means that the missing lines below its end are settled."""
         while self._dropped and self._dropped[0][0] <= batch.end:
             number, lines = self._dropped.popleft()
             if number <= batch.first:  # otherwise the writer died before the drop was counted, and the lines come again
@@ -185,12 +184,12 @@ class Backlog:
         self.received = max(self.received, number)
 
     def unread(self) -> list[Batch]:
-        """All lines that the consumer may not have read, in order. A gap is a batch whose first and end are the same."""
+        """All lines that the consumer may not have read, in order. A gap is a batch whose first and end are equal."""
         batches = []
         for cursor in chain(self._written, self._waiting):
             batch = cursor.batch
             if isinstance(cursor, _Gap):
-                batch = batch._replace(data=cursor.data()[cursor.resolved :])
+                batch = batch._replace(data=cursor.data()[cursor.resolved_bytes :])
             elif cursor.read_lines:
                 batch = batch.lines(batch.first + cursor.read_lines, batch.end)
             batches.append(batch)
@@ -202,7 +201,7 @@ class Backlog:
             return 0
         return sum(max(0, min(number, batch.end) - batch.first) for batch in self.unread())
 
-    def take_waiting(self) -> None:
+    def discard_waiting(self) -> None:
         """Forget the waiting lines, which are stored elsewhere. Nothing of them may be written."""
         self._waiting.clear()
         self.waiting = self.waiting_bytes = 0
@@ -242,7 +241,7 @@ class Backlog:
             if limit <= 0 or len(buffers) == max_buffers:
                 break
             data = cursor.to_send().data if isinstance(cursor, _Gap) else cursor.batch.data
-            buffers.append(memoryview(data)[cursor.done : cursor.done + limit])
+            buffers.append(memoryview(data)[cursor.written_bytes : cursor.written_bytes + limit])
             limit -= len(buffers[-1])
         return buffers
 
@@ -262,15 +261,15 @@ class Backlog:
         count -= of_preface
         while count:
             cursor = self._waiting[0]
-            if cursor.done == 0:
+            if cursor.written_bytes == 0:
                 cursor.start = self._position
-            part = min(count, len(cursor.batch.data) - cursor.done)
-            self._count_written(cursor, cursor.count_lines(cursor.done, cursor.done + part))
-            cursor.done += part
+            part = min(count, len(cursor.batch.data) - cursor.written_bytes)
+            self._count_written(cursor, cursor.count_lines(cursor.written_bytes, cursor.written_bytes + part))
+            cursor.written_bytes += part
             self.waiting_bytes -= 0 if isinstance(cursor, _Gap) else part
             self._position += part
             count -= part
-            if cursor.done == len(cursor.batch.data):
+            if cursor.written_bytes == len(cursor.batch.data):
                 self._written.append(self._waiting.popleft())
 
     def _count_written(self, cursor: _BatchCursor, lines: int) -> None:
@@ -278,7 +277,7 @@ class Backlog:
             return
         first = cursor.unwritten
         end = first + lines
-        cursor.lines += lines
+        cursor.written_lines += lines
         self.waiting -= lines
         self.sent += lines
         self.resent += max(0, min(self.high_water, end) - first)
@@ -304,21 +303,21 @@ class Backlog:
 
     def _note_read(self, cursor: _BatchCursor) -> None:
         """Note how much of a cursor was read on this connection."""
-        read = min(self._read - cursor.start, cursor.done)
-        if read > cursor.read:
-            cursor.read_lines += cursor.count_lines(cursor.read, read)
-            self._resolve(cursor, cursor.batch.data.rfind(b"\n", cursor.read, read) + 1)
-            cursor.read = read
+        read = min(self._read - cursor.start, cursor.written_bytes)
+        if read > cursor.read_bytes:
+            cursor.read_lines += cursor.count_lines(cursor.read_bytes, read)
+            self._resolve(cursor, cursor.batch.data.rfind(b"\n", cursor.read_bytes, read) + 1)
+            cursor.read_bytes = read
 
     def _resolve(self, cursor: _BatchCursor, end: int) -> None:
         """Note that the lines in the first `end` bytes of a cursor were read."""
-        if end > cursor.resolved:
+        if end > cursor.resolved_bytes:
             whole = end == len(cursor.batch.data)
             number = cursor.batch.end if whole else cursor.batch.first + cursor.read_lines
             data = cursor.batch.data
-            read = data if whole and not cursor.resolved else data[cursor.resolved : end]
+            read = data if whole and not cursor.resolved_bytes else data[cursor.resolved_bytes : end]
             self._resolved.append(Resolved(read, isinstance(cursor, _Gap), number))
-            cursor.resolved = end
+            cursor.resolved_bytes = end
 
     def connection_lost(self, all_read: bool) -> None:
         """End the connection. Lines that the consumer may not have read wait again.
@@ -345,13 +344,13 @@ class Backlog:
             cursor.rewind()
             return
         first = batch.first + cursor.read_lines
-        kept_from = batch.data.rfind(b"\n", 0, cursor.read) + 1
+        kept_from = batch.data.rfind(b"\n", 0, cursor.read_bytes) + 1
         again = cursor.unwritten - first
         self.sent -= again
         self.waiting += again
-        self.waiting_bytes += cursor.done - kept_from
+        self.waiting_bytes += cursor.written_bytes - kept_from
         cursor.batch = Batch(first, batch.end, batch.data[kept_from:])
-        cursor.done = cursor.lines = cursor.read = cursor.read_lines = cursor.resolved = 0
+        cursor.written_bytes = cursor.written_lines = cursor.read_bytes = cursor.read_lines = cursor.resolved_bytes = 0
 
     def resolve_gaps(self) -> None:
         """Without a connection, resolve the gaps before the first waiting line: the preface includes them."""
@@ -369,7 +368,7 @@ class Backlog:
         unread = [(gap.batch.end, gap.data()) for gap in chain(self._written, self._waiting) if isinstance(gap, _Gap)]
         return [*unread, *self._dropped]
 
-    def is_over(self, keep: int, keep_bytes: int) -> bool:
+    def exceeds(self, keep: int, keep_bytes: int) -> bool:
         """Whether more than `keep` lines or `keep_bytes` bytes wait. A single line may have any size."""
         return (self.waiting > keep or self.waiting_bytes > keep_bytes) and self.waiting > 1
 
@@ -379,7 +378,7 @@ class Backlog:
         Yields:
             `first`, `end` and `lines`: the lines `first` to `end - 1` were dropped, and `lines` are sent instead.
         """
-        while self.is_over(keep, keep_bytes):  # the first line may be half on the socket, so it stays
+        while self.exceeds(keep, keep_bytes):  # the first line may be half on the socket, so it stays
             index = len(self._waiting) - 1
             while isinstance(self._waiting[index], _Gap):
                 index -= 1
@@ -394,10 +393,10 @@ class Backlog:
         Yields:
             As `drop_newest`.
         """
-        while self.is_over(keep, keep_bytes):
+        while self.exceeds(keep, keep_bytes):
             self._split_after_started_line()
             index = 0
-            while isinstance(self._waiting[index], _Gap) or self._waiting[index].done:
+            while isinstance(self._waiting[index], _Gap) or self._waiting[index].written_bytes:
                 index += 1
             batch = self._waiting[index].batch
             limit = min(self.waiting - 1, batch.end - batch.first)
@@ -421,11 +420,12 @@ class Backlog:
         if isinstance(cursor, _Gap):
             return
         batch = cursor.batch
-        split = cursor.unwritten + (0 if batch.data[cursor.done - 1 : cursor.done] in (b"\n", b"") else 1)
+        last_byte = batch.data[cursor.written_bytes - 1 : cursor.written_bytes]
+        split = cursor.unwritten + (0 if last_byte in (b"\n", b"") else 1)
         if batch.first < split < batch.end:
             cursor.batch = batch.lines(batch.first, split)
             self._waiting.insert(1, _BatchCursor(batch.lines(split, batch.end)))
-        if cursor.done == len(cursor.batch.data):
+        if cursor.written_bytes == len(cursor.batch.data):
             self._written.append(self._waiting.popleft())
 
     def _drop(self, index: int, first: int, end: int) -> tuple[int, int, bytes]:
@@ -457,4 +457,4 @@ class Backlog:
         elif isinstance(right, _Gap) and not right.closed:
             right.join(right.batch.end, before=lines)
         elif digest := Digest(lines).lines():  # empty if only tasks without a unit were dropped
-            self._waiting.insert(place, _Gap(number, digest, self._named))
+            self._waiting.insert(place, _Gap(number, digest, self._graph_units))

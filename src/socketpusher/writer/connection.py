@@ -1,7 +1,7 @@
 """The Unix socket: connecting, writing without waiting, and what the kernel reports about the peer.
 
-On Linux (measured on 6.x, and in net/unix/af_unix.c) TIOCOUTQ is the memory of what the peer has not read; a buffer that
-was read in part counts whole. If the peer closes with something unread, SO_ERROR is ECONNRESET on our side; if it had
+On Linux (measured on 6.x, and in net/unix/af_unix.c) TIOCOUTQ is the memory of what the peer has not read, where a
+partly read buffer counts whole. If the peer closes with something unread, SO_ERROR is ECONNRESET on our side; if it had
 read everything, there is no error.
 """
 

@@ -4,8 +4,8 @@
     CONNECTED:    the socket accepts lines; nothing is dropped, and the queue fills up instead.
     BLOCKED:      the socket accepts nothing; lines over the bounds are dropped after `BLOCKED_GRACE`.
 
-It sleeps only in `_wait`, until the queue, the socket, a wake-up of the host or the end of the host ends the sleep. When
-`_wait` returns, all lines that have come through the queue are in the backlog. This holds during a backoff, too, because
+It sleeps only in `_wait`, until something happens on the queue or the socket, or the host wakes it or ends. When
+`_wait` returns, all lines that have come through the queue are in the backlog, even during a backoff, because
 tenacity's `sleep` calls `_wait`. When there is nothing more to do, `_wait` raises `_WriterDone`.
 
 With a spool, waiting lines go to disk instead of being dropped: immediately while there is no consumer, and after
@@ -51,7 +51,7 @@ IN_FLIGHT_BYTES = 8 << 20
 """The part of `buffer_bytes` for lines on their way from the host, in bytes. The rest is for the lines that wait here,
 and for the copies of them in the host."""
 
-LEAST_BYTES = 1 << 20
+MIN_BUFFER_BYTES = 1 << 20
 """How much may always wait here, in bytes, even with a small `buffer_bytes`."""
 
 WRITE_BYTES = 65536
@@ -71,11 +71,11 @@ DISK_PAUSE = 1.0
 REOPEN_TIMEOUT = 5.0
 """How long a restarted writer tries to open its predecessor's spool, in seconds."""
 
-LAST_LOOK = 10.0
+LAST_CHECK_PAUSE = 10.0
 """The pause between two checks for spools of earlier pushers doubles until it reaches this, in seconds; then the checks
 end. They are repeated because the writer of a killed host may still be storing its lines."""
 
-MOST_LEFT = 64
+MAX_CLAIMS = 64
 """How many spools of earlier pushers are claimed at once: each needs a descriptor."""
 
 FIRST_UNREAD_POLL = 0.020
@@ -128,27 +128,27 @@ class Writer:
     ) -> None:
         self._config = config = PusherConfig(**spec.config)
         self._path = str(config.socket_path)
-        self._bytes = max(LEAST_BYTES, (config.buffer_bytes - IN_FLIGHT_BYTES) // 2)
+        self._max_bytes = max(MIN_BUFFER_BYTES, (config.buffer_bytes - IN_FLIGHT_BYTES) // 2)
         self._ledger = ledger
         self._reports = reports
         self._wakeups = wakeups
         self._queue = queue
         self._spec = spec  # for the counters of earlier writers
-        self._said: dict[int, str] = {}  # the last report about the preface, by level
+        self._reported: dict[int, str] = {}  # the last report about the preface, by level
         self._journal = journal
         self._graph = graph
         self._claim = claim
-        self._disk_troubles: dict[str, str] = {}  # the last report about each database
+        self._disk_reports: dict[str, str] = {}  # the last report about each database
         self._store_again_at = self._load_again_at = self._settle_again_at = 0.0  # when a failed step is retried
         self._safe = 0  # the host has forgotten every line below
         self._quota_at = 0.0  # when the quota is calculated again
         self._waiting_since: float | None = None  # since when lines of our own wait
-        self._own = self._current = self._begin_own(graph, spec)  # where lines come in; whose lines are sent
-        self._left: deque[tuple[Claim, int]] = deque()  # spools of earlier pushers, with their numbers of lines
-        self._left_claim: Claim | None = None  # the one of them that is being sent
-        self._left_count = 0
-        self._look_pause = 0.1  # until the next check for them
-        self._look_again_at = None if claim is None else time.monotonic()
+        self._own = self._current = self._own_session(graph, spec)  # where lines come in; whose lines are sent
+        self._inherited: deque[tuple[Claim, int]] = deque()  # spools of earlier pushers, with their numbers of lines
+        self._inherited_claim: Claim | None = None  # the one of them that is being sent
+        self._inherited_count = 0
+        self._claim_pause = 0.1  # until the next check for them
+        self._claim_again_at = None if claim is None else time.monotonic()
         self._connections = spec.connections
 
         self._state = State.DISCONNECTED
@@ -171,26 +171,26 @@ class Writer:
         self._host = host
         self._reading = True  # whether the queue is being polled
 
-    def _begin_own(self, graph: GraphPayload | None, spec: WriterSpec) -> Session:
+    def _own_session(self, graph: GraphPayload | None, spec: WriterSpec) -> Session:
         """The session of our own host: the lines that earlier writers have left, and those that will come."""
         preface = Preface(graph, spec.parallelism, self._config.max_line_bytes)
         spool = None
         if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
             spool = self._reopened(self._claim, graph, spec.parallelism)
         stored = spool.count if spool is not None else 0
-        self._sent_before = spec.sent + self._ledger.stored - stored
+        self._sent_by_others = spec.sent + self._ledger.stored - stored
         if lost := self._ledger.stored if spool is None else 0:
-            self._sent_before -= lost
+            self._sent_by_others -= lost
             self._ledger.stored = self._ledger.spooled = 0  # first, or the next writer would count them again
             self._ledger.drop(spec.received - lost, spec.received)
         unread = spool if spool is not None and spool.read < spool.end else None
         start, end = (spec.received, spec.received) if unread is None else (unread.read, unread.end)
         gaps: list[tuple[int, bytes]] = self._guarded(partial(self._recover, preface, start, end), otherwise=[])
         if unread is None:
-            return Session(preface, Backlog(start, spec.high_water, gaps, preface.named), spool)
-        self._guarded(lambda: preface.pass_over(b"".join(unread.starting())), otherwise=None)
-        session = Session(preface, Backlog(start, spec.high_water, named=preface.named), spool)
-        session.tail = Backlog(end, 0, gaps, preface.named)
+            return Session(preface, Backlog(start, spec.high_water, gaps, preface.graph_units), spool)
+        self._guarded(lambda: preface.note_incoming(b"".join(unread.starting())), otherwise=None)
+        session = Session(preface, Backlog(start, spec.high_water, graph_units=preface.graph_units), spool)
+        session.tail = Backlog(end, 0, gaps, preface.graph_units)
         return session
 
     def run(self) -> None:
@@ -206,14 +206,14 @@ class Writer:
                 )(self._serve)
         except _WriterDone:
             if self._claim is not None:
-                self._leave(self._claim)
+                self._store_remaining(self._claim)
             self._report(Report(done=True))
         finally:
             self._ledger.connected = 0
             if self._connection is not None:
                 self._connection.close()
 
-    def _leave(self, claim: Claim) -> None:
+    def _store_remaining(self, claim: Claim) -> None:
         """Put the unread lines on disk, where the next pusher finds them."""
         backlog = self._current.backlog
         if self._connection is not None:
@@ -234,7 +234,7 @@ class Writer:
             claim.remove()
         elif not os.path.exists(claim.database):
             text = f"the spool {claim.database} was removed; {self._ledger.spooled} events are lost"
-            self._say_of_disk(claim.database, text)
+            self._report_disk_once(claim.database, text)
             self._ledger.stored = self._ledger.spooled = 0
 
     # One connection
@@ -246,7 +246,7 @@ class Writer:
             OSError: It failed, or was lost soon and before the consumer had read an event.
             _WriterDone: There is nothing more to do.
         """
-        self._look_for_inherited()
+        self._claim_inherited()
         try:
             connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
@@ -258,7 +258,7 @@ class Writer:
             while True:
                 self._write(connection)
                 self._next_session()
-                self._wait(self._next_turn())
+                self._wait(self._next_step())
         except OSError as error:
             self._connection_lost(connection, error)
             lasted = time.monotonic() - since > self._config.max_reconnect_backoff
@@ -282,7 +282,7 @@ class Writer:
         session.backlog.resolve_gaps()
         self._observe_resolved()
         session.backlog.connection_made(self._guarded(session.preface.lines, otherwise=b""))
-        self._report_untold()
+        self._report_long_graph()
 
     def _connection_lost(self, connection: Connection, error: OSError) -> None:
         self._current.backlog.connection_lost(all_read=connection.all_was_read(error))
@@ -316,7 +316,7 @@ class Writer:
             self._unread_poll_at = None
         elif self._unread_poll_at is None:  # a turn that writes nothing must not postpone it
             self._unread_poll_at = time.monotonic() + self._unread_poll_pause
-        self._keep_bounds()
+        self._store_or_drop()
         if self._blocked_for() >= self._config.write_timeout:
             raise TimeoutError(f"it accepted no byte for {self._config.write_timeout:g} s")
 
@@ -338,9 +338,9 @@ class Writer:
         """How long the consumer has read nothing, in seconds; 0 if the socket is not blocked."""
         return time.monotonic() - self._idle_since if self._state is State.BLOCKED else 0.0
 
-    def _next_turn(self) -> float | None:
+    def _next_step(self) -> float | None:
         """When the loop must go on even if nothing happens; None for never."""
-        moments = [self._disk_turn(), self._look_again_at if not self._left else None]
+        moments = [self._next_disk_step(), self._claim_again_at if not self._inherited else None]
         if self._state is not State.BLOCKED:
             if not self._current.backlog.empty:
                 return 0.0
@@ -351,7 +351,7 @@ class Writer:
             moments.append(grace if time.monotonic() < grace < give_up else give_up)
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def _keep_bounds(self) -> None:
+    def _store_or_drop(self) -> None:
         """Store or drop the lines that must not wait in memory, and publish the counters."""
         self._store()
         self._enforce_bounds()
@@ -359,30 +359,30 @@ class Writer:
 
     def _enforce_bounds(self) -> None:
         """Drop the lines over the bounds if the consumer reads nothing. Report that once per episode."""
-        backlog, ledger, config = self._own.last, self._ledger, self._config
-        if backlog.is_over(config.buffer_size, self._bytes):
+        backlog, ledger, config = self._own.intake, self._ledger, self._config
+        if backlog.exceeds(config.buffer_size, self._max_bytes):
             if self._connection is not None and self._idle_for() < BLOCKED_GRACE:
                 return
             self._store(at_once=True)
-            backlog = self._own.last
-            if not backlog.is_over(config.buffer_size, self._bytes):
+            backlog = self._own.intake
+            if not backlog.exceeds(config.buffer_size, self._max_bytes):
                 return
             if not self._dropping:
                 self._dropping = True
                 self._dropped_before = ledger.dropped
                 by_count = backlog.waiting > config.buffer_size
-                what = f"{config.buffer_size} events" if by_count else f"{self._bytes >> 20} MiB"
+                what = f"{config.buffer_size} events" if by_count else f"{self._max_bytes >> 20} MiB"
                 which = config.overflow.removeprefix("drop_")
                 text = f"the consumer at {self._path} is falling behind: {what} are waiting, so the {which} are dropped"
                 self._report(Report(text, logging.WARNING))
             drop = backlog.drop_newest if config.overflow == "drop_newest" else backlog.drop_oldest
-            ranges = drop(config.buffer_size, self._bytes)
+            ranges = drop(config.buffer_size, self._max_bytes)
             while ledger.can_drop() and (dropped := next(ranges, None)):
                 first, end, lines = dropped
                 if lines:
                     self._guarded(partial(self._journal.append, [Record(Kind.DROPPED, end, lines)]), otherwise=None)
                 ledger.drop(first, end)
-        elif self._dropping and not backlog.is_over(config.buffer_size // 2, self._bytes // 2):
+        elif self._dropping and not backlog.exceeds(config.buffer_size // 2, self._max_bytes // 2):
             self._dropping = False
             count = ledger.dropped - self._dropped_before
             text = f"the consumer at {self._path} has caught up; {count} events were dropped"
@@ -396,7 +396,7 @@ class Writer:
         closing = self._closing
         while time.monotonic() < until and self._closing == closing:
             self._wait(until)
-            self._keep_bounds()
+            self._store_or_drop()
 
     def _wait(self, until: float | None) -> None:
         """Sleep until something happens, and handle it.
@@ -432,7 +432,7 @@ class Writer:
         if self._connection is not None:
             waits = select.POLLOUT if self._state is State.BLOCKED else 0
             self._poll.modify(self._connection, waits | (0 if self._half_closed else select.POLLIN))
-        reading = self._own.waiting_bytes <= self._bytes and not self._queue.ended
+        reading = self._own.waiting_bytes <= self._max_bytes and not self._queue.ended
         if reading and not self._reading:
             self._poll.register(self._queue, select.POLLIN)
         elif self._reading and not reading:
@@ -442,10 +442,10 @@ class Writer:
     def _read_queue(self) -> None:
         for offset, batch in self._queue.read():
             filled = self._guarded(partial(self._own.preface.fill_in_graph, batch), otherwise=batch)
-            self._sent_before += self._own.receive(filled)
+            self._sent_by_others += self._own.receive(filled)
             self._ledger.received = batch.end
             self._ledger.received_offset = max(offset, self._ledger.received_offset)
-        self._report_untold()
+        self._report_long_graph()
         if self._queue.ended:
             self._on_host_exit()
 
@@ -499,10 +499,10 @@ class Writer:
             return
         if self._claim is not None and self._connection is None:
             self._store(at_once=True)
-            if self._own.last.empty:  # the next pusher sends the lines
+            if self._own.intake.empty:  # the next pusher sends the lines
                 raise _WriterDone
         # Not before the preface is sent, so that a late consumer gets the state of the run.
-        elif self._current is self._own and (self._own.empty if self._claim is None else self._own.over):
+        elif self._current is self._own and (self._own.empty if self._claim is None else self._own.finished):
             raise _WriterDone
 
     # The preface, and reports about it
@@ -517,14 +517,14 @@ class Writer:
             return otherwise
 
     def _report_once(self, text: str, level: int) -> None:
-        if self._said.get(level) != text:
-            self._said[level] = text
+        if self._reported.get(level) != text:
+            self._reported[level] = text
             self._report(Report(text, level))
 
-    def _report_untold(self) -> None:
-        if untold := self._current.preface.untold or self._own.preface.untold:
+    def _report_long_graph(self) -> None:
+        if too_long := self._current.preface.too_long or self._own.preface.too_long:
             advice = "raise max_line_bytes if the consumer takes longer lines, or give units shorter names"
-            self._report_once(f"the graph is not sent to consumers: its {untold}; {advice}", logging.WARNING)
+            self._report_once(f"the graph is not sent to consumers: its {too_long}; {advice}", logging.WARNING)
 
     def _recover(self, preface: Preface, start: int, end: int) -> list[tuple[int, bytes]]:
         """Give the preface the lines of earlier writers that are in the journal.
@@ -562,7 +562,7 @@ class Writer:
                 session.settle()
             except SpoolError as error:
                 self._settle_again_at = time.monotonic() + DISK_PAUSE
-                self._on_disk_trouble(session, error)
+                self._on_disk_error(session, error)
 
     def _shorten_journal(self) -> None:
         session = self._own
@@ -602,21 +602,21 @@ class Writer:
                 aside = True
             except OSError as failure:
                 text += f"; it can't be renamed: {failure.strerror}"
-        self._say_of_disk(claim.database, text)
+        self._report_disk_once(claim.database, text)
         return aside
 
-    def _say_of_disk(self, database: str, text: str) -> None:
-        if self._disk_troubles.get(database) != text:
-            self._disk_troubles[database] = text
+    def _report_disk_once(self, database: str, text: str) -> None:
+        if self._disk_reports.get(database) != text:
+            self._disk_reports[database] = text
             self._report(Report(text, logging.ERROR))
 
-    def _on_disk_trouble(self, session: Session, error: SpoolError) -> None:
+    def _on_disk_error(self, session: Session, error: SpoolError) -> None:
         """Report an error of the disk once, and go on without a database that is damaged or has no unread lines."""
-        claim = self._claim if session is self._own else self._left_claim
+        claim = self._claim if session is self._own else self._inherited_claim
         assert claim is not None
         if not error.damaged:
             advice = "events wait in memory, and those over its bounds are dropped"
-            self._say_of_disk(claim.database, f"the spool {claim.database} does not work: {error}; {advice}")
+            self._report_disk_once(claim.database, f"the spool {claim.database} does not work: {error}; {advice}")
             if session is self._own and session.spool is not None and not session.spooling:
                 session.give_up_spool()  # its lines were read; if they stayed on disk, they would be sent again
                 claim.remove_database()
@@ -625,7 +625,7 @@ class Writer:
         session.give_up_spool()
         aside = self._report_unreadable(claim, error, f"; {lost} events are lost" if lost else "")
         if session is not self._own:
-            self._left_count -= lost
+            self._inherited_count -= lost
             return
         if lost:
             self._ledger.drop(end - lost, end)
@@ -644,7 +644,7 @@ class Writer:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
-        if claim is None or now < self._store_again_at or own.last.empty:
+        if claim is None or now < self._store_again_at or own.intake.empty:
             return
         if not (own.spooling or at_once or self._must_store(now)):
             return
@@ -655,11 +655,11 @@ class Writer:
             if now >= self._quota_at:
                 self._quota_at = now + DISK_PAUSE
                 own.spool.limit(self._config.spool_bytes - bytes_of_others(claim))
-            own.store(self._config.buffer_size, self._bytes)
-            self._disk_troubles.pop(claim.database, None)
+            own.store(self._config.buffer_size, self._max_bytes)
+            self._disk_reports.pop(claim.database, None)
         except (SpoolError, OSError) as error:
             self._store_again_at = now + DISK_PAUSE
-            self._on_disk_trouble(own, error if isinstance(error, SpoolError) else SpoolError(str(error)))
+            self._on_disk_error(own, error if isinstance(error, SpoolError) else SpoolError(str(error)))
 
     def _must_store(self, now: float) -> bool:
         """Whether waiting lines have to go to disk, because there is no consumer or it is slow."""
@@ -667,7 +667,7 @@ class Writer:
             return False
         if self._current is not self._own or self._connection is None:
             return True
-        return now - self._waiting_since > SPOOL_AFTER or self._own.backlog.waiting_bytes > self._bytes
+        return now - self._waiting_since > SPOOL_AFTER or self._own.backlog.waiting_bytes > self._max_bytes
 
     def _load(self) -> None:
         if self._current.spool is not None and time.monotonic() >= self._load_again_at:
@@ -675,9 +675,9 @@ class Writer:
                 self._current.load()
             except SpoolError as error:
                 self._load_again_at = time.monotonic() + DISK_PAUSE
-                self._on_disk_trouble(self._current, error)
+                self._on_disk_error(self._current, error)
 
-    def _disk_turn(self) -> float | None:
+    def _next_disk_step(self) -> float | None:
         """When the disk has to be used even if nothing happens; None for never."""
         if self._claim is None:
             return None
@@ -693,36 +693,36 @@ class Writer:
 
     # Spools of earlier pushers
 
-    def _look_for_inherited(self) -> None:
+    def _claim_inherited(self) -> None:
         """Claim the spools that no process owns any more, if it is time to check for them."""
         now = time.monotonic()
-        if self._claim is None or self._look_again_at is None or now < self._look_again_at or self._left:
+        if self._claim is None or self._claim_again_at is None or now < self._claim_again_at or self._inherited:
             return
-        self._look_again_at = now + self._look_pause if self._look_pause < LAST_LOOK else None
-        self._look_pause *= 2
+        self._claim_again_at = now + self._claim_pause if self._claim_pause < LAST_CHECK_PAUSE else None
+        self._claim_pause *= 2
         try:
-            for claim in claim_inherited(self._claim.directory, MOST_LEFT):
+            for claim in claim_inherited(self._claim.directory, MAX_CLAIMS):
                 if (spool := self._opened(claim)) is not None:
-                    self._left.append((claim, spool.count))
+                    self._inherited.append((claim, spool.count))
                     spool.close()
                 else:
                     self._skip_spool(claim)
         except OSError as error:
             directory = self._claim.directory
-            self._say_of_disk(directory, f"the spool directory {directory} can't be read: {error.strerror}")
+            self._report_disk_once(directory, f"the spool directory {directory} can't be read: {error.strerror}")
         self._publish_inherited()
 
     def _publish_inherited(self) -> None:
-        inherited = sum(count for _, count in self._left)
+        inherited = sum(count for _, count in self._inherited)
         if self._current is not self._own and self._current.spool is not None:
             inherited += self._current.spool.count
         self._ledger.inherited = inherited
 
     def _next_inherited(self) -> Session:
         """The session of the next spool of an earlier pusher; our own if there is none."""
-        while self._left:
-            claim, self._left_count = self._left.popleft()
-            self._left_claim = claim
+        while self._inherited:
+            claim, self._inherited_count = self._inherited.popleft()
+            self._inherited_claim = claim
             if (spool := self._opened(claim)) is not None:
                 try:
                     return Session.of_spool(spool, self._config)
@@ -742,17 +742,17 @@ class Writer:
 
     def _next_session(self) -> None:
         """Go on with the next session when the consumer has read everything of the current one."""
-        self._look_for_inherited()
-        while self._current.over and (self._current is not self._own or self._left):  # a spool may be empty
-            session, claim = self._current, self._left_claim
+        self._claim_inherited()
+        while self._current.finished and (self._current is not self._own or self._inherited):  # a spool may be empty
+            session, claim = self._current, self._inherited_claim
             if session is not self._own and claim is not None:
                 self._observe_resolved()
                 if session.spool is not None:
                     session.spool.close()
                 claim.remove()
-                text = f"sent {self._left_count} events that an earlier pusher left in {claim.directory}"
+                text = f"sent {self._inherited_count} events that an earlier pusher left in {claim.directory}"
                 self._report(Report(text, logging.INFO))
-                self._look_again_at = time.monotonic()  # there may be more than `MOST_LEFT`
+                self._claim_again_at = time.monotonic()  # there may be more than `MAX_CLAIMS`
             self._begin(self._next_inherited())
 
     def _publish(self) -> None:
@@ -770,7 +770,7 @@ class Writer:
             self._guarded(self._shorten_journal, otherwise=None)
         ledger.high_water = backlog.high_water
         ledger.resent = self._spec.resent + backlog.resent
-        ledger.sent = max(0, self._sent_before + backlog.sent)
+        ledger.sent = max(0, self._sent_by_others + backlog.sent)
         self._publish_inherited()
         ledger.unsent = own.unsent  # last, because `flush` waits for it before it reads the others
         self._flushed = min(self._flushed, own.unsent)  # it may fall, and then be waited for again

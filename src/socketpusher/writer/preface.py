@@ -37,15 +37,15 @@ class Preface:
 
     def __init__(self, graph: GraphPayload | None, parallelism: int, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
-        self.untold = ""  # what does not fit into a line, for the log
+        self.too_long = ""  # what does not fit into a line, for the log
         # For a run without a graph of its own: after all lines that came in, and after all that were observed.
-        self._incoming = self._observed = plan = Plan(_as_encoded(graph), _as_encoded(parallelism))
+        self._incoming = self._observed = defaults = RunDefaults(_as_encoded(graph), _as_encoded(parallelism))
         self._dropped: deque[tuple[int, bytes]] = deque()  # lines that an earlier writer dropped, see `recover`
-        self._state = None if plan.graph is None else RunState(plan.graph)
+        self._state = None if defaults.graph is None else RunState(defaults.graph)
         self._substitute = b""  # the line that replaces a graph which is too long
-        self.named: set[str] = set()  # the units of the graphs of these two
-        self._note_named()
-        self._digest = Digest(named=self.named)
+        self.graph_units: set[str] = set()  # the units of the graphs of these two
+        self._update_graph_units()
+        self._digest = Digest(graph_units=self.graph_units)
 
     def recover(self, observed: Iterable[bytes], dropped: Iterable[tuple[int, bytes]]) -> None:
         """Take over the lines of earlier writers, which will not come in again. Call it first.
@@ -57,13 +57,13 @@ class Preface:
         for lines in observed:
             self.observe(lines)
         self._incoming = self._observed
-        self._note_named()
+        self._update_graph_units()
         self._dropped.extend(dropped)
 
-    def _note_named(self) -> None:
-        self.named.clear()
-        for plan in (self._observed, self._incoming):
-            self.named.update(node["id"] for node in (plan.graph or {"nodes": []})["nodes"])
+    def _update_graph_units(self) -> None:
+        self.graph_units.clear()
+        for defaults in (self._observed, self._incoming):
+            self.graph_units.update(node["id"] for node in (defaults.graph or {"nodes": []})["nodes"])
 
     def lines(self) -> bytes:
         """The first lines of a connection; empty if nothing is known."""
@@ -75,19 +75,19 @@ class Preface:
         while self._dropped and self._dropped[0][0] <= batch.end:
             number, lines = self._dropped.popleft()
             if number <= batch.first:  # otherwise they come again, see `Backlog.append`
-                self.pass_over(lines)
+                self.note_incoming(lines)
         if not batch.has_line(STARTED):
             return batch
         split = batch.data.split(b"\n")[:-1]
         filled = (self._filled_in(line) if line.startswith(STARTED) else line + b"\n" for line in split)
         return Batch(batch.first, batch.end, b"".join(filled))
 
-    def pass_over(self, lines: bytes) -> None:
+    def note_incoming(self, lines: bytes) -> None:
         """Note lines that have come in and are not observed yet, without filling them in."""
         for line in lines.split(b"\n"):
             if line.startswith(STARTED):
                 self._incoming = self._incoming.after(event_on(line).get("payload"))
-                self._note_named()
+                self._update_graph_units()
 
     def observe(self, data: bytes) -> bytes:
         """Note lines that were read or given up. Returns those that change the state of the run."""
@@ -107,7 +107,7 @@ class Preface:
 
     def _on_started(self, payload: Any) -> None:
         self._observed = self._observed.after(payload)
-        self._note_named()
+        self._update_graph_units()
         own = graph_in(payload)
         graph = self._observed.graph if own is None else with_edges_reversed(own)
         self._state = None if graph is None else RunState(graph)
@@ -120,9 +120,9 @@ class Preface:
                 if smaller["nodes"] is not current["nodes"]:
                     self._state = RunState(smaller)  # so that the larger ones are not tried again
                 return line
-        self._note_untold(current)
+        self._note_too_long(current)
         self._state = None  # likewise: with 100,000 units an attempt takes a second
-        self._substitute = encode(Event("graph", payload=f"<payload left out: {self.untold}>"))
+        self._substitute = encode(Event("graph", payload=f"<payload left out: {self.too_long}>"))
         return self._substitute
 
     def _filled_in(self, line: bytes) -> bytes:
@@ -131,7 +131,7 @@ class Preface:
         if not event or not (payload is None or isinstance(payload, dict)):
             return line + b"\n"
         self._incoming = self._incoming.after(payload)
-        self._note_named()
+        self._update_graph_units()
         graph, parallelism = self._incoming
         if payload is not None and payload.get("graph") is not None:
             return line + b"\n"
@@ -144,21 +144,21 @@ class Preface:
             filled = _line({**event, "payload": {**known, "graph": smaller}})
             if len(filled) <= limit:
                 return filled
-        self._note_untold(graph)
+        self._note_too_long(graph)
         filled = _line({**event, "payload": known})
         return filled if len(filled) <= limit else line + b"\n"
 
-    def _note_untold(self, graph: GraphPayload) -> None:
-        self.untold = f"{len(graph['nodes'])} units do not fit into a line of {self._max_line_bytes} bytes"
+    def _note_too_long(self, graph: GraphPayload) -> None:
+        self.too_long = f"{len(graph['nodes'])} units do not fit into a line of {self._max_line_bytes} bytes"
 
 
-class Plan(NamedTuple):
+class RunDefaults(NamedTuple):
     """The graph and parallelism of a run whose `orch.started` has none."""
 
     graph: GraphPayload | None
     parallelism: Any
 
-    def after(self, payload: Any) -> "Plan":
+    def after(self, payload: Any) -> "RunDefaults":
         """The same for the run after one that starts with this payload, with all units pending.
 
         It does not matter whether the payload has been filled in.
@@ -169,10 +169,10 @@ class Plan(NamedTuple):
             given = cast(list[dict[str, Any]], own["nodes"])
             nodes = [{key: node[key] for key in node if key not in _STATE_KEYS} for node in given]
             graph = {**with_edges_reversed(own), "nodes": nodes}
-            return Plan(cast(GraphPayload, graph), parallelism)
-        given_graph = payload.get("graph") if isinstance(payload, dict) else None
-        too_long = isinstance(given_graph, dict) and given_graph.get("nodes") == []  # as `encode` leaves it
-        return Plan(None if too_long else self.graph, parallelism)
+            return RunDefaults(cast(GraphPayload, graph), parallelism)
+        raw = payload.get("graph") if isinstance(payload, dict) else None
+        too_long = isinstance(raw, dict) and raw.get("nodes") == []  # as `encode` leaves it
+        return RunDefaults(None if too_long else self.graph, parallelism)
 
 
 _STATE_KEYS = ("status", "completed_tasks")

@@ -49,7 +49,7 @@ class Session:
         """The session of an earlier pusher."""
         preface = Preface(spool.graph, spool.parallelism, config.max_line_bytes)
         preface.recover(spool.observed(), ())
-        return cls(preface, Backlog(spool.read, named=preface.named), spool)
+        return cls(preface, Backlog(spool.read, graph_units=preface.graph_units), spool)
 
     @property
     def spooling(self) -> bool:
@@ -57,7 +57,7 @@ class Session:
         return self.spool is not None and self.backlog.settled < self.spool.end
 
     @property
-    def last(self) -> Backlog:
+    def intake(self) -> Backlog:
         """Where new lines wait."""
         return self.tail if self.spooling else self.backlog
 
@@ -86,7 +86,7 @@ class Session:
         return self.backlog.empty and (self.spool is None or self.spool.all_loaded) and not self.tail.waiting
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether the consumer has read everything."""
         return self.empty and not self.backlog.in_flight
 
@@ -97,7 +97,7 @@ class Session:
         if self.spool is not None and batch.first < self.spool.end:
             parts = batch.without(0, self.spool.end)
         for part in parts:
-            self.last.append(part)
+            self.intake.append(part)
         return batch.end - batch.first - sum(part.end - part.first for part in parts)
 
     def store(self, keep: int, keep_bytes: int) -> None:
@@ -116,12 +116,12 @@ class Session:
             before = self.backlog.settled, self.preface.digest()
             self.spool.append(self.backlog.unread(), STARTED, loaded=True, before=before)
             self._observed = b""
-            self.tail = Backlog(self.backlog.received, named=self.preface.named)
+            self.tail = Backlog(self.backlog.received, graph_units=self.preface.graph_units)
         elif self.tail.waiting or not self.tail.empty:
             batches = self.tail.unread()
-            loaded = self.spool.all_loaded and not self.backlog.is_over(keep, keep_bytes)
+            loaded = self.spool.all_loaded and not self.backlog.exceeds(keep, keep_bytes)
             self.spool.append(batches, STARTED, loaded)
-            self.tail.take_waiting()
+            self.tail.discard_waiting()
             if loaded:
                 self._load(batches)
 
@@ -170,5 +170,5 @@ class Session:
         """Move the tail into the backlog when no unread lines are on disk."""
         if not self.spooling:
             self._load(self.tail.unread())
-            self.tail.take_waiting()
+            self.tail.discard_waiting()
             self.backlog.received = max(self.backlog.received, self.tail.received)

@@ -1,8 +1,8 @@
 """The lines of one pusher on disk, in a SQLite database, from the first unread line on.
 
 Rows are batches, in order. Rows before `_next`, where `load` continues, are in the backlog as well. A row without
-numbers has the lines that are sent in the place of dropped ones. `observed` has the lines that give the state of the run
-before the first row, so that another process knows it.
+numbers has the lines that are sent in the place of dropped ones. `observed` has the lines that give the state of the
+run before the first row, so that another process knows it.
 
 Each change is one transaction, so a process may be killed at any time. SQLite writes ahead (WAL) and syncs at
 checkpoints: what was written survives the process, and the database survives a power failure, perhaps without its last
