@@ -105,7 +105,7 @@ def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_sta
     assert retained == [started, begun]
 
 
-def test_of_a_graph_that_never_fits_its_size_arrives_and_the_log_says_so_once(
+def test_a_graph_that_never_fits_is_replaced_by_its_size_and_logged_once(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000))
@@ -123,7 +123,7 @@ def test_of_a_graph_that_never_fits_its_size_arrives_and_the_log_says_so_once(
     assert started.payload == {"unit_count": 200, "parallelism": 4, "mine": 1}
 
 
-def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: Consumer) -> None:
+def test_a_graph_in_orch_started_that_does_not_fit_is_reduced_too(bus: Bus, consumer: Consumer) -> None:
     nodes = [{"id": f"unit-{number}", "label": "x" * 30, "mine": {}} for number in range(30)]
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
         bus.emit(Event("orch.started", payload={"mine": 1, "graph": {"nodes": nodes}}))
@@ -142,7 +142,7 @@ def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: 
     assert (again.payload, failed.unit) == (started.payload, "unit-3")
 
 
-def test_a_hosts_own_graph_that_never_fits_is_left_out_and_the_run_begins(
+def test_a_graph_in_orch_started_that_never_fits_is_left_out_and_the_run_starts(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = [{"id": f"unit-{number}", "level": 0} for number in range(300)]
@@ -160,7 +160,7 @@ def test_a_hosts_own_graph_that_never_fits_is_left_out_and_the_run_begins(
 # Starting
 
 
-def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) -> None:
+def test_start_reports_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) -> None:
     directory = os.path.dirname(socket_path)
     pathlib.Path(socket_path).write_text("a file")
     too_long = os.path.join(directory, "x" * 108)
@@ -180,7 +180,7 @@ def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to any socket")
-def test_start_says_that_permission_is_missing(bus: Bus, consumer: Consumer) -> None:
+def test_start_reports_a_missing_permission(bus: Bus, consumer: Consumer) -> None:
     os.chmod(consumer.path, stat.S_IRUSR)
     with pytest.raises(PermissionError, match="write permission"):
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
@@ -204,13 +204,13 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "5", None, True])
-def test_a_timeout_that_is_none_is_refused(bus: Bus, timeout: object) -> None:
+def test_an_invalid_timeout_is_refused(bus: Bus, timeout: object) -> None:
     for use in (SocketPusher(bus).start, SocketPusher(bus).close):
         with pytest.raises((TypeError, ValueError), match="timeout"):
             use(timeout)  # type: ignore[operator]
 
 
-def test_a_host_whose_writer_can_not_start_is_told(bus: Bus, consumer: Consumer, monkeypatch) -> None:
+def test_a_writer_that_can_not_start_is_reported(bus: Bus, consumer: Consumer, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildProcessError, match=r"ended before it had begun.*/bin/false"):
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
@@ -226,7 +226,7 @@ def test_a_start_that_fails_when_the_process_runs_ends_the_process(bus: Bus, con
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
 
 
-def test_a_start_for_which_the_system_has_no_thread_says_so_and_may_be_repeated(
+def test_a_start_without_a_thread_raises_and_may_be_repeated(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
@@ -419,7 +419,7 @@ def test_close_interrupts_a_backoff_at_once(bus: Bus, socket_path: str) -> None:
     consumer.go_away()
 
 
-def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Consumer, caplog) -> None:
+def test_close_gives_up_at_its_deadline_and_logs_how_much(bus: Bus, consumer: Consumer, caplog) -> None:
     consumer.stall()
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=50_000))
     pusher.start()
@@ -453,7 +453,7 @@ def test_a_close_may_have_any_time_for_what_waits(
     assert caplog.text == ""
 
 
-def test_close_ends_the_writer_itself_when_something_holds_the_thread_of_the_pusher_up(
+def test_close_ends_the_writer_itself_when_the_pushers_thread_is_blocked(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
@@ -540,7 +540,7 @@ def test_a_flush_returns_though_a_later_one_still_waits(bus: Bus, consumer: Cons
         assert flushed == [True, True]
 
 
-def test_what_is_left_behind_just_before_the_thread_of_the_pusher_falls_asleep_is_sent(
+def test_a_line_emitted_just_before_the_pushers_thread_sleeps_is_sent(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever emits at that moment finds it awake, and does not wake it."""
@@ -580,7 +580,7 @@ def test_flush_in_many_threads_returns_to_each(bus: Bus, consumer: Consumer) -> 
         assert pusher.stats().sent == 300
 
 
-def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wakes_the_thread(
+def test_a_lasting_error_is_retried_with_longer_pauses_even_if_the_thread_is_woken(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = []

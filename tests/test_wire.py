@@ -234,7 +234,7 @@ def test_the_limit_is_exact() -> None:
     assert wire.decode(over).payload == "<payload left out: the line of 1048577 bytes is over the limit of 1048576>"
 
 
-def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
+def test_a_missing_naive_or_impossible_time_becomes_a_valid_one() -> None:
     before = datetime.now(UTC)
     notes: list[str] = []
     assert before <= wire.decode(wire.encode(Event("x"))).time <= datetime.now(UTC)  # type: ignore[operator]
@@ -313,7 +313,7 @@ def test_what_orjson_does_not_take_is_converted(value: Any, expected: Any) -> No
 
 
 @pytest.mark.parametrize("kind", [float, int, str, dict, list, datetime, Event])
-def test_what_only_says_that_it_is_of_a_type_is_encoded(kind: type) -> None:
+def test_an_object_that_fakes_its_class_is_encoded(kind: type) -> None:
     mock = Mock(spec=kind, __str__=lambda self: "a mock")
     assert wire.decode(wire.encode(Event("x", payload={"value": mock}))).payload == {"value": "a mock"}
     notes: list[str] = []
@@ -354,7 +354,7 @@ def test_a_time_of_a_subclass_is_that_time(zone: tzinfo | None) -> None:
         assert wire.decode(wire.encode(Event("x", time=own, payload=payload))).time == expected
 
 
-def test_what_is_none_is_left_out() -> None:
+def test_keys_with_none_are_left_out() -> None:
     event = Event("x", unit=None, error=None, time=TIME)  # type: ignore[arg-type]
     assert wire.encode(event) == b'{"type":"x","time":"2026-11-23T17:08:00.250000Z"}\n'
     event.payload = {1}
@@ -405,14 +405,14 @@ def test_what_a_signal_handler_raises_is_let_through(event: Event) -> None:
     assert notes == []
 
 
-def test_an_object_that_will_not_say_what_it_is_is_noted() -> None:
+def test_an_object_that_can_not_be_read_becomes_a_placeholder() -> None:
     notes: list[str] = []
     assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_placeholder=notes.append)).payload == notes[0]
     assert notes == ["<Unnamed: raised RuntimeError>"]
     assert wire.decode(wire.encode(Event("x", payload=[Faceless()]))).payload == ["faceless"]
 
 
-def test_a_payload_too_deep_is_noted_where_it_gets_too_deep() -> None:
+def test_a_payload_too_deep_has_a_placeholder_where_it_gets_too_deep() -> None:
     notes: list[str] = []
     line = wire.encode(Event("x", payload=deep()), on_placeholder=notes.append)
     assert notes == ["<list: nested deeper than 100 levels>"]
@@ -431,7 +431,7 @@ def test_a_hostile_payload_deep_in_a_callers_stack_does_not_raise() -> None:
         assert wire.decode(line).type == "x"
 
 
-def test_a_number_that_is_none_is_left_out_and_noted() -> None:
+def test_an_invalid_number_is_left_out_and_reported() -> None:
     notes: list[str] = []
     line = wire.encode(Event("x", task=2**80, pr="17", time=TIME), on_placeholder=notes.append)  # type: ignore[arg-type]
     assert wire.decode(line) == Event("x", time=TIME)
@@ -465,7 +465,7 @@ def test_a_number_that_is_none_is_left_out_and_noted() -> None:
         (5, "not JSON"),
     ],
 )
-def test_decode_says_which_key_is_wrong(line: Any, message: str) -> None:
+def test_decode_names_the_wrong_key(line: Any, message: str) -> None:
     with pytest.raises(wire.DecodeError, match=message) as caught:
         wire.decode(line)
     assert isinstance(caught.value, ValueError)

@@ -72,7 +72,7 @@ def run(runner: Runner) -> Report:
             Target("burst: events/s / loguru's", reached, 10, at_least=True, note="default buffer / no limit")
         )
     tables[1].note = (
-        "Medians (lowest-highest). For the floor, received/s is how many events it encodes per second. Times: received/s"
+        "Medians (lowest-highest). For the floor, received/s is what it encodes per second. Times: received/s"
         "\n  of socketpusher with the default buffer, divided by this."
     )
     return Report(tables, targets, {"default": settings["default buffer"], "unlimited": settings["no limit"]})

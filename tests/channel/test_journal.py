@@ -31,7 +31,7 @@ def test_the_next_writer_finds_what_was_written(ledger: Ledger, files: tuple[Des
     assert list(Journal(ledger, files).records()) == [*records(), *records(2**62)]
 
 
-def test_what_a_killed_writer_has_begun_is_not_there(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
+def test_a_record_of_a_killed_writer_is_whole_or_missing(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
     journal = Journal(ledger, files)
     journal.append(records())
     written = ledger.journal
@@ -42,7 +42,7 @@ def test_what_a_killed_writer_has_begun_is_not_there(ledger: Ledger, files: tupl
     assert list(journal.records()) == [*records(), *records(20)]
 
 
-def test_it_begins_anew_with_what_still_matters(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
+def test_a_rewrite_keeps_only_the_given_records(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
     journal = Journal(ledger, files)
     for number in range(2 * MIN_LIMIT // 100_000):
         if journal.is_long:
@@ -60,7 +60,7 @@ def test_it_begins_anew_with_what_still_matters(ledger: Ledger, files: tuple[Des
     assert len(before) > 40 and written != ledger.journal
 
 
-def test_a_writer_that_dies_while_it_begins_anew_has_changed_nothing(
+def test_a_writer_that_dies_during_a_rewrite_has_changed_nothing(
     ledger: Ledger, files: tuple[Descriptor, Descriptor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(ledger, files)
@@ -75,7 +75,7 @@ def test_a_writer_that_dies_while_it_begins_anew_has_changed_nothing(
     assert list(journal.records()) == [*records(), *records(9)]
 
 
-def test_one_that_does_not_fit_leaves_what_was_there(
+def test_a_record_that_does_not_fit_changes_nothing(
     ledger: Ledger, files: tuple[Descriptor, Descriptor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(ledger, files)

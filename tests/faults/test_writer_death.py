@@ -261,7 +261,7 @@ def test_a_writer_that_dies_while_the_pusher_closes_is_followed_by_one_that_send
     assert (pusher.stats().sent, pusher.stats().dropped) == (1000, 0)
 
 
-def test_how_the_units_stand_is_known_to_the_next_writer(bus: Bus, consumer: Consumer) -> None:
+def test_the_next_writer_knows_the_state_of_the_units(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK))
     pusher.set_graph(Graph({"a": [], "b": ["a"]}, tasks={"a": 2}), 1)
     with pusher:

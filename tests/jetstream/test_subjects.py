@@ -45,13 +45,13 @@ def test_a_filter_takes_names_literally(host: str | None, session: str | None, e
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "a.", ".a", "a..b", "a b", "*", "a.>", "ä", "x" * 201])
-def test_a_prefix_that_can_not_be_one_is_told(prefix: str) -> None:
+def test_an_invalid_prefix_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="a prefix of subjects must be words"):
         checked_prefix(prefix)
 
 
 @given(st.integers(1, 10**18 - 1), st.text(min_size=1, max_size=100))
-def test_the_last_message_tells_up_to_where_a_session_is_stored(n: int, session: str) -> None:
+def test_the_last_message_id_has_the_last_stored_number(n: int, session: str) -> None:
     of = EventId(session, n)
     assert parse_event_id(f"{session}-{n}") == of
     assert last_stored_seq(message_id(of)) == n
@@ -61,7 +61,7 @@ def test_the_last_message_tells_up_to_where_a_session_is_stored(n: int, session:
 
 
 @pytest.mark.parametrize("id", [None, 5, "", "a", "-1", "a-", "a-0", "a-01", "a-1x", "a-٣", "a-" + "9" * 19])
-def test_what_has_not_the_form_of_an_id_is_none(id: object) -> None:
+def test_an_invalid_id_is_not_parsed(id: object) -> None:
     assert parse_event_id(id) is None
 
 

@@ -212,7 +212,7 @@ logging.warning("in the program")
 """
 
 
-def test_records_at_the_end_of_the_interpreter_arrive_or_hurt_nobody(consumer: Consumer, socket_path: str) -> None:
+def test_records_at_interpreter_exit_arrive_or_do_no_harm(consumer: Consumer, socket_path: str) -> None:
     assert producer_script.run(LAST_WORDS, socket_path) == (0, "", "")
     messages = [json.loads(line)["payload"]["message"] for line in consumer.lines()]
     assert messages == ["in the program", "at exit"]

@@ -490,7 +490,7 @@ WHATEVER_HAPPENS = given(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @WHATEVER_HAPPENS
-def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
+def test_the_display_is_right_after_any_drop_and_any_death(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
 ) -> None:
     run = numbered(run) if sudden else run
@@ -505,7 +505,7 @@ def test_the_display_shows_the_truth_whatever_is_dropped_and_whoever_dies(
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @WHATEVER_HAPPENS
-def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_shows_the_truth(
+def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_is_right(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
 ) -> None:
     run = numbered(run) if sudden else run

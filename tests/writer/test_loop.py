@@ -103,7 +103,7 @@ def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
 
 
-def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: list[Loop]) -> None:
+def test_a_consumer_has_caught_up_when_half_of_the_bounds_is_free(loops: list[Loop]) -> None:
     loops.append(loop := Loop(buffer_size=10))
     loop.put(*[b"x"] * 11)
     loop.writer._enforce_bounds()
@@ -119,7 +119,7 @@ def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: 
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
-def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
+def test_waiting_lines_are_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
     loops.append(loop := Loop(buffer_size=1000, buffer_bytes=1, overflow=overflow))
     for _ in range(20):
         loop.put(b"x" * 199_999)
@@ -129,7 +129,7 @@ def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> Non
     assert b"with 1 MiB waiting" in (drain(loop.reports) or b"")
 
 
-def test_with_more_bytes_than_may_wait_the_queue_is_left_to_fill_up(loops: list[Loop]) -> None:
+def test_the_queue_fills_up_when_too_many_bytes_wait(loops: list[Loop]) -> None:
     loops.append(loop := Loop(buffer_size=1, buffer_bytes=1))
     for _ in range(20):
         loop.put(b"x" * 199_999)
@@ -149,7 +149,7 @@ def test_the_end_of_the_queue_does_not_wake_the_writer_again_and_again(loops: li
 
 
 @pytest.mark.parametrize("step", ["fill_in_graph", "observe", "lines"])
-def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
+def test_an_error_of_the_preface_is_reported_once_and_lines_are_delivered(
     bus: Bus, consumer: Consumer, loops: list[Loop], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def fail(*_) -> bytes:
@@ -174,7 +174,7 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     assert b"RecursionError: made to fail" in reports
 
 
-def test_what_was_read_and_comes_again_is_not_known_before(loops: list[Loop]) -> None:
+def test_lines_that_come_again_do_not_change_the_state_before(loops: list[Loop]) -> None:
     """Or tasks without a number would count twice: the writer before died before it said that they are settled."""
     task = b'{"type":"task.started","unit":"a"}\n'
     loops.append(loop := Loop([Record(Kind.READ, 1, task)]))
@@ -201,7 +201,7 @@ def test_more_batches_than_one_write_takes_are_delivered(bus: Bus, socket_path: 
     consumer.go_away()
 
 
-def test_any_finite_number_means_what_it_says(bus: Bus, consumer: Consumer) -> None:
+def test_any_finite_number_is_accepted(bus: Bus, consumer: Consumer) -> None:
     huge = 1e10
     config = PusherConfig(
         socket_path=consumer.path,
@@ -265,7 +265,7 @@ def test_a_wait_may_be_longer_than_poll_takes(loops: list[Loop]) -> None:
     assert drain(loop.wakeups) is None
 
 
-def test_whoever_sees_that_lines_are_sent_sees_all_other_numbers_of_them(
+def test_all_other_numbers_are_published_before_the_sent_ones(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flush waits for `unsent`, and its caller asks for the others."""
@@ -298,7 +298,7 @@ def test_the_journal_is_bounded_while_there_is_no_consumer(loops: list[Loop], ov
     assert sum(os.fstat(file.fileno()).st_size for file in loop.writer._journal._files) < 2 << 20
 
 
-def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
+def test_a_writer_that_dies_right_after_a_journal_rewrite_leaves_all_of_it(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing in it that was read has a number from which on lines come again, or the next writer would skip it."""
@@ -320,7 +320,7 @@ def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
     assert set(beyond) == {0}
 
 
-def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
+def test_a_journal_rewrite_has_only_lines_that_the_ledger_has_as_settled(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next writer skips what was read above that."""
@@ -352,14 +352,14 @@ def claim(tmp_path: Path) -> Iterator[Claim]:
     claim.lock.close()
 
 
-def test_without_a_consumer_what_comes_in_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+def test_without_a_consumer_new_lines_are_stored_at_once(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x", b"y")
     loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.spooled, loop.ledger.settled) == (2, 2, 2)
 
 
-def test_behind_what_an_earlier_pusher_has_left_it_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+def test_new_lines_are_stored_at_once_while_an_earlier_spool_is_sent(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.blocked_for(0.0)
     loop.writer._current = Session(Preface(None, 0, 1 << 20), Backlog(), None)
@@ -369,7 +369,7 @@ def test_behind_what_an_earlier_pusher_has_left_it_is_on_the_disk_at_once(loops:
     loop.writer._current = loop.writer._own
 
 
-def test_what_a_consumer_leaves_waiting_goes_to_the_disk_after_a_while(loops: list[Loop], claim: Claim) -> None:
+def test_lines_that_wait_for_a_slow_consumer_are_stored_after_a_while(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.blocked_for(0.0)
     loop.put(b"x")
@@ -398,7 +398,7 @@ def test_nothing_is_dropped_that_can_go_to_the_disk(loops: list[Loop], claim: Cl
     assert (loop.writer._own.spool is not None, loop.ledger.dropped) == (True, 0)
 
 
-def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Claim, tmp_path: Path) -> None:
+def test_other_files_in_the_directory_count_for_the_quota(loops: list[Loop], claim: Claim, tmp_path: Path) -> None:
     (tmp_path / "of another").write_bytes(bytes(10_000_000))
     loops.append(loop := Loop(claim=claim, buffer_size=5, spool_bytes=10_010_000))
     loop.put(*[b"x" * 2000] * 50)
@@ -411,7 +411,7 @@ def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Clai
     assert loop.ledger.stored == 5
 
 
-def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
+def test_a_failing_disk_is_retried_after_a_pause_and_reported_once(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops.append(loop := Loop(claim=claim))
@@ -438,7 +438,7 @@ def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
     assert loop.ledger.stored == 1
 
 
-def test_a_gap_that_is_on_the_disk_is_not_told_again_out_of_the_journal(loops: list[Loop], claim: Claim) -> None:
+def test_a_gap_that_is_stored_is_not_sent_again_from_the_journal(loops: list[Loop], claim: Claim) -> None:
     told = b'{"type":"task.completed","time":"t","unit":"a"}\n'
     with closing(Spool(claim.database)) as spool:
         batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
@@ -462,7 +462,7 @@ def test_a_damaged_file_in_the_place_of_the_spool_is_put_aside_at_once(
     assert (tmp_path / f"{claim.name}.db.damaged").exists()
 
 
-def test_what_a_writer_has_left_on_a_disk_that_is_gone_is_lost_once(loops: list[Loop], claim: Claim) -> None:
+def test_lines_on_a_disk_that_is_missing_are_counted_as_lost_once(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.ledger.stored = 5
     spec = WriterSpec([], "/", {"socket_path": "/nowhere/s", "spool": claim.directory}, 1, 9, 0, 4, 0, 0, claim.name)
@@ -473,7 +473,7 @@ def test_what_a_writer_has_left_on_a_disk_that_is_gone_is_lost_once(loops: list[
     assert loop.ledger.sent == 4
 
 
-def test_of_a_spool_that_is_damaged_in_use_what_is_in_memory_is_safe_again(loops: list[Loop], claim: Claim) -> None:
+def test_after_damage_of_the_spool_the_lines_in_memory_are_stored_again(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=3))
     for _ in range(6):
         loop.put(b"x" * 1000)
@@ -487,7 +487,7 @@ def test_of_a_spool_that_is_damaged_in_use_what_is_in_memory_is_safe_again(loops
     assert (loop.ledger.stored, loop.ledger.settled) == (4, 6)
 
 
-def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
+def test_lines_that_the_host_has_forgotten_are_counted_while_the_disk_fails(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops.append(loop := Loop(claim=claim))
@@ -520,7 +520,7 @@ def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop],
         loop.writer._check_finished()
 
 
-def test_a_left_spool_that_can_not_be_read_now_is_for_others(
+def test_a_spool_that_can_not_be_read_now_is_released(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = claim_new(claim.directory)
@@ -568,9 +568,7 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
     loop.writer._connection = None
 
 
-def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher(
-    loops: list[Loop], claim: Claim
-) -> None:
+def test_the_next_pusher_knows_lines_that_were_sent_for_a_gap(loops: list[Loop], claim: Claim) -> None:
     told = b'{"type":"task.completed","time":"t","unit":"a","task":1}\n'
     with closing(Spool(claim.database)) as spool:
         batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
@@ -587,7 +585,7 @@ def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher
     assert b'"unit":"a","task":1' in b"".join(session.spool.observed())
 
 
-def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops: list[Loop], claim: Claim) -> None:
+def test_a_flush_after_dropped_lines_ends_while_lines_are_stored(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=1))
     loop.put(b"x")
     loop.writer._store_or_drop()
@@ -608,7 +606,7 @@ def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops
     )  # the last one was dropped, the others are sent
 
 
-def test_what_an_earlier_writer_has_on_a_disk_that_fails_for_a_moment_is_not_lost(
+def test_lines_of_an_earlier_writer_survive_a_disk_that_fails_for_a_moment(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(Spool(claim.database)) as spool:
@@ -628,7 +626,7 @@ def test_what_an_earlier_writer_has_on_a_disk_that_fails_for_a_moment_is_not_los
     assert (loop.ledger.stored, loop.ledger.dropped) == (2, 0)
 
 
-def test_a_disk_that_goes_on_failing_is_given_up(
+def test_a_disk_that_keeps_failing_is_given_up(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spool(claim.database).close()
