@@ -82,11 +82,11 @@ def test_a_cycle_is_printed_as_a_path() -> None:
     ("dependencies", "tasks", "error", "message"),
     [
         ({"app": "setup", "setup": []}, None, TypeError, r"write \['setup'\]"),
-        ({1: []}, None, TypeError, "a unit's name is a str, not 1"),
-        ({"a": [1]}, None, TypeError, "named by a str, not 1"),
+        ({1: []}, None, TypeError, "a unit's name must be a str, not 1"),
+        ({"a": [1]}, None, TypeError, "must be a str, not 1"),
         ({"a": []}, {"b": 1}, ValueError, "'b', which is not a unit"),
         ({"a": []}, {"a": -1}, ValueError, "-1 tasks"),
-        ({"a": []}, {"a": 1.5}, TypeError, "is an int, not 1.5"),
+        ({"a": []}, {"a": 1.5}, TypeError, "must be an int, not 1.5"),
     ],
 )
 def test_what_is_not_a_graph_is_refused(dependencies, tasks, error, message) -> None:

@@ -72,8 +72,8 @@ def test_what_could_not_be_encoded_is_counted_and_logged_once(
         bus.emit(Event("x", payload="y" * 2000))
         bus.emit(Event("x", payload={1}))  # converted, which is no loss
         assert pusher.stats().noted == 2
-        wait_for(lambda: "replaced by a note, <list: contains itself>" in caplog.text)
-    assert caplog.text.count("replaced by a note") == 1
+        wait_for(lambda: "replaced by a placeholder, <list: contains itself>" in caplog.text)
+    assert caplog.text.count("replaced by a placeholder") == 1
     wait_for(lambda: len(consumer.events()) == 3)
     assert consumer.events()[0].payload == ["<list: contains itself>"]
     assert consumer.events()[1].payload.startswith("<payload left out")
@@ -117,7 +117,7 @@ def test_a_graph_that_never_fits_is_replaced_by_its_size_and_logged_once(
         consumer.come_back()
         wait_for(lambda: len(consumer.events()) == 4)
     graph, started = consumer.events()[:2]
-    assert caplog.text.count("the graph is not told to consumers: its 200 units do not fit") == 1
+    assert caplog.text.count("the graph is not sent to consumers: its 200 units do not fit") == 1
     assert "raise max_line_bytes" in caplog.text
     assert graph.payload.startswith("<payload left out")
     assert started.payload == {"unit_count": 200, "parallelism": 4, "mine": 1}
@@ -168,7 +168,7 @@ def test_start_reports_what_is_wrong_with_the_socket(bus: Bus, socket_path: str)
         (directory, OSError, "can't connect"),
         (socket_path, ConnectionRefusedError, "nobody listens"),
         (os.path.join(socket_path, "below"), NotADirectoryError, "not a directory"),
-        (too_long, OSError, f"a path of {len(too_long)} bytes, the system takes 107"),
+        (too_long, OSError, f"a path of {len(too_long)} bytes, the limit is 107"),
     ]
     for path, error, message in cases:
         for wait in (True, False) if path == too_long else (True,):
@@ -212,7 +212,7 @@ def test_an_invalid_timeout_is_refused(bus: Bus, timeout: object) -> None:
 
 def test_a_writer_that_can_not_start_is_reported(bus: Bus, consumer: Consumer, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ChildProcessError, match=r"ended before it had begun.*/bin/false"):
+    with pytest.raises(ChildProcessError, match=r"ended before it was ready.*/bin/false"):
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
 
 
@@ -268,7 +268,7 @@ def test_start_without_waiting_sends_to_a_consumer_that_comes_later(bus: Bus, so
     consumer.go_away()
 
 
-# Consumers that do not keep up
+# Slow consumers
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -316,14 +316,14 @@ def test_dropping_is_logged_once_when_it_begins_and_once_when_it_ends(
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=100)) as pusher:
         for number in range(20_000):
             bus.emit(Event("x", task=number))
-        wait_for(lambda: "does not keep up" in caplog.text)
+        wait_for(lambda: "is falling behind" in caplog.text)
         wait_for(lambda: pusher.stats().pending <= 100)
         consumer.go_on()
         assert pusher.flush(30)
-        wait_for(lambda: "keeps up again" in caplog.text)
+        wait_for(lambda: "has caught up" in caplog.text)
         dropped = pusher.stats().dropped
-    assert caplog.text.count("does not keep up") == 1
-    assert f"keeps up again; {dropped} events dropped" in caplog.text
+    assert caplog.text.count("is falling behind") == 1
+    assert f"has caught up; {dropped} events were dropped" in caplog.text
 
 
 def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str) -> None:
@@ -412,7 +412,7 @@ def test_close_interrupts_a_backoff_at_once(bus: Bus, socket_path: str) -> None:
     pusher = SocketPusher(bus, config)
     pusher.start(wait=False)
     bus.emit(Event("x", task=1))
-    wait_for(lambda: pusher._supervisor.failure is not None)
+    wait_for(lambda: pusher._supervisor.connect_error is not None)
     consumer = Consumer(socket_path)
     pusher.close(timeout=600)  # one event waits, and now there is somebody to send it to
     assert consumer.wait_for_tasks(1) == [1]
@@ -430,7 +430,7 @@ def test_close_gives_up_at_its_deadline_and_logs_how_much(bus: Bus, consumer: Co
     stats = pusher.stats()
     assert (stats.emitted, stats.pending) == (5000, 0)
     assert stats.dropped == 5000 - stats.sent > 0
-    assert f"closed with {stats.dropped} events not sent to {consumer.path}" in caplog.text
+    assert f"close timed out with {stats.dropped} events unsent to {consumer.path}" in caplog.text
     consumer.go_on()
     assert len(consumer.wait_for_tasks(stats.sent)) == stats.sent
 

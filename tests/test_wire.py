@@ -323,7 +323,7 @@ def test_an_object_that_fakes_its_class_is_encoded(kind: type) -> None:
     assert notes == [
         "<task: not a 64-bit int, left out>",
         "<pr: not a 64-bit int, left out>",
-        "<time: not a datetime, sent as the present>",
+        "<time: not a datetime, sent as the current time>",
     ]
 
 

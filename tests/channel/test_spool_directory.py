@@ -47,7 +47,7 @@ def test_the_directory_is_created_for_this_user_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o755, 0o770])
 def test_a_directory_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(PermissionError, match=f"its mode is {mode:04o}; chmod 700 it") as caught:
+    with pytest.raises(PermissionError, match=f"its mode is {mode:04o}; run chmod 700 on it") as caught:
         check_directory(str(tmp_path))
     assert caught.value.filename == str(tmp_path)
 
@@ -56,7 +56,7 @@ def test_a_directory_that_is_open_to_others_is_refused(tmp_path: Path, mode: int
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     os.chown(tmp_path, 12345, -1)
-    with pytest.raises(PermissionError, match="it is user 12345's, and this is user 0"):
+    with pytest.raises(PermissionError, match="it belongs to user 12345, not to this user, 0"):
         check_directory(str(tmp_path))
 
 
@@ -152,7 +152,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(spool_directory.fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="no file in it can be locked: No locks available"):
+    with pytest.raises(OSError, match="can't lock a file in it: No locks available"):
         claim_new(str(tmp_path))
 
 

@@ -618,7 +618,7 @@ def test_a_damaged_spool_loses_itself_and_not_the_next(socket_path: str, spool: 
         assert pusher.flush(30)
     assert consumer.wait_for_tasks(201) == [*range(100), *range(200, 301)]
     assert os.listdir(spool) == [f"{damaged.name}.damaged"]
-    assert caplog.text.count(f"was put aside as {damaged.name}.damaged") == 1
+    assert caplog.text.count(f"was renamed to {damaged.name}.damaged") == 1
     assert "sent 100 events that an earlier pusher left" in caplog.text
     consumer.go_away()
 

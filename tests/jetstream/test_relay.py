@@ -63,7 +63,7 @@ def test_an_event_out_of_order_is_skipped_and_counted(socket_path: str, server: 
         send(socket_path, b"".join(b'{"type":"a",%b,"id":"run-%d"}\n' % (TIME, n) for n in (1, 5, 2, 6, 5)))
         wait_for(lambda: server.count() == 3)
         relay.end()
-        assert "stored 3 in EVENTS, 1 left out that came behind later ones" in relay.said
+        assert "stored 3 in EVENTS, 1 skipped as out of order" in relay.said
 
 
 def test_a_line_that_is_too_long_for_the_server_gets_a_placeholder(socket_path: str, server: Server) -> None:
@@ -74,7 +74,7 @@ def test_a_line_that_is_too_long_for_the_server_gets_a_placeholder(socket_path: 
         send(socket_path, line)
         wait_for(lambda: server.count() == 1)
         relay.end()
-        assert "1 with a note in place of a payload" in relay.said
+        assert "1 with a placeholder for a payload" in relay.said
     (message,) = server.messages()
     assert wire.parse(message.data)["id"] == "run-1"
     assert wire.decode(message.data).unit == "app"
@@ -143,7 +143,7 @@ def test_a_missing_server_is_reported_once_and_waited_for(socket_path: str, tmp_
     server = Server(tmp_path / "nats")
     relay = Relay(socket_path, server.url)
     try:
-        relay.says("Connection refused; start a server there, or give another URL; trying until it works")
+        relay.says("Connection refused; start a server there, or give another URL; retrying")
         send(socket_path, wire.encode(Event("a")))  # which is kept by the socket
         wait(1.5)  # for more attempts
         server.start()
@@ -158,7 +158,7 @@ def test_a_missing_server_is_reported_once_and_waited_for(socket_path: str, tmp_
 
 @pytest.mark.parametrize("url", ["", "http://localhost", "nats://", "nats://h:port", "nats://a,,nats://b"])
 def test_an_invalid_address_is_reported(socket_path: str, url: str) -> None:
-    assert "is no address of a NATS server: give one such as nats://localhost" in fails(socket_path, url)
+    assert "is not the address of a NATS server: give one such as nats://localhost" in fails(socket_path, url)
 
 
 def test_a_password_is_never_shown(socket_path: str) -> None:
@@ -170,7 +170,7 @@ def test_a_server_without_jetstream_is_reported(socket_path: str, tmp_path: Path
     server = Server(tmp_path / "nats", jetstream=False)
     server.start()
     try:
-        assert "there is no JetStream at that server" in fails(socket_path, server.url)
+        assert "JetStream is not enabled at that server" in fails(socket_path, server.url)
     finally:
         server.kill()
 
@@ -189,7 +189,7 @@ def test_users_and_passwords_are_accepted_and_wrong_ones_reported(socket_path: s
     server.start()
     try:
         address = f"127.0.0.1:{server.port}"
-        assert "it does not accept these credentials; give others" in fails(socket_path, f"nats://all:wrong@{address}")
+        assert "it refuses these credentials; give others" in fails(socket_path, f"nats://all:wrong@{address}")
         denied = fails(socket_path, f"nats://none:right@{address}")
         assert 'does not permit this user a publish to "$JS.API.STREAM.INFO.EVENTS"; grant that' in denied
         with relaying(socket_path, f"nats://all:right@{address}") as relay:
@@ -208,7 +208,7 @@ def test_a_token_authenticates(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path / "nats", config='authorization { token: "right" }')
     server.start()
     try:
-        assert "it does not accept these credentials" in fails(socket_path, server.url, "--token", "wrong")
+        assert "it refuses these credentials" in fails(socket_path, server.url, "--token", "wrong")
         with relaying(socket_path, server.url, "--token", "right"):
             send(socket_path, wire.encode(Event("a")))
             wait_for(lambda: server.count(token="right") == 1)
@@ -239,7 +239,7 @@ def test_tls_connections_and_their_errors(socket_path: str, tmp_path: Path, cert
         assert "its certificate is not trusted" in fails(socket_path, url)
         ended = run("relay", socket_path, "--to", url, "--tls-ca", cert)
         assert ended.returncode == 1
-        assert "if it asks for a certificate, give it" in ended.stderr.splitlines()[-1]
+        assert "if it requires a certificate, give" in ended.stderr.splitlines()[-1]
         options = ("--tls-ca", cert, "--tls-cert", cert, "--tls-key", key)
         with relaying(socket_path, url, *options) as relay:
             send(socket_path, wire.encode(Event("a")))
@@ -254,17 +254,17 @@ def test_tls_connections_and_their_errors(socket_path: str, tmp_path: Path, cert
 
 
 def test_no_password_is_sent_if_tls_is_requested_and_missing(socket_path: str, server: Server) -> None:
-    assert "it offers no TLS" in fails(socket_path, f"tls://user:secret@127.0.0.1:{server.port}")
+    assert "it does not offer TLS" in fails(socket_path, f"tls://user:secret@127.0.0.1:{server.port}")
 
 
 @pytest.mark.parametrize(
     ("config", "options", "what"),
     [
-        ({"subjects": ["other.>"]}, (), "it takes the subjects other.>, not events.>"),
+        ({"subjects": ["other.>"]}, (), "its subjects are other.>, not events.>"),
         ({"subjects": ["events.>"], "retention": "workqueue"}, (), "its retention is 'workqueue', not 'limits'"),
         ({"subjects": ["events.>"], "no_ack": True}, (), "it acknowledges nothing"),
         ({"subjects": ["events.>"], "max_age": 60}, ("--max-age", "2m"), "its max_age is 60 s, not 120 s"),
-        ({"subjects": ["events.>"], "max_msg_size": 1000}, (), "it takes 1000 bytes a message"),
+        ({"subjects": ["events.>"], "max_msg_size": 1000}, (), "its messages have at most 1000 bytes"),
     ],
 )
 def test_a_stream_that_is_set_up_otherwise_is_told_and_left_alone(
@@ -278,7 +278,7 @@ def test_a_stream_that_is_set_up_otherwise_is_told_and_left_alone(
 
     made = server.call(make).config
     said = fails(socket_path, server.url, *options)
-    assert f"the stream EVENTS is there but can't be used: {what}" in said
+    assert f"the stream EVENTS exists but can't be used: {what}" in said
     assert said.endswith("; change it, or name another stream")
     assert server.call(look) == made
 
@@ -291,7 +291,7 @@ def test_subjects_of_another_stream_and_replicas_without_a_cluster_are_reported(
 
     assert "replicas > 1 not supported" in fails(socket_path, server.url, "--replicas", "3")
     server.call(make)
-    assert "name the one that takes the subjects events.>, or choose" in fails(socket_path, server.url)
+    assert "name the stream that has the subjects events.>, or choose" in fails(socket_path, server.url)
 
 
 def test_a_stream_without_batches_takes_events_one_by_one(socket_path: str, server: Server) -> None:
@@ -300,7 +300,7 @@ def test_a_stream_without_batches_takes_events_one_by_one(socket_path: str, serv
 
     server.call(make)
     with relaying(socket_path, server.url) as relay:
-        relay.says("the stream EVENTS takes no atomic batches")
+        relay.says("the stream EVENTS does not accept atomic batches")
         send(socket_path, b"".join(wire.encode(Event("a", task=task)) for task in range(100)))
         wait_for(lambda: server.count() == 100)
     assert [wire.decode(message.data).task for message in server.messages()] == list(range(100))

@@ -46,7 +46,7 @@ def test_a_filter_takes_names_literally(host: str | None, session: str | None, e
 
 @pytest.mark.parametrize("prefix", ["", ".", "a.", ".a", "a..b", "a b", "*", "a.>", "ä", "x" * 201])
 def test_an_invalid_prefix_is_refused(prefix: str) -> None:
-    with pytest.raises(ValueError, match="a prefix of subjects must be words"):
+    with pytest.raises(ValueError, match="the prefix of subjects must be words"):
         checked_prefix(prefix)
 
 

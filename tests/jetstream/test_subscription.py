@@ -158,7 +158,7 @@ def test_a_subscription_that_waits_is_closed(server: Server, socket_path: str) -
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"stream": "OTHER"}, "can't follow the stream OTHER: there is none yet; start a relay first"),
+        ({"stream": "OTHER"}, "can't follow the stream OTHER: it does not exist; start a relay first"),
         ({"creds": "/nowhere"}, "can't read the credentials"),
     ],
 )
@@ -178,9 +178,7 @@ def test_a_message_that_is_not_an_event_is_reported_and_skipped(socket_path: str
         server.call(intrude)
         send(socket_path, line("a", 1))
         assert next(events).task == 1
-    assert [
-        re.match(r"skipped what was published to events.h.a.x: a line is not JSON", p) is not None for p in problems
-    ]
+    assert [re.match(r"skipped a message on events.h.a.x: a line is not JSON", p) is not None for p in problems]
     assert len(problems) == 1
 
 
@@ -233,5 +231,5 @@ def test_without_nats_py_an_error_says_what_to_install(tmp_path: Path, socket_pa
     for arguments in (["relay", socket_path], ["listen", "--from", "nats://localhost"]):
         ended = run(*arguments, env={**os.environ, "PYTHONPATH": str(tmp_path)})
         assert ended.returncode == 1
-        assert ended.stderr.endswith("nats-py is not installed, which this needs: pip install 'socketpusher[nats]'\n")
+        assert ended.stderr.endswith("nats-py is needed but not installed: pip install 'socketpusher[nats]'\n")
         assert ended.stderr.count("\n") == 1

@@ -162,7 +162,7 @@ def test_a_bus_handler_that_raises_is_logged_once_an_event(
 
 
 def test_what_the_package_logs_is_not_emitted(root: logging.Logger, events: list[Event]) -> None:
-    logging.getLogger("socketpusher").warning("a consumer does not keep up")
+    logging.getLogger("socketpusher").warning("a consumer is falling behind")
     logging.getLogger("socketpusher.part").warning("the same")
     logging.getLogger("socketpushers").warning("somebody else")
     assert [event.payload["logger"] for event in events] == ["socketpushers"]

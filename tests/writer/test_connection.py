@@ -104,7 +104,7 @@ def test_a_missing_permission_for_the_socket_is_reported(pair, socket_path: str)
 
 def test_a_path_is_checked_before_anything_is_started(tmp_path) -> None:
     check_path("x" * 107)
-    with pytest.raises(OSError, match="108 bytes, the system takes 107"):
+    with pytest.raises(OSError, match="108 bytes, the limit is 107"):
         check_path("x" * 108)
-    with pytest.raises(OSError, match="takes 107"):
+    with pytest.raises(OSError, match="limit is 107"):
         check_path("é" * 60)  # bytes count, not characters

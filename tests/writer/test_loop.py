@@ -93,7 +93,7 @@ def test_a_consumer_that_takes_nothing_is_given_time_before_anything_is_dropped(
     loop.writer._idle_since -= BLOCKED_GRACE
     loop.writer._enforce_bounds()
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
-    assert b"with 5 events waiting, the newest are dropped" in (drain(loop.reports) or b"")
+    assert b"5 events are waiting, so the newest are dropped" in (drain(loop.reports) or b"")
 
 
 def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
@@ -107,7 +107,7 @@ def test_a_consumer_has_caught_up_when_half_of_the_bounds_is_free(loops: list[Lo
     loops.append(loop := Loop(buffer_size=10))
     loop.put(*[b"x"] * 11)
     loop.writer._enforce_bounds()
-    assert b"does not keep up" in (drain(loop.reports) or b"")
+    assert b"is falling behind" in (drain(loop.reports) or b"")
     backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     backlog.data_sent(len(b"x\n" * 4), memory=0)
@@ -115,7 +115,7 @@ def test_a_consumer_has_caught_up_when_half_of_the_bounds_is_free(loops: list[Lo
     assert (backlog.waiting, drain(loop.reports)) == (6, None)
     backlog.data_sent(len(b"x\n"), memory=0)
     loop.writer._enforce_bounds()
-    assert b"keeps up again; 1 events dropped" in (drain(loop.reports) or b"")
+    assert b"has caught up; 1 events were dropped" in (drain(loop.reports) or b"")
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
@@ -126,7 +126,7 @@ def test_waiting_lines_are_bounded_in_bytes(loops: list[Loop], overflow: str) ->
     loop.writer._enforce_bounds()
     assert loop.writer._own.backlog.waiting_bytes == 1_000_000  # of the 1 MiB that may always wait
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 15)
-    assert b"with 1 MiB waiting" in (drain(loop.reports) or b"")
+    assert b"1 MiB are waiting" in (drain(loop.reports) or b"")
 
 
 def test_the_queue_fills_up_when_too_many_bytes_wait(loops: list[Loop]) -> None:
@@ -170,7 +170,7 @@ def test_an_error_of_the_preface_is_reported_once_and_lines_are_delivered(
     loop.writer._own.backlog.peer_unread(0)
     loop.writer._publish()
     reports = drain(loop.reports) or b""
-    assert reports.count(b"where the run stands can't be told") == 1
+    assert reports.count(b"can't send the state of the run") == 1
     assert b"RecursionError: made to fail" in reports
 
 
