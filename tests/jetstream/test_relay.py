@@ -191,7 +191,7 @@ def test_users_and_passwords_are_accepted_and_wrong_ones_reported(socket_path: s
         address = f"127.0.0.1:{server.port}"
         assert "it refuses these credentials; give others" in fails(socket_path, f"nats://all:wrong@{address}")
         denied = fails(socket_path, f"nats://none:right@{address}")
-        assert 'does not permit this user a publish to "$JS.API.STREAM.INFO.EVENTS"; grant that' in denied
+        assert 'does not permit this user a publish to "$JS.API.STREAM.INFO.EVENTS"; grant it' in denied
         with relaying(socket_path, f"nats://all:right@{address}") as relay:
             send(socket_path, wire.encode(Event("a")))
             wait_for(lambda: server.count(user="all", password="right") == 1)

@@ -261,7 +261,7 @@ class Supervisor:
         self.ended = True
 
     def _on_host_lost(self) -> None:
-        self._log.write(logging.WARNING, "the process that started the pusher has ended; events of its child are lost")
+        self._log.write(logging.WARNING, "the process with the pusher has ended; events of its child are dropped")
 
     def _log_message(self, level: int, message: str, *arguments: object) -> None:
         self._log.write(level, message, *arguments)  # `self._log` is another one in a forked child

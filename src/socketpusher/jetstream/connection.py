@@ -1,7 +1,7 @@
 """One lasting connection to NATS, and requests whose answer may be lost.
 
 nats-py reconnects when a connection is lost. This module adds what it lacks: a request fails when its answer may be
-lost, permanent errors are told from temporary ones, and each is reported once.
+lost, permanent and temporary errors are handled differently, and each is reported once.
 """
 
 import asyncio
