@@ -57,7 +57,7 @@ print(seen)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a process takes in orphans")
-def test_a_host_that_takes_in_orphans_has_no_zombie_of_a_writer_left(consumer: Consumer) -> None:
+def test_a_host_that_adopts_orphans_has_no_zombie_of_a_writer(consumer: Consumer) -> None:
     """As one that is process 1 of a container."""
     lines = f"""{HELPERS}
 import ctypes

@@ -228,7 +228,7 @@ os._exit(0)  # for logging.shutdown waits, whatever a pusher does
 # Warnings
 
 
-def test_a_whole_life_with_the_death_of_a_writer_warns_of_nothing(consumer: Consumer) -> None:
+def test_start_restart_and_close_emit_no_warnings(consumer: Consumer) -> None:
     lines = f"""{HELPERS}
 import gc
 pusher.start()

@@ -196,7 +196,7 @@ print("done", threading.active_count())
     assert (code, output) == (0, "done 1\n"), errors
 
 
-def test_every_caller_of_close_returns_only_when_the_writer_is_gone(bus: Bus, consumer: Consumer) -> None:
+def test_every_caller_of_close_returns_only_when_the_writer_has_ended(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.start()
     consumer.stall()

@@ -93,7 +93,7 @@ def test_a_run_needs_no_consumer(socket_path: str, spool: Path, bus: Bus) -> Non
     consumer.go_away()
 
 
-def test_what_earlier_pushers_left_comes_first_each_run_as_it_was(socket_path: str, spool: Path, bus: Bus) -> None:
+def test_spools_of_earlier_pushers_come_first_each_with_its_run(socket_path: str, spool: Path, bus: Bus) -> None:
     leave(socket_path, spool, range(100))
     leave(socket_path, spool, range(100, 120))
     consumer = Consumer(socket_path)
@@ -198,7 +198,7 @@ def test_what_was_read_when_close_gives_up_is_not_on_the_disk(consumer: Consumer
 
 
 @pytest.mark.parametrize("who", ["writer", "host", "both"])
-def test_who_is_killed_costs_no_event_that_the_writer_had(socket_path: str, spool: Path, who: str) -> None:
+def test_a_kill_loses_no_event_that_the_writer_had(socket_path: str, spool: Path, who: str) -> None:
     lines = f"""
 pusher.start(wait=False)
 for number in range(3000):
@@ -281,7 +281,7 @@ pusher.start(wait=False)
 for number in range(5000):
     bus.emit(Event("x", task=number))
 print(pusher.stats().writer_pid, flush=True)
-while pusher._supervisor.outbox.waits():
+while pusher._supervisor.outbox.has_waiting():
     time.sleep(0.001)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -346,7 +346,7 @@ def test_two_hosts_share_a_directory(socket_path: str, spool: Path, bus: Bus) ->
     consumer.go_away()
 
 
-def test_a_spool_with_nothing_in_it_keeps_nobody_up(socket_path: str, spool: Path) -> None:
+def test_an_empty_spool_does_not_delay_close(socket_path: str, spool: Path) -> None:
     """As of writers that were killed while they made it."""
     leave(socket_path, spool, range(10))
     for number in range(2, 5):
@@ -450,7 +450,7 @@ def test_what_exceeds_the_quota_is_dropped_and_counted(socket_path: str, spool: 
     consumer.go_away()
 
 
-def test_what_waits_behind_a_full_spool_follows_what_is_in_it(socket_path: str, spool: Path, bus: Bus) -> None:
+def test_lines_that_wait_for_a_full_spool_follow_those_in_it(socket_path: str, spool: Path, bus: Bus) -> None:
     pusher = pusher_with(socket_path, spool, bus, spool_bytes=300_000, buffer_size=20)
     pusher.start(wait=False)
     for number in range(600):
@@ -618,12 +618,12 @@ def test_a_damaged_spool_loses_itself_and_not_the_next(socket_path: str, spool: 
         assert pusher.flush(30)
     assert consumer.wait_for_tasks(201) == [*range(100), *range(200, 301)]
     assert os.listdir(spool) == [f"{damaged.name}.damaged"]
-    assert caplog.text.count(f"was put aside as {damaged.name}.damaged") == 1
+    assert caplog.text.count(f"was renamed to {damaged.name}.damaged") == 1
     assert "sent 100 events that an earlier pusher left" in caplog.text
     consumer.go_away()
 
 
-def test_a_left_spool_with_odd_values_is_put_aside(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
+def test_a_spool_with_wrong_values_is_put_aside(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
     for first in (0, 100):
         leave(socket_path, spool, range(first, first + 100))
     with closing(sqlite3.connect(databases(str(spool))[0])) as database:
@@ -757,7 +757,7 @@ def test_drain_of_no_directory_makes_none(spool: Path) -> None:
     assert not spool.exists()
 
 
-def test_drain_leaves_to_a_program_what_it_has(consumer: Consumer, spool: Path, bus: Bus) -> None:
+def test_drain_does_not_claim_a_spool_in_use(consumer: Consumer, spool: Path, bus: Bus) -> None:
     pusher = pusher_with("/nowhere/s", spool, bus)
     pusher.start(wait=False)
     bus.emit(Event("x", task=0))

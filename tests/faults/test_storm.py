@@ -14,7 +14,7 @@ from storm_hosts import KINDS, Host, Hosts
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_storm_loses_tears_or_disorders_anything_that_the_books_do_not_count(seed: int) -> None:
+def test_no_storm_loses_tears_or_disorders_anything_that_is_not_counted(seed: int) -> None:
     outcome = storm(3.0, seed)
     assert outcome.problems == []
     assert outcome.emitted > 100

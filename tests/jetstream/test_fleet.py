@@ -16,7 +16,7 @@ def test_three_hosts_are_watched_at_once() -> None:
         assert re.search(rf"^{host} \w+  completed in", told, re.MULTILINE)
 
 
-def test_a_package_that_is_none_is_told() -> None:
+def test_an_unknown_package_is_reported() -> None:
     shown = run("demo", "--hosts", "1", "--package", "nothing.of.the.kind")
     assert shown.returncode == 1
     assert shown.stderr.count("\n") == 1
