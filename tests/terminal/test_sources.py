@@ -66,7 +66,7 @@ def test_a_recording_is_shown_as_it_ends(recording: Path) -> None:
     recording.write_bytes(STARTED + FAILED)
     shown = run("watch", "--once", str(recording))
     assert (shown.returncode, shown.stderr) == (0, f"reading {recording}\n")
-    assert re.match(r"run\.ndjson  failed in 0:03  0/2 units  1 failed  .*a failed\n", shown.stdout)
+    assert re.match(r"run\.ndjson  failed in 0:03  0/2 units  1 failed\n  x+·+  0%\n  a failed\n", shown.stdout)
     assert "  ✗ a  disk full\n" in shown.stdout
 
 

@@ -52,7 +52,7 @@ class EventSource:
         self.readable: Any = None  # is readable when `take` has something to do
         self.due = math.inf  # when `take` has something to do, whatever is readable
         self.told = math.inf  # when it has told where the run stands
-        self.alone_since: float | None = time.monotonic()  # since when there is nobody to hear of; None if there is
+        self.alone_since: float | None = time.monotonic()  # since when no sender is connected, or None
         self.behind = False  # whether what comes is the past
 
     def take(self, view: RunView) -> None:

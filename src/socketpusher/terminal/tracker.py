@@ -30,10 +30,12 @@ REASON_LENGTH, ERROR_LENGTH = 500, 2000
 NO_LEVEL = -1
 """The level of units that no graph has named."""
 
-_OF_THE_RUN = frozenset(
+RUN_EVENTS = frozenset(
     ("graph", str(EventType.ORCH_STARTED), str(EventType.ORCH_COMPLETED), str(EventType.ORCH_FAILED))
 )
-_RELEVANT = RELEVANT | _OF_THE_RUN | {str(EventType.TASK_FAILED)}
+"""The types of events that are about a run, whatever unit they name."""
+
+_RELEVANT = RELEVANT | RUN_EVENTS | {str(EventType.TASK_FAILED)}
 _GROUP_MARGIN = re.compile(r"^ *[|+] ?", re.MULTILINE)  # in the traceback of an ExceptionGroup
 
 
@@ -159,7 +161,7 @@ class Run:
         kind = event.type
         if kind not in _RELEVANT:
             return False
-        if kind not in _OF_THE_RUN:
+        if kind not in RUN_EVENTS:
             return bool(event.unit) and self._apply_to_unit(event)
         if kind == "graph":
             if nodes := _nodes(event):
