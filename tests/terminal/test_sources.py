@@ -144,6 +144,36 @@ def _rotate(recording: Path) -> None:
             os.replace(old, new)
 
 
+def test_a_recording_that_is_renamed_and_not_there_again_yet_is_waited_for(recording: Path) -> None:
+    recording.write_bytes(STARTED)
+    with reading(recording) as (source, view):
+        read_to_its_end(source, view)
+        _rotate(recording)
+        read_to_its_end(source, view)
+        recording.write_bytes(FAILED)
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+
+
+def test_a_rotation_while_the_next_file_is_opened_skips_none(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording.write_bytes(STARTED)
+    with reading(recording) as (source, view):
+        read_to_its_end(source, view)
+        _rotate(recording)
+        recording.write_bytes(FAILED)
+
+        def rotated_meanwhile(path: str) -> object:
+            monkeypatch.undo()
+            _rotate(recording)
+            recording.write_bytes(line(9, "task.started", "b"))
+            return open(path, "rb")
+
+        monkeypatch.setattr("socketpusher.terminal.sources._opened", rotated_meanwhile)
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+        assert view.runs.events == 6
+
+
 @pytest.mark.parametrize("how", ["removed", "moved elsewhere", "emptied"])
 def test_a_recording_that_is_replaced_is_followed(recording: Path, how: str, tmp_path: Path) -> None:
     recording.write_bytes(STARTED)

@@ -148,3 +148,10 @@ def test_without_exit_code_a_failed_run_is_no_failure(socket_path: str) -> None:
     with piped("--once", socket_path) as process, connected(socket_path) as send:
         send(Event("orch.started"), Event("orch.failed"))
         assert process.wait(30) == 0
+
+
+def test_once_cuts_no_line_that_goes_into_a_pipe(socket_path: str) -> None:
+    why = "why " * 100 + "!"
+    with piped("--once", socket_path) as process, connected(socket_path) as send:
+        send(Event("unit.failed", "app" * 30, error=why))
+        assert f"  ✗ {'app' * 30}  {why}\n" in process.stdout.read().decode()

@@ -1,7 +1,6 @@
 """The list of all units that the keys open: one can move in it, search, and see why a unit failed. Pure."""
 
 from collections.abc import Iterator
-from itertools import islice
 
 from .sections import MARKS, unit_name, work
 from .text import BOLD, DIM, PLAIN, SELECTED, Line, clip, clock, fit, plural, printable, width, wrap
@@ -77,7 +76,7 @@ class UnitList:
         details += [[]] * (room - len(details))
         self._rows = max(1, height - 2 - room)
         self._top = max(0, min(self._top, self._marked, len(found) - self._rows), self._marked - self._rows + 1)
-        shown = list(islice(found, self._top, self._top + self._rows))
+        shown = found[self._top : self._top + self._rows]
         names = [
             f"{printable(run.title)}  {unit_name(unit)}" if len(runs.runs) > 1 else unit_name(unit)
             for run, unit in shown
