@@ -1,4 +1,4 @@
-"""The parts of what is shown of one run: its title, its bar, its levels, what failed, what runs. Pure.
+"""The parts of the page of one run: its title, its bar, its levels, what failed, what runs. Pure.
 
 Each section knows how many lines it wants, and renders itself into as many as it gets.
 """
@@ -26,7 +26,7 @@ _FULL_WIDTH = 80  # what tables take where lines may be of any length
 
 
 class Section(NamedTuple):
-    """A part of what is shown of a run.
+    """A part of the page of a run.
 
     Args:
         heading: What stands above it, or "".
@@ -44,7 +44,7 @@ class Section(NamedTuple):
 
 
 def sections(run: Run, now: float, columns: float) -> list[Section]:
-    """What is shown of a run below its title, from top to bottom.
+    """The sections of a run, from top to bottom.
 
     Args:
         run: The run.
@@ -151,7 +151,7 @@ def _levels(run: Run, columns: float) -> Section:
 
 
 def _distance_to_front(levels: Sequence[Level]) -> Callable[[Level], tuple[float, int]]:
-    """Which levels are shown if not all can be: those with the most units at work, and the nearest to them."""
+    """Sorts levels for a page that has no room for all: those with units at work first, then their neighbours."""
     working = [level.number for level in levels if level.statuses["in_progress"]]
     front = working or [max((level.number for level in levels if level.statuses["complete"]), default=0)]
     return lambda level: (min(abs(level.number - number) for number in front), -level.statuses["in_progress"])

@@ -35,11 +35,11 @@ _GZIP = b"\x1f\x8b"
 
 
 class EventSource:
-    """What a view is fed from. All times are of `time.monotonic`.
+    """Where a view gets its events from. All times are of `time.monotonic`.
 
     Args:
         where: What it reads, for people.
-        problems: Where it, and what it reads from, put sentences for the view.
+        problems: The sentences to report; `watch` takes them out.
     """
 
     noun, connected, disconnected = "sender", "connected", "no sender"  # what the screen calls its sources
@@ -60,7 +60,7 @@ class EventSource:
         raise NotImplementedError
 
     def finish(self, view: RunView) -> None:
-        """Hand over what else there is, for nothing more will be taken."""
+        """Hand over what is left. Called once, at the end."""
 
 
 class SocketSource(EventSource):
@@ -68,7 +68,7 @@ class SocketSource(EventSource):
 
     Args:
         listener: What they connect to.
-        problems: Where it puts what is to be told.
+        problems: The list that the listener's problems go to.
     """
 
     def __init__(self, listener: Listener[Event], problems: list[str]) -> None:
@@ -78,7 +78,7 @@ class SocketSource(EventSource):
         self._burst_ends = math.inf
 
     def take(self, view: RunView) -> None:
-        """Hand over what one read brings, and who has connected and disconnected meanwhile."""
+        """Hand over what one read brings, and which senders have connected and disconnected since."""
         events = self._listener.read()
         sender, connected = self._listener.sender, set(self._listener.senders)
         heard = connected | {sender} if events and sender is not None else connected
@@ -108,7 +108,7 @@ class StreamSource(EventSource):
 
     Args:
         subscription: What brings the events.
-        problems: Where it puts what is to be told.
+        problems: The list that the subscription's problems go to.
     """
 
     lasting = True
@@ -144,12 +144,12 @@ class StreamSource(EventSource):
 
 
 class RecordingSource(EventSource):
-    """A file of lines, such as `socketpusher listen --to` makes; with the files that it was renamed to, oldest first.
+    """A file of events, such as `socketpusher listen --to` writes, and the older files of its rotation, oldest first.
 
-    It is followed as `tail -F` does it: to the end, then to what is appended, then to the file that takes its place.
+    Follows it like `tail -F`: to its end, then what is appended, then the file that takes its place.
 
     Args:
-        path: The file; it may be compressed with gzip, and ends where it ends then.
+        path: The file. If it is compressed with gzip, it is not followed.
 
     Raises:
         OSError: It can't be read.
@@ -175,7 +175,7 @@ class RecordingSource(EventSource):
 
     def take(self, view: RunView) -> None:
         """Hand over the next piece."""
-        successor = self._successor()  # before the last look at this one, for nothing is appended to it afterwards
+        successor = self._successor()  # before the read: nothing is appended to a file after it was renamed
         data = self._read()
         if data:
             self._feed(view, self._splitter.feed(data))
@@ -193,9 +193,9 @@ class RecordingSource(EventSource):
     def _switch_to(self, successor: str, view: RunView) -> None:
         try:
             file = _opened(successor)
-        except FileNotFoundError:  # everything is renamed at this moment
+        except FileNotFoundError:  # a rotation is under way
             return
-        if self._successor() == successor:  # and not while it was opened
+        if self._successor() == successor:  # no rotation while it was opened
             self.finish(view)
             self._file, file = file, self._file
         file.close()

@@ -330,7 +330,7 @@ class RunTracker:
 
 
 def reason(error: str) -> str:
-    """The line that says why something failed: of a traceback the exception, of other texts the first line."""
+    """Returns the line that says why something failed: of a traceback the exception, else the first line."""
     text = error.strip()
     if "Traceback (most recent call last)" in text:
         _, last_frame, rest = text.rpartition('  File "')

@@ -1,4 +1,4 @@
-"""The terminal as a full screen needs it: another screen, no cursor, each key at once; and as it was before, after."""
+"""Takes the terminal for a full screen (alternate screen, no cursor, each key at once), and gives it back."""
 
 import codecs
 import os
@@ -19,7 +19,7 @@ _KEYBOARD = 0
 
 
 class FullScreen:
-    """Changes the terminal and changes it back."""
+    """The terminal of standard input and output; it is changed between `enter` and `leave`."""
 
     def __init__(self) -> None:
         self.has_keys = os.isatty(_KEYBOARD)
@@ -28,7 +28,7 @@ class FullScreen:
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
     def enter(self) -> None:
-        """Take the terminal; once more if somebody may have changed it meanwhile."""
+        """Take the terminal. Called again after another program may have changed it."""
         with _uninterrupted():
             self._entered = True
             if self.has_keys:
@@ -37,7 +37,7 @@ class FullScreen:
             self.write(_ENTER)
 
     def leave(self) -> None:
-        """Put the terminal back as it was before, unless it belongs to another program now, or is closed."""
+        """Restore the terminal, as far as it is still there. Settings are left alone while another program owns it."""
         with _uninterrupted(), suppress(OSError, termios.error):
             entered, self._entered = self._entered, False
             before, self._before = self._before, None
@@ -47,7 +47,7 @@ class FullScreen:
                 self.write(_LEAVE)
 
     def suspend(self) -> None:
-        """Do what Ctrl-Z does to a program: stop, with the terminal as it was, until the shell's `fg`."""
+        """Restore the terminal, stop as Ctrl-Z stops a program, and take the terminal again after the shell's `fg`."""
         self.leave()
         handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)  # returns when the process is continued
@@ -79,7 +79,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def terminal_signals() -> Iterator[int]:
-    """A descriptor that brings a byte, its number, for each signal that concerns the screen: a resize, Ctrl-Z, `fg`."""
+    """Yields a descriptor with a byte, its number, for each signal that matters to a screen: resize, Ctrl-Z, `fg`."""
     inside, outside = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     numbers = [n for n in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) if signal.getsignal(n) == signal.SIG_DFL]
     try:

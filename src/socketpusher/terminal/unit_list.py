@@ -1,4 +1,4 @@
-"""The list of all units that the keys open: one can move in it, search, and see why a unit failed. Pure."""
+"""The list of all units, which keys open: to move in it, to search, and to see why a unit failed. Pure."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ HELP = """\
 
 
 class UnitList:
-    """What is shown of the units, and which one is marked."""
+    """The list: what it is limited to, and which unit is marked."""
 
     def __init__(self) -> None:
         self._rows = 1  # of units on the screen
@@ -38,7 +38,7 @@ class UnitList:
         self._marked = self._top = 0  # the positions of the unit that is marked, and of the first one on the screen
 
     def press(self, key: str) -> None:
-        """Do what a key says."""
+        """Handle a key."""
         if self.shown and (step := self._step(key)):
             self._marked += step
             self._top += step if abs(step) > 1 else 0

@@ -1,4 +1,4 @@
-"""What shows runs: the base of the screen and of the lines, and the lines."""
+"""Views of runs: the base class, and the view that prints lines."""
 
 import sys
 from collections.abc import Callable, Hashable
@@ -14,7 +14,7 @@ _PRINTED = (RUN_EVENTS | STATUS_AFTER.keys()) - {str(EventType.UNIT_QUEUED)}
 
 
 class RunView:
-    """Takes in what comes and keeps it; subclasses show it.
+    """Keeps track of runs; subclasses show them.
 
     Args:
         runs: What is known of the runs.
@@ -39,7 +39,7 @@ class RunView:
         self.runs.feed(source, event)
 
     def report(self, problems: list[str]) -> None:
-        """Tell of problems that came together: of the first one, and of how many follow."""
+        """Report problems that came together: the first one, and how many others there were."""
         others = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
         print(f"socketpusher watch: {printable(problems[0])}{others}", file=sys.stderr, flush=True)
 
