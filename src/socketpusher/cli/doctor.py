@@ -34,7 +34,7 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run every check. Returns the exit code."""
     from .diagnosis import examine
-    from .event_format import printable
+    from .output import printable
 
     failed = False
     for check in examine(arguments.path, arguments.spool):

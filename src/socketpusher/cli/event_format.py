@@ -8,6 +8,7 @@ from collections.abc import Callable
 import orjson
 
 from ..events import Event
+from .output import printable as printable  # listen and relay still import it from here
 
 TYPE_WIDTH = 22
 """Room for the longest known event type."""
@@ -61,13 +62,6 @@ class EventFormatter:
                 *filter(None, details),
             ]
         ).rstrip()
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would obey, or that would not be seen."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def paint_for_terminal() -> Paint:

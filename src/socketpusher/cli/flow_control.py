@@ -11,7 +11,7 @@ from .. import wire
 from ..config import PusherConfig
 from ..events import Bus, Event
 from ..pusher import SocketPusher
-from .event_format import printable
+from .output import printable
 
 FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After so many events or bytes the consumer is waited for: well below the 1000 events that may wait in the writer, and
