@@ -19,6 +19,7 @@ from ..unix_socket import SUN_PATH_MAX
 
 _ADVICE = {
     errno.EADDRINUSE: "end the process that listens there, or choose another path",
+    errno.EISDIR: "add the name of a socket file to the path",
     errno.ENOTSOCK: "remove it if it is not needed, or choose another path",
     errno.EACCES: "choose a path in a directory that this user may write to",
     errno.EROFS: "choose a path on a file system that can be written to",
@@ -89,6 +90,8 @@ def _remove_stale(path: str) -> None:
         found = os.lstat(path)
     except FileNotFoundError:
         return
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, "it is a directory")
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, "there is something that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
