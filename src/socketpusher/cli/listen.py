@@ -159,7 +159,7 @@ def _reopen_on_hangup(record: "RotatingFile") -> Any:
     def on_hangup(number: int, frame: types.FrameType | None) -> None:
         if callable(leave) and not all(map(os.isatty, terminals)):  # what was a terminal was closed
             leave(number, frame)
-        record.reopen()
+        record.write(())  # opens the file at the path
 
     if callable(leave):  # under nohup it stays ignored
         signal.signal(signal.SIGHUP, on_hangup)

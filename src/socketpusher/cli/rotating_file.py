@@ -58,16 +58,7 @@ class RotatingFile:
             self.close()
             raise
 
-    def reopen(self) -> None:
-        """Open the file at the path, if the open one has been moved or removed: logrotate does that.
-
-        Raises:
-            OSError: See the class.
-        """
-        with self._explained():
-            self._reopen_if_moved()
-
-    def _reopen_if_moved(self) -> None:
+    def _reopen_if_moved(self) -> None:  # logrotate moves it
         status = os.fstat(self._file)
         try:
             moved = not os.path.samestat(status, os.stat(self._path))
@@ -79,7 +70,7 @@ class RotatingFile:
             self._size = status.st_size  # something may have truncated it
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Append lines, each with its newline.
+        """Append lines, each with its newline, to the file that is at the path now; a missing one is created.
 
         Raises:
             OSError: They could not all be written. None of them is in the file then, only in files that they filled.
