@@ -149,7 +149,7 @@ def test_a_path_in_use_is_a_sentence_not_a_traceback(socket_path: str) -> None:
 def test_a_directory_is_not_to_be_removed(tmp_path: Path) -> None:
     result = run("listen", str(tmp_path))
     assert result.returncode == 1
-    advice = "it is a directory; add the name of a socket file to the path"
+    advice = "it is a directory, not a socket; choose another path"
     assert result.stderr == f"socketpusher listen: can't listen: {advice}: {tmp_path}\n"
 
 

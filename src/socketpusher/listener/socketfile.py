@@ -19,8 +19,7 @@ from ..unix_socket import SUN_PATH_MAX
 
 _ADVICE = {
     errno.EADDRINUSE: "end the process that listens there, or choose another path",
-    errno.EISDIR: "add the name of a socket file to the path",
-    errno.ENOTSOCK: "remove it if it is not needed, or choose another path",
+    errno.ENOTSOCK: "choose another path",
     errno.EACCES: "choose a path in a directory that this user may write to",
     errno.EROFS: "choose a path on a file system that can be written to",
     errno.ENOENT: "create the directory, or choose another path",
@@ -91,7 +90,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EISDIR, "it is a directory")
+        raise OSError(errno.ENOTSOCK, "it is a directory, not a socket")
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, "there is something that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
