@@ -98,6 +98,16 @@ with socket.socket(socket.AF_UNIX) as sender:
 """
 
 
+def test_many_lines_that_are_no_events_are_reported_once(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        send(socket_path, b"no event\n" * 5000)
+        reports = [process.stderr.readline() for _ in range(2)]  # without a signal or another event
+        assert b"skipped what process" in reports[0]
+        assert b"4,999 more skipped lines" in reports[1]
+        end(process)
+        assert process.stderr.read() == b""
+
+
 # Recording
 
 

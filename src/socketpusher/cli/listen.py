@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..events import Event
     from ..jetstream.subscription import Subscription
     from ..listener.listener import Listener
+    from ..listener.problems import ProblemLog
     from .rotating_file import RotatingFile
 
 _DESCRIPTION = """\
@@ -96,6 +97,7 @@ def add_to(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes or the reader of its output has ended. Returns the exit code."""
     from ..listener.listener import listen
+    from ..listener.problems import ProblemLog
 
     if arguments.to is None and (arguments.max_bytes or arguments.keep):
         arguments.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
@@ -110,30 +112,36 @@ def run(arguments: argparse.Namespace) -> int:
             record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
             opened.enter_context(record)
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
+        problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]
         if (subscription := subscribed(arguments, status, raw=True)) is not None:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")
         else:
-            listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=status)
+            listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
         if record is None:
-            _print(source, chosen)
+            _print(source, chosen, problems)
         else:
             _record(source, chosen, record)
     return 0
 
 
-def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice) -> None:
+def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, problems: "ProblemLog") -> None:
     output = sys.stdout.buffer
     ready = select.poll()
     ready.register(source, select.POLLIN)
     ready.register(output, 0)  # tells only that its reader has closed it
-    while output.fileno() not in dict(ready.poll()):
-        output.writelines(chosen(source.read()))
-        output.flush()
-    raise BrokenPipeError
+    while True:
+        seconds = problems.remaining()
+        found = dict(ready.poll(None if seconds is None else seconds * 1000))
+        problems.end_episode()
+        if output.fileno() in found:
+            raise BrokenPipeError
+        if found:
+            output.writelines(chosen(source.read()))
+            output.flush()
 
 
 def _record(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, record: "RotatingFile") -> None:

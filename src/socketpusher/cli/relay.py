@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..jetstream import PREFIX, STREAM
     from ..jetstream.options import NatsOptions
     from ..listener.listener import listen
+    from ..listener.problems import ProblemLog
 
     try:
         access = NatsOptions(arguments.to, **access_options(arguments))
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
-    with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=status) as listener:
+    with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
         status(f"listening on {listener.path}")
         return asyncio.run(_relay(listener, access, plan, arguments.host))
 
