@@ -96,7 +96,9 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("-V", "--version", action="version", version=f"socketpusher {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="socketpusher")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", prog="socketpusher"
+    )
     for name in names:
         import_module(f".{name}", __package__).add_to(commands)
     return parser
