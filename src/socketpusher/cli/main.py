@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from . import demo, doctor, drain, listen, relay, replay, send, watch
+from .output import status
 
 _COMMANDS = (listen, watch, send, replay, drain, relay, doctor, demo)
 """Each adds its parser with `add_to`, which names the function that runs it."""
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _discard_output()
         return 128 + signal.SIGPIPE
     except (OSError, ValueError) as error:
-        print(f"socketpusher {arguments.command}: {_sentence(error)}", file=sys.stderr)
+        status(f"socketpusher {arguments.command}: {_sentence(error)}")
         return 1
 
 
