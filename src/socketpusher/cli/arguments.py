@@ -49,10 +49,56 @@ def add_path(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_consumer(parser: argparse.ArgumentParser) -> None:
+    """Add PATH, and the options that say which consumer may be there and how long to wait for one."""
+    add_path(parser, "where the consumer listens")
+    parser.add_argument("--wait", action="store_true", help="wait for a consumer if nobody listens there yet")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long to wait for a consumer: with --wait at the start (default: without limit), and if it is lost, "
+        "at the end (default: 5)",
+    )
+    add_allowed_users(parser)
+
+
+def add_allowed_users(
+    parser: argparse.ArgumentParser, what: str = "also send to a consumer that runs as this user"
+) -> None:
+    """Add the option that allows another user at the other end; `what` says in the help what it may do."""
+    parser.add_argument(
+        "--allow-uid",
+        action="append",
+        default=[],
+        type=int,
+        metavar="UID",
+        help=f"{what}; may be given more than once",
+    )
+
+
+def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
+    """Add the same option for a command that listens."""
+    add_allowed_users(
+        parser, "let this user send, too; programs of that user must allow yours: PusherConfig(allow_uids=...)"
+    )
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0 on, as an argument's type."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
 def positive(text: str) -> int:
-    """Return a whole number, at least 1, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    """Return a whole number from 1 on, as an argument's type."""
+    if not text.isdecimal() or not 1 <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on that fits 64 bits")
     return int(text)
 
 
@@ -62,16 +108,3 @@ def size(text: str) -> int:
     if match is None or int(match[1]) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 100K, 100M or 1G")
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
-
-
-def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
-    """Add the option that lets other users send."""
-    parser.add_argument(
-        "--allow-uid",
-        action="append",
-        default=[],
-        type=int,
-        metavar="UID",
-        help="let this user send, too (id -u prints the number); may be given more than once. Programs of that user "
-        "must allow yours: PusherConfig(allow_uids=...)",
-    )

@@ -28,6 +28,14 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def size_text(number: int) -> str:
+    """Return a number of bytes for people, such as "1 GiB" or "100.5 KiB"."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << power:
+            return f"{round(number / (1 << power), 1):g} {unit}"
+    return plural(number, "byte")
+
+
 def printable(text: str) -> str:
     """Return the text with an escape in place of each character that a terminal would obey or not show."""
     if text.isprintable():

@@ -68,6 +68,9 @@ events beside a consumer that reads arrived at 0.86 times the rate that it has w
 DISK_PAUSE = 1.0
 """How long a disk that has failed is left alone, and how often its quota is worked out, in seconds."""
 
+AT_ONCE = 1.0
+"""A consumer of another user that hangs up this soon without having read anything refuses this user, in seconds."""
+
 REOPEN_TIMEOUT = 5.0
 """How long a writer that takes another one's place tries to read what that has on the disk, in seconds."""
 
@@ -249,7 +252,7 @@ class Writer:
         try:
             connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
-            self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
+            self._report_failure(error)
             raise
         self._connection_made(connection)
         session, settled, since = self._current, self._current.backlog.settled, time.monotonic()
@@ -260,8 +263,14 @@ class Writer:
                 self._wait(self._next_turn())
         except OSError as error:
             self._connection_lost(connection, error)
-            lasted = time.monotonic() - since > self._config.max_reconnect_backoff
-            if self._current is session and session.backlog.settled == settled and not lasted:
+            lasted = time.monotonic() - since
+            if (
+                self._current is session
+                and session.backlog.settled == settled
+                and lasted <= self._config.max_reconnect_backoff
+            ):
+                if lasted < AT_ONCE and (refusal := connection.refusal()) is not None:
+                    self._report_failure(refusal)
                 raise
 
     def _connection_made(self, connection: Connection) -> None:
@@ -777,6 +786,9 @@ class Writer:
         if self._flushed < ledger.flush_target <= own.unsent:
             self._flushed = ledger.flush_target
             self._report(Report())
+
+    def _report_failure(self, error: OSError) -> None:
+        self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
 
     def _report(self, report: Report) -> None:
         try:
