@@ -145,7 +145,7 @@ def test_a_path_that_can_not_be_is_a_sentence_not_a_traceback(path: str, tmp_pat
     assert re.fullmatch(r"socketpusher listen: can't listen.*\n", result.stderr)
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["listen", "a", "b"], ["demo", "--rounds", "0"], ["--what"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["listen", "a", "b"], ["demo", "--hosts", "0"], ["--what"]])
 def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.returncode == 2

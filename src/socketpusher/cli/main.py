@@ -24,7 +24,7 @@ examples:
   socketpusher drain /var/spool/myapp        send what waits in a spool
   socketpusher relay --to nats://localhost    publish what is sent to it to NATS JetStream
   socketpusher doctor                        find out why nothing arrives
-  socketpusher demo                          see the pusher at work, and what it costs, in a minute
+  socketpusher demo                          see the pusher at work, and what it costs, in 15 seconds
 """
 
 
