@@ -17,7 +17,7 @@ from support.waiting import wait_for
 def test_three_hosts_are_watched_at_once() -> None:
     shown = run("demo", "--hosts", "3", "--package", "json", "--plain")
     assert shown.returncode == 0, shown.stderr
-    live, _, second = shown.stdout.partition("what a watcher sees that starts now:")
+    live, _, second = shown.stdout.partition("a watcher that starts now knows:")
     for host in ("host-1", "host-2", "host-3"):
         assert re.search(rf"{host} \w+ unit.completed json", live)
         assert re.search(rf"^{host} \w+  completed in", second, re.MULTILINE)

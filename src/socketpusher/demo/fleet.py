@@ -1,6 +1,7 @@
 """Several hosts, each a scheduler with a pusher and a relay; a nats-server between them; and one watcher for all."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,8 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
     url = f"nats://127.0.0.1:{port}"
     with running_processes() as processes:
         print(f"starting a nats-server at {url}, and {hosts} schedulers with a relay each ...", flush=True)
-        processes.start(server, "-js", "-sd", processes.directory, "-a", "127.0.0.1", "-p", port)
+        # In a group of its own, or Ctrl-C would end it before the relays.
+        processes.start(server, "-js", "-sd", processes.directory, "-a", "127.0.0.1", "-p", port, process_group=0)
         sockets = [os.path.join(processes.directory, f"{number}.sock") for number in range(1, hosts + 1)]
         relays = [
             processes.start_python(
@@ -51,9 +53,9 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
         # This one reads the whole stream while the first one is still on the screen.
         second = processes.start_python("socketpusher", "watch", "--from", url, "--once", stdout=subprocess.PIPE)
         with interruptible():
-            told = second.communicate()[0].decode()
+            known = second.communicate()[0].decode()
         end(watcher)
-    print(f"\nwhat a watcher sees that starts now:\n{told}", end="")
+    print("\na watcher that starts now knows:", *re.findall("^host-.*", known, re.MULTILINE), sep="\n")
     if failed:
         raise OSError(f"{failed} of the {hosts} schedulers failed; run the demo again")
 

@@ -63,8 +63,7 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
         with interruptible():
             wait_until(lambda: _count_sockets(display.pid) <= 1)  # at the end of what was sent it closes the connection
         end(display)  # which prints what it knows of the run
-    print("display  killed halfway and started again; above is what the second one knows")
-    print(report + _NEXT)
+    print(f"display  killed halfway and started again; above is what the second one knows\n{report}{_NEXT}")
 
 
 def _next_line(scheduler: Process, display: Process) -> str:
