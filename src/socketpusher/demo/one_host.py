@@ -35,8 +35,8 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
     """
     find_modules(names)  # so that a wrong name is reported before anything is started
     plain = plain or not can_draw()
-    # What a display that was killed could not tell the terminal: leave the alternate screen, and show the cursor.
-    restore = "" if plain else "\x1b[?1049l\x1b[?25h"
+    # What a display that was killed could not do: wrap lines, show the cursor, leave the alternate screen.
+    restore = "" if plain else "\x1b[?7h\x1b[?25h\x1b[?1049l"
     with running_processes() as processes:
         path = os.path.join(processes.directory, "demo.sock")
         print("starting socketpusher watch, and a scheduler that never sleeps ...", flush=True)
