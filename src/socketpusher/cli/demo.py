@@ -25,13 +25,7 @@ examples:
 def add_to(commands: Commands) -> None:
     """Add the sub-command."""
     parser = add_command(commands, "demo", "see the pusher at work, and what it costs", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument(
-        "--package",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="compile this package or module instead of the standard library; may be given more than once",
-    )
+    parser.add_argument("--package", action="append", default=[], metavar="NAME", help="compile it instead; repeatable")
     parser.add_argument("--plain", action="store_true", help="print lines, even to a terminal")
     parser.add_argument("--hosts", type=positive, metavar="N", help="run N schedulers and watch them through NATS")
     parser.set_defaults(run=run)

@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Sequence
 
 from .modules import find_modules
-from .processes import Process, end, interruptible, running_processes
+from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
 
 
 def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> None:
@@ -45,6 +45,8 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
         for relay in relays:
             _wait_until_publishing(relay)
         watcher = processes.start_watch("--from", url, plain=plain)
+        with interruptible():
+            wait_until(lambda: count_sockets(watcher) > 0)
         schedulers = [processes.start_python(f"{__package__}.scheduler", path, *names) for path in sockets]
         with interruptible():
             failed = sum(scheduler.wait() != 0 for scheduler in schedulers)

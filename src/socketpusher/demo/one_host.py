@@ -5,11 +5,10 @@ import select
 import signal
 import subprocess
 from collections.abc import Sequence
-from glob import glob
 
 from ..terminal.watch import can_draw
 from .modules import find_modules
-from .processes import Process, end, interruptible, running_processes, wait_until
+from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
 from .scheduler import HALFWAY
 
 _NEXT = """
@@ -61,7 +60,7 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
             why = report.rstrip().rpartition("\n")[2]  # the last line of a traceback
             raise ChildProcessError(f"the demo's scheduler ended with exit code {scheduler.returncode}: {why}")
         with interruptible():
-            wait_until(lambda: _count_sockets(display.pid) <= 1)  # at the end of what was sent it closes the connection
+            wait_until(lambda: count_sockets(display) <= 1)  # at the end of what was sent it closes the connection
         end(display)  # which prints what it knows of the run
     print(f"display  killed halfway and started again; above is what the second one knows\n{report}{_NEXT}")
 
@@ -74,7 +73,3 @@ def _next_line(scheduler: Process, display: Process) -> str:
             if select.select([scheduler.stdout], [], [], 0.1)[0]:
                 return scheduler.stdout.readline().decode(errors="replace")
     return ""
-
-
-def _count_sockets(pid: int) -> int:
-    return sum("/socket:" in os.path.realpath(file) for file in glob(f"/proc/{pid}/fd/*"))

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from typing import Any, TypeAlias, cast
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
@@ -86,6 +87,11 @@ def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def count_sockets(process: Process) -> int:
+    """How many sockets a process has: one to listen at, or for its loop, and one for each connection."""
+    return sum("/socket:" in os.path.realpath(file) for file in glob(f"/proc/{process.pid}/fd/*"))
 
 
 def end(process: Process) -> None:
