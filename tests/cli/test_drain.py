@@ -89,7 +89,9 @@ def test_drain_waits_for_a_consumer_if_it_is_asked_to(socket_path: str, spool: P
     leave(socket_path, spool, range(50))
     with cli.running("drain", str(spool), socket_path, "--wait") as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == f"waiting for a consumer at {socket_path}; Ctrl-C gives up\n".encode()
+        assert process.stderr.readline() == (
+            f"waiting for a consumer at {socket_path}: No such file or directory; Ctrl-C gives up\n".encode()
+        )
         consumer = Consumer(socket_path)
         assert process.wait(30) == 0
     assert consumer.wait_for_tasks(50) == list(range(50))

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from .. import wire
 from ..config import MAX_LINE_BYTES, PusherConfig
 from ..events import Bus, Event, EventType
+from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
 from .output import plural, status
 
@@ -115,7 +116,8 @@ def start_pusher(arguments: argparse.Namespace, **settings: Any) -> SocketPusher
     Raises:
         OSError: The consumer can't be connected to, or there is none in time.
     """
-    logging.lastResort = _Log(logging.WARNING)
+    if logging.lastResort is not None:  # which writes the library's log: the commands report the rest themselves
+        logging.lastResort.setLevel(logging.ERROR)
     if arguments.path is not None:
         settings["socket_path"] = arguments.path
     config = PusherConfig(
@@ -133,32 +135,30 @@ def start_pusher(arguments: argparse.Namespace, **settings: Any) -> SocketPusher
 
 
 def _wait_for_consumer(pusher: SocketPusher, timeout: float | None) -> None:
-    began = time.monotonic()
-    said = False
+    path, began, reason = pusher.config.socket_path, time.monotonic(), ""
     while not pusher.connected:
         check_refusal(pusher)
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
-            raise OSError(ETIMEDOUT, f"no consumer in {timeout:g} s; start one", pusher.config.socket_path)
-        if waited > 0.5 and not said:
-            said = True
-            status(f"waiting for a consumer at {pusher.config.socket_path}; Ctrl-C gives up")
+            raise OSError(ETIMEDOUT, f"no consumer in {timeout:g} s{reason}; start one", path)
+        failure = supervisor_of(pusher).failure
+        if waited > 0.5 and failure is not None and reason != (reason := f": {failure.strerror}"):
+            status(f"waiting for a consumer at {path}{reason}; Ctrl-C gives up")
         time.sleep(0.02)
+
+
+def supervisor_of(pusher: SocketPusher) -> Supervisor:
+    """Return what knows why a pusher is not connected, and takes lines that are encoded already."""
+    assert pusher._supervisor is not None  # it was started
+    return pusher._supervisor
 
 
 def check_refusal(pusher: SocketPusher) -> None:
     """Close the pusher and raise `OSError` if the consumer has refused this user."""
-    assert pusher._supervisor is not None  # it was started
-    failure = pusher._supervisor.failure
+    failure = supervisor_of(pusher).failure
     if isinstance(failure, ConnectionAbortedError) and not pusher.connected:
         pusher.close(0)  # another attempt would count what it writes as sent
         raise OSError(failure.errno, failure.strerror, pusher.config.socket_path)
-
-
-class _Log(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        for line in record.getMessage().splitlines():
-            status(line)
 
 
 class FlowControlledPusher:
@@ -176,9 +176,7 @@ class FlowControlledPusher:
         self._events = self._bytes = 0  # sent since the last flush
         self._notes = 0  # in place of something too long
         self._pusher = start_pusher(arguments)
-        supervisor = self._pusher._supervisor
-        assert supervisor is not None
-        # What a bus is for, events, would be written anew: these are lines already.
+        supervisor = supervisor_of(self._pusher)
         self._accept, self._ledger = supervisor.outbox.accept, supervisor.ledger
 
     def send(self, line: bytes) -> None:
@@ -187,11 +185,12 @@ class FlowControlledPusher:
         Args:
             line: Without a newline.
         """
-        if len(line) >= _LONGEST_LINE:
-            line = wire.encode(wire.decode(line), _LONGEST_LINE, self._count_note)[:-1]
-        self._accept(line + b"\n")
+        data = line + b"\n"
+        if len(wire.as_sent(data)) > _LONGEST_LINE:
+            data = wire.encode(wire.decode(data), _LONGEST_LINE, self._count_note)
+        self._accept(data)
         self._events += 1
-        self._bytes += len(line)
+        self._bytes += len(data)
         if self._events >= FLUSH_EVENTS or self._bytes >= FLUSH_BYTES:
             self._flush(None)
             self._events = self._bytes = 0
@@ -209,9 +208,7 @@ class FlowControlledPusher:
                 lost = None
             elif lost is None:
                 lost = now
-                status(
-                    f"lost the consumer at {self._pusher.config.socket_path}; waiting for another one, Ctrl-C gives up"
-                )
+                status(LOST.format(self._pusher.config.socket_path))
             elif timeout is not None and now - lost > timeout:
                 return
 
