@@ -1,5 +1,6 @@
 """Where the run stands after any events, and that what is told of it leads to the same."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from socketpusher.run_state import (
     Digest,
     RunState,
     event_on,
+    relevant_events,
     relevant_lines,
 )
 
@@ -286,3 +288,33 @@ def test_only_relevant_lines_are_parsed() -> None:
     lines = [wire.encode(Event(kind, "a")) for kind in ("unit.started", "unit.startedx", "other", "orch.failed")]
     assert relevant_lines(b"".join(lines)) == [lines[0], lines[3]]
     assert relevant_lines(b"") == []
+
+
+def in_another_form(line: bytes, form: int) -> bytes:
+    """The line as another program may write it: with spaces, or its keys in another order."""
+    event = event_on(line)
+    if form == 0:
+        return json.dumps(event).encode() + b"\n"
+    keys = sorted(event, key=lambda key: (key[form % len(key)], key))
+    return json.dumps({key: event[key] for key in keys}, separators=(",", ":")).encode() + b"\n"
+
+
+@given(st.lists(st.tuples(events, st.integers(-1, 5)), max_size=20))
+def test_the_form_of_a_line_makes_no_difference(given_events: list[tuple[Event, int]]) -> None:
+    lines = [wire.encode(event) for event, _ in given_events]
+    lines = [
+        line if form < 0 else in_another_form(line, form) for line, (_, form) in zip(lines, given_events, strict=True)
+    ]
+    looked_at, all_of_them = Digest(), Digest()
+    for line, event in relevant_events(b"".join(lines)):
+        looked_at.add(line, event)
+    for line in lines:
+        all_of_them.add(line, event_on(line))
+    assert standing(looked_at) == standing(all_of_them)
+
+
+def standing(digest: Digest) -> list[tuple[str, int, int]]:
+    state = RunState(GRAPH)
+    for line in digest.lines():
+        state.apply(event_on(line))
+    return [tuple(state.unit_state(unit)) for unit in ("a", "b")]

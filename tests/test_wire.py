@@ -441,11 +441,11 @@ def test_an_invalid_number_is_left_out_and_reported() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"", "not JSON"),
-        (b"\n", "not JSON"),
+        (b"", "not JSON: it is empty"),
+        (b"\n", "not JSON: it is empty"),
         (b"{", "not JSON"),
         (b'{"type":"x"}{"type":"y"}', "not JSON"),
-        (b"\xff", "not JSON"),
+        (b"\xff", "not JSON: it is not UTF-8"),
         (b"[1]", r"must be a JSON object, not b'\[1\]'"),
         ("null", "must be a JSON object, not null"),
         (b'{"time":"2026-11-23T17:08:00Z"}', "key 'type' of an event is missing"),

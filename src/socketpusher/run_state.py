@@ -139,6 +139,7 @@ def _normal(node: NodePayload) -> dict[str, Any]:
 
 _HEAD = re.compile(
     rb'\{"type":"(%b)"(?:,"time":"[^"]*")?(?:,"unit":"([^"\\]*(?:\\.[^"\\]*)*)")?(?:,"task":(-?\d+))?'
+    rb'(,"(?:pr|payload|error|id|retained)"|\})?'  # without it the line is another program's, in its own form
     % b"|".join(re.escape(kind).encode() for kind in sorted(RELEVANT, reverse=True))
 )
 _BODY_MATTERS = _RUN_EVENTS | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
@@ -174,6 +175,7 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
     """
     found: dict[Hashable, tuple[int, int, int]] = {}
     epochs: dict[bytes, int] = {}  # by unit: how many tasks without a number; each counts on from the lines before it
+    foreign = 0  # how many lines have their keys in another order than ours, or more space: these are parsed
     start, match, startswith = 0, _HEAD.match, data.startswith
     key: Hashable = None
     kind = between = b""  # of the last line with a numbered task: its start, and the part between time and number
@@ -188,17 +190,20 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
                 start = end
                 continue
         if head := match(data, start):
-            name, unit, task = head.groups()
-            key = (name, unit, epochs.get(unit, 0)) if epochs else (name, unit)
+            name, unit, task, rest = head.groups()
+            key = (name, unit, foreign + epochs.get(unit, 0)) if epochs or foreign else (name, unit)
             number = -1
             between = b""
             if not _HEAD_SUFFICES[name]:
+                key = start
+            elif unit is None or rest is None:
+                foreign += 1
                 key = start
             elif task is not None:
                 number = int(task)
                 if key in found and number < found[key][2]:  # the higher number is the count
                     key = start
-                elif unit is not None:
+                else:
                     kind, offset = bytes(data[start : head.end(1)]), head.start(2) - start
                     between = bytes(data[head.start(2) : head.start(3)])
             elif name.startswith(b"task."):
@@ -206,17 +211,21 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
                 key = start
             found.pop(key, None)  # so that it moves to the end of the dict
             found[key] = start, end, number
+        elif not startswith(b'{"type":"', start) and str(event_on(bytes(data[start:end])).get("type")) in RELEVANT:
+            foreign += 1
+            between = b""
+            found[start] = start, end, -1
         start = end
     return found
 
 
 def _relevant_part(data: bytes | bytearray, start: int, end: int) -> bytes:
     line = bytes(data[start:end]) if end - start <= LONG_LINE_BYTES else b""
-    if line or (head := _HEAD.match(data, start)) is None or not _HEAD_SUFFICES[head[1]]:
+    if line or (head := _HEAD.match(data, start)) is None or not _HEAD_SUFFICES[head[1]] or not head[4]:
         return line or bytes(data[start:end])
     id = data.rfind(b',"id":"', end - 100, end)  # the last key of an event that has one
     tail = data[id : end - 2] if id >= 0 and data.count(b'"', id, end) == 4 and data.endswith(b'"}\n', id, end) else b""
-    return bytes(data[start : head.end()]) + bytes(tail) + b"}\n"
+    return bytes(data[start : head.start(4)]) + bytes(tail) + b"}\n"
 
 
 def is_relevant(line: bytes) -> bool:

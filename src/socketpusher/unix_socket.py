@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 import struct
 import sys
 
@@ -13,7 +14,7 @@ _ADVICE = {
     errno.ENOENT: "start the consumer first, or call start(wait=False) if it may come later",
     errno.ECONNREFUSED: "the socket exists but nobody listens on it: start the consumer, or call start(wait=False)",
     errno.EACCES: "give this user write permission for the socket and search permission for its directories",
-    errno.ENOTSOCK: "the path is not a socket; choose another path",
+    errno.ENOTSOCK: "choose another path",
     errno.EAGAIN: "the consumer does not accept connections: is it stopped or overloaded?",
     errno.EPROTOTYPE: "the consumer must listen on a stream socket (SOCK_STREAM)",
     errno.ENOTDIR: "a part of the path is not a directory; choose another path",
@@ -33,10 +34,20 @@ def check_path(path: str) -> None:
         )
 
 
+def is_socket(path: str) -> bool:
+    """Whether there is a socket at the path."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def with_advice(error: OSError, path: str) -> OSError:
     """The same error with a message that says what was tried, on what path, why it failed and what to do."""
     code = error.errno or errno.EIO
     reason = error.strerror or str(error)
+    if code == errno.ECONNREFUSED and not is_socket(path):
+        code, reason = errno.ENOTSOCK, "it is not a socket"
     advice = _ADVICE.get(code)
     return OSError(code, f"can't connect to the consumer: {reason}" + (f"; {advice}" if advice else ""), path)
 

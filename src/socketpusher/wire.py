@@ -228,10 +228,17 @@ def parse(line: bytes | bytearray | memoryview | str) -> dict[str, Any]:
     try:
         wire = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise DecodeError(f"a line is not JSON: {error}: {_excerpt(line)}") from None
+        raise DecodeError(f"a line is not JSON: {json_error(error)}: {_excerpt(line)}") from None
     if wire.__class__ is not dict:
         raise DecodeError(f"a line must be a JSON object, not {_excerpt(line)}")
     return wire
+
+
+def json_error(error: orjson.JSONDecodeError) -> str:
+    """Return what is wrong with a text that is not JSON."""
+    if "surrogates not allowed" in error.msg:
+        return "it is not UTF-8"
+    return "it is empty" if "empty" in error.msg else str(error)
 
 
 def event_of(wire: dict[str, Any]) -> Event:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,20 @@ def test_a_missing_permission_for_the_socket_is_reported(pair, socket_path: str)
     finally:
         os.seteuid(0)
     assert "give this user write permission" in str(with_advice(caught.value, socket_path))
+
+
+def test_a_file_that_is_no_socket_is_said_to_be_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    Path(path).touch()
+    with pytest.raises(ConnectionRefusedError) as caught:
+        Connection(path, {0})
+    assert "it is not a socket; choose another path" in str(with_advice(caught.value, path))
+
+
+def test_a_consumer_of_this_user_that_hangs_up_refuses_nobody(pair) -> None:
+    connection, theirs = pair
+    theirs.close()
+    assert connection.refusal() is None
 
 
 def test_a_path_is_checked_before_anything_is_started(tmp_path) -> None:

@@ -28,10 +28,10 @@ what the stream has kept of them, then what follows.
 
 _EXAMPLES = """\
 examples:
-  socketpusher watch                         where a pusher sends to unless told otherwise
+  socketpusher watch                   on the default socket
   socketpusher watch /tmp/run.sock
-  socketpusher watch run.ndjson              a recording, as listen --to run.ndjson makes it
-  socketpusher watch --once                  where the run stands now
+  socketpusher watch run.ndjson        a recording that listen --to makes
+  socketpusher watch --once            where the run stands now
   socketpusher watch --from nats://localhost
   socketpusher watch | grep --line-buffered ' unit.failed '
 """

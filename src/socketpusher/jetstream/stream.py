@@ -173,8 +173,19 @@ def _conflicts(config: dict[str, Any], spec: StreamSpec) -> list[str]:
         if unit == " s":
             found /= 1e9
         if asked is not None and found != asked:
-            wrong.append(f"its {key} is {found:g}{unit}, not {asked:g}{unit}")
+            wrong.append(f"its {key} is {_quantity(found, unit)}, not {_quantity(asked, unit)}")
     return wrong
+
+
+def _quantity(value: float, unit: str) -> str:
+    """Return a number with its unit, such as "60 s" or "1 GiB"."""
+    if unit != " bytes":
+        return f"{value:g}{unit}"
+    units = ["bytes", "KiB", "MiB", "GiB"]
+    while len(units) > 1 and value >= 1024 and value % 1024 == 0:
+        value //= 1024
+        units.pop(0)
+    return f"{value:,} {units[0]}"
 
 
 def _covers(subject: str, prefix: str) -> bool:

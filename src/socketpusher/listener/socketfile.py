@@ -23,7 +23,7 @@ LOCK_TIMEOUT = 5.0
 
 _ADVICE = {
     errno.EADDRINUSE: "end the process that listens there, or choose another path",
-    errno.ENOTSOCK: "remove it if it is not needed, or choose another path",
+    errno.ENOTSOCK: "choose another path",
     errno.EACCES: "choose a path in a directory that this user may write to",
     errno.EROFS: "choose a path on a file system that can be written to",
     errno.ENOENT: "create the directory, or choose another path",
@@ -111,6 +111,8 @@ def _remove_stale(path: str) -> None:
         found = os.lstat(path)
     except FileNotFoundError:
         return
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTSOCK, "it is a directory, not a socket")
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, "something that is not a socket has this name")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -98,12 +98,23 @@ class Connection:
 
     def _check_peer(self, uids: set[int]) -> None:
         _, uid = credentials(self._socket)
+        self._uid = uid
         if uid is not None and uid not in uids:
             raise PermissionError(
                 errno.EPERM,
                 f"the listener runs as user {uid}, and events are sent only to user {os.geteuid()} and root; "
                 f"to allow it, put {uid} into allow_uids",
             )
+
+    def refusal(self) -> OSError | None:
+        """Why the peer may have hung up at once; None if it runs as this user, or the platform does not tell."""
+        if self._uid in (None, os.geteuid()):
+            return None
+        return ConnectionAbortedError(
+            errno.ECONNABORTED,
+            f"the consumer of user {self._uid} hung up at once, so it seems to refuse user {os.geteuid()}; "
+            f"run both as the same user, or for the consumer put {os.geteuid()} into allow_uids",
+        )
 
     def close(self) -> None:
         """Close the socket."""

@@ -68,6 +68,9 @@ consumer that reads arrived at 0.86 times the rate without a spool."""
 DISK_PAUSE = 1.0
 """The pause before a failed disk is tried again, and between two updates of its quota, in seconds."""
 
+AT_ONCE = 1.0
+"""A consumer of another user that hangs up this soon without having read anything refuses this user, in seconds."""
+
 REOPEN_TIMEOUT = 5.0
 """How long a restarted writer tries to open its predecessor's spool, in seconds."""
 
@@ -250,7 +253,7 @@ class Writer:
         try:
             connection = Connection(self._path, {os.geteuid(), 0, *self._config.allow_uids})
         except OSError as error:
-            self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
+            self._report_failure(error)
             raise
         self._connection_made(connection)
         session, settled, since = self._current, self._current.backlog.settled, time.monotonic()
@@ -261,8 +264,14 @@ class Writer:
                 self._wait(self._next_step())
         except OSError as error:
             self._connection_lost(connection, error)
-            lasted = time.monotonic() - since > self._config.max_reconnect_backoff
-            if self._current is session and session.backlog.settled == settled and not lasted:
+            lasted = time.monotonic() - since
+            if (
+                self._current is session
+                and session.backlog.settled == settled
+                and lasted <= self._config.max_reconnect_backoff
+            ):
+                if lasted < AT_ONCE and (refusal := connection.refusal()) is not None:
+                    self._report_failure(refusal)
                 raise
 
     def _connection_made(self, connection: Connection) -> None:
@@ -777,6 +786,9 @@ class Writer:
         if self._flushed < ledger.flush_target <= own.unsent:
             self._flushed = ledger.flush_target
             self._report(Report())
+
+    def _report_failure(self, error: OSError) -> None:
+        self._report(Report(failure=(error.errno or 0, error.strerror or str(error))))
 
     def _report(self, report: Report) -> None:
         try:

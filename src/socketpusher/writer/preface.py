@@ -95,7 +95,7 @@ class Preface:
         for line, event in relevant_events(data):
             relevant.append(line)
             self._digest.add(line, event)
-            if event and line.startswith(STARTED):
+            if event.get("type") == EventType.ORCH_STARTED:
                 self._on_started(event.get("payload"))
             elif self._state is not None:
                 self._state.apply(event)
