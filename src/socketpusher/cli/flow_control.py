@@ -141,7 +141,7 @@ def _wait_for_consumer(pusher: SocketPusher, timeout: float | None) -> None:
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
             raise OSError(ETIMEDOUT, f"no consumer in {timeout:g} s{reason}; start one", path)
-        failure = supervisor_of(pusher).failure
+        failure = supervisor_of(pusher).connect_error
         if waited > 0.5 and failure is not None and reason != (reason := f": {failure.strerror}"):
             status(f"waiting for a consumer at {path}{reason}; Ctrl-C gives up")
         time.sleep(0.02)
@@ -155,7 +155,7 @@ def supervisor_of(pusher: SocketPusher) -> Supervisor:
 
 def check_refusal(pusher: SocketPusher) -> None:
     """Close the pusher and raise `OSError` if the consumer has refused this user."""
-    failure = supervisor_of(pusher).failure
+    failure = supervisor_of(pusher).connect_error
     if isinstance(failure, ConnectionAbortedError) and not pusher.connected:
         pusher.close(0)  # another attempt would count what it writes as sent
         raise OSError(failure.errno, failure.strerror, pusher.config.socket_path)
