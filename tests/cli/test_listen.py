@@ -133,6 +133,20 @@ def test_a_recording_rotates_between_lines_and_keeps_some_old_files(socket_path:
     assert b"".join(files) == b"".join(lines)[-len(b"".join(files)) :]
 
 
+def test_two_commands_record_and_watch_the_same_run(socket_path: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+    with listening(socket_path, "--to", str(file)) as recorder:
+        send(socket_path, EVENTS[0])
+        wait_for(lambda: written(file))
+        with running("watch", str(file)) as late:
+            for event in (EVENTS[0], EVENTS[3]):  # what is there, and what follows
+                kind = wire.decode(event).type.encode()
+                assert any(kind in line for line in iter(late.stdout.readline, b""))
+                send(socket_path, EVENTS[3])
+            end(late)
+        end(recorder)
+
+
 def test_a_recording_is_passed_on_as_the_help_says(socket_path: str, tmp_path: Path) -> None:
     printed = run("listen", "--help").stdout.partition("record a run, watch it")[2].splitlines()
     record, pass_on = (line.strip() for line in printed if " --to " in line or " send " in line)
