@@ -20,7 +20,7 @@ everything was sent, else 1.
 
 _EXAMPLES = """\
 examples:
-  socketpusher send --type unit.progress --unit app --payload '{"done": 3}'
+  socketpusher send --type unit.started --unit app --payload '{"total_tasks":3}'
   socketpusher send /tmp/run.sock --type unit.failed --unit app --error 'exit 2'
   socketpusher send --wait < run.ndjson
   seq 3 | jq -c '{type: "tick", task: .}' | socketpusher send /tmp/run.sock
