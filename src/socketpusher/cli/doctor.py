@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from .diagnosis import examine
 
     failed = False
-    for check in examine(arguments.path, arguments.spool, arguments.allow_uid):
+    for name, check in examine(arguments.path, arguments.spool, arguments.allow_uid):
         failed = failed or check.verdict == "FAIL"
-        print(f"{check.verdict:4}  {check.name:13}  {printable(check.reason)}", flush=True)
+        print(f"{check.verdict:4}  {name:13}  {printable(check.reason)}", flush=True)
         if check.remedy:
             print(f"{'':21}{printable(check.remedy)}", flush=True)
     return int(failed)

@@ -34,7 +34,7 @@ _EXAMPLES = """\
 examples:
   socketpusher replay run.ndjson
   socketpusher replay run.ndjson /tmp/run.sock --speed 10
-  socketpusher replay run.ndjson.gz --speed max    as fast as the consumer reads
+  socketpusher replay run.ndjson --speed max       as fast as the consumer reads
   cat run.ndjson.1 run.ndjson | socketpusher replay - --speed max
   jq -c 'del(.id)' run.ndjson | socketpusher replay -
 """

@@ -23,8 +23,7 @@ examples:
   socketpusher send --type unit.started --unit app --payload '{"total_tasks":3}'
   socketpusher send /tmp/run.sock --type unit.failed --unit app --error 'exit 2'
   socketpusher send --wait < run.ndjson
-  seq 3 | jq -c '{type: "task.completed", unit: "app", task: .}' |
-    socketpusher send /tmp/run.sock
+  seq 3 | jq -c '{type: "tick", task: .}' | socketpusher send /tmp/run.sock
 """
 
 
