@@ -27,7 +27,7 @@ from .processes import wait_until
 
 HALFWAY = "halfway\n"
 
-LIMIT = 10.0
+LIMIT = 8.0
 """How long the schedule may take, in seconds; modules that have not begun by then are skipped."""
 
 
