@@ -145,7 +145,7 @@ def main() -> None:
     pusher.close()
     stats = pusher.stats()
     times = sorted(scheduler.emit_times)
-    late = f"; {scheduler.skipped} modules skipped to end in time" if scheduler.skipped else ""
+    late = f"\n         without {scheduler.skipped} modules for which there was no time" if scheduler.skipped else ""
     print(f"""\
 work     {len(modules)} modules, {sum(tasks.values())} files, compiled in {cpu:.1f} s of CPU time{late}
 events   {stats.emitted:,} emitted, {stats.sent:,} sent, {stats.dropped:,} lost
