@@ -214,6 +214,9 @@ def test_watch_shows_the_runs_of_several_hosts(socket_path: str, server: Server)
     shown = run("watch", "--from", server.url, "--once").stdout
     assert re.findall(r"^(\w+ \w+)  running", shown, re.MULTILINE) == ["one one", "two two"]
     assert "two two" not in run("watch", "--from", server.url, "--once", "--host", "one").stdout
+    absent = run("watch", "--from", server.url, "--once", "--host", "nope")
+    assert (absent.returncode, absent.stdout) == (1, "")
+    assert absent.stderr.endswith(f"socketpusher watch: there are no events in EVENTS at {server.url}, host nope\n")
     with running("watch", "--from", server.url, env={**os.environ, "TERM": "dumb"}) as process:
         told = [process.stdout.readline().decode().split()[1:] for _ in range(6)]
     assert told[2] == ["one", "one", "unit.completed", "unitone"]

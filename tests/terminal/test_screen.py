@@ -25,7 +25,8 @@ def test_the_screen_shows_what_runs_what_failed_and_why_and_the_rest(socket_path
         part_of_a_run(bus)
         watcher.matches(
             r"^connected: 1 sender  58 events  ",
-            r"^pid \d+  running 0:\d\d  10/60 units  1 failed  1 blocked  2 running  31/180 ta",
+            r"^pid \d+  running 0:\d\d  10/60 units  1 failed  1 blocked  2 running",
+            r"^  ━+xx?╌+·+  31/180 tasks  16%  ETA \d+:\d\d",
             r"  level 0  ━+ +10/10 units +30/30 tasks",
             r"  level 1  x+╌+·+ +0/10 units +1/30 tasks  1 failed",
             r"^  ✗ unit-10  SyntaxError: invalid syntax$",
@@ -193,6 +194,13 @@ def test_wide_names_leave_the_columns_where_they_are(socket_path: str) -> None:
         assert len(set(ends)) == 1
 
 
+def test_an_emoji_of_several_reaches_the_terminal_whole(socket_path: str) -> None:
+    family = "👩\u200d👩\u200d👧"
+    with watching(socket_path) as watcher, connected(socket_path) as send:
+        send(Event("unit.failed", family * 3, error="why"))
+        watcher.wait_for(lambda: f"✗ {family * 3}  why".encode() in re.sub(rb"\x1b\[[\d;]*m", b"", watcher.written))
+
+
 def _by_cell(line: str) -> str:
     """The line with a character for every cell, as pyte has it but for those that take none."""
     return "".join(character + " " * (columns_of(character) - 1) for character in line if columns_of(character))
@@ -215,7 +223,7 @@ def test_q_quits_and_leaves_a_summary(socket_path: str) -> None:
 def test_a_question_mark_shows_the_keys_until_the_next_key(socket_path: str) -> None:
     with watching(socket_path) as watcher:
         watcher.press(b"?")
-        watcher.shows("q or Ctrl-C", "search: type a part")
+        watcher.shows("q or Ctrl-C", "search for a part")
         watcher.press(b"q")
         watcher.wait_for(lambda: "Ctrl-C" not in watcher.text())
         watcher.press(b"q")
@@ -294,7 +302,9 @@ def test_a_signal_brings_the_terminal_back_and_leaves_a_summary(socket_path: str
     assert watcher.written.rindex(b"\x1b[?25h") > watcher.written.rindex(b"\x1b[?25l")
     left = after.decode()
     assert "Traceback" not in left
-    assert re.search(r"pid \d+  running 0:\d\d  10/60 units .*\r\n  ✗ unit-10  SyntaxError: invalid syntax\r\n", left)
+    assert re.search(
+        r"pid \d+  running 0:\d\d  10/60 units .*\r\n  ━.*\r\n  ✗ unit-10  SyntaxError: invalid syntax\r\n", left
+    )
     assert "\x1b" not in left
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from socketpusher import Event, Graph
 from socketpusher.terminal.page import render_screen
-from socketpusher.terminal.sections import bar
+from socketpusher.terminal.sections import head
 from socketpusher.terminal.text import text_of
 from socketpusher.terminal.tracker import RunTracker
 
@@ -64,17 +64,19 @@ def test_the_bar_tells_how_much_is_done_and_how_long_the_rest_takes() -> None:
         at(5, "unit.started", "5"),
     )
     (run,) = runs.runs
-    assert text_of(bar(run, BEGIN.timestamp() + 20, 38)) == "  " + "━" * 8 + "xx" + "╌╌" + "·" * 8 + "  40%  ETA 0:20"
+    assert (
+        text_of(head(run, BEGIN.timestamp() + 20, 38)[1]) == "  " + "━" * 8 + "xx" + "╌╌" + "·" * 8 + "  40%  ETA 0:20"
+    )
     runs.source_disconnected("s", BEGIN.timestamp() + 30)
-    assert text_of(bar(run, BEGIN.timestamp() + 40, 38)).endswith("  40%  ETA -")
+    assert text_of(head(run, BEGIN.timestamp() + 40, 38)[1]).endswith("  40%  ETA -")
     runs.feed("s", at(50, "orch.failed"))
-    assert text_of(bar(run, BEGIN.timestamp() + 60, 38)).endswith("  40%")
+    assert text_of(head(run, BEGIN.timestamp() + 60, 38)[1]).endswith("  40%")
 
 
 def test_what_is_not_complete_never_looks_complete() -> None:
     nodes = [{"id": str(n), "status": "complete" if n else "pending"} for n in range(1000)]
     (run,) = tracker(at(0, "graph", payload={"nodes": nodes})).runs
-    line = text_of(bar(run, 0, 80))
+    line = text_of(head(run, 0, 80)[1])
     assert " 99%" in line
     assert "·" in line
 

@@ -66,7 +66,7 @@ def test_a_recording_is_shown_as_it_ends(recording: Path) -> None:
     recording.write_bytes(STARTED + FAILED)
     shown = run("watch", "--once", str(recording))
     assert (shown.returncode, shown.stderr) == (0, f"reading {recording}\n")
-    assert re.match(r"run\.ndjson  failed in 0:03  0/2 units  1 failed  .*a failed\n", shown.stdout)
+    assert re.match(r"run\.ndjson  failed in 0:03  0/2 units  1 failed\n  x+·+  0%\n  a failed\n", shown.stdout)
     assert "  ✗ a  disk full\n" in shown.stdout
 
 
@@ -142,6 +142,36 @@ def _rotate(recording: Path) -> None:
     for old, new in reversed(list(pairwise(names))):
         if os.path.exists(old):
             os.replace(old, new)
+
+
+def test_a_recording_that_is_renamed_and_not_there_again_yet_is_waited_for(recording: Path) -> None:
+    recording.write_bytes(STARTED)
+    with reading(recording) as (source, view):
+        read_to_its_end(source, view)
+        _rotate(recording)
+        read_to_its_end(source, view)
+        recording.write_bytes(FAILED)
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+
+
+def test_a_rotation_while_the_next_file_is_opened_skips_none(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording.write_bytes(STARTED)
+    with reading(recording) as (source, view):
+        read_to_its_end(source, view)
+        _rotate(recording)
+        recording.write_bytes(FAILED)
+
+        def rotated_meanwhile(path: str) -> object:
+            monkeypatch.undo()
+            _rotate(recording)
+            recording.write_bytes(line(9, "task.started", "b"))
+            return open(path, "rb")
+
+        monkeypatch.setattr("socketpusher.terminal.sources._opened", rotated_meanwhile)
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+        assert view.runs.events == 6
 
 
 @pytest.mark.parametrize("how", ["removed", "moved elsewhere", "emptied"])

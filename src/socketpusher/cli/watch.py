@@ -97,7 +97,10 @@ def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
     problems: list[str] = []
     subscription = subscribed(arguments, problems.append)
     if subscription is not None:
-        return StreamSource(opened.enter_context(subscription), problems)
+        stream = StreamSource(opened.enter_context(subscription), problems)
+        chosen = {"host": arguments.host, "session": arguments.session}
+        stream.where += "".join(f", {what} {name}" for what, name in chosen.items() if name is not None)
+        return stream
     if arguments.path is not None and os.path.isfile(arguments.path):
         recording = RecordingSource(arguments.path)
         opened.callback(recording.close)

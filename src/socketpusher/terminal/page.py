@@ -13,12 +13,12 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 
-from .sections import UNIT_COLUMNS, all_units, bar, sections, title
+from .sections import UNIT_COLUMNS, Section, all_units, head, sections, title
 from .text import BAD, DIM, PLAIN, Line, clip, clock, printable
 from .tracker import RecentEvent, Run, RunTracker
 
 _HEADED = 12  # the height from which on the sections of a run have headings, in lines
-_WITH_BAR = 5  # the height from which on a run has a bar
+_BELOW_HEADING = 3  # the lines that sections have before the heading of a run has more than one
 _EVENTS = 4  # the lines that are kept for the last events, their heading included
 _FAILURES = 10  # how many are in a summary of a run, at most
 
@@ -52,25 +52,23 @@ def render_full(runs: RunTracker, now: float, width: float = math.inf) -> list[L
     """Every level, and every unit that runs, failed or is blocked, in as many lines as that takes; others in counts."""
     lines: list[Line] = []
     for run in runs.runs:
-        lines += [title(run, now), bar(run, now, min(width, 80))] if run.units else [title(run, now)]
+        lines += head(run, now, min(width, 80))
         for section in sections(run, now, width):
             lines += section.render(section.rows)
     return [clip(line, width) for line in lines]
 
 
 def render_summary(runs: RunTracker, now: float, width: float) -> list[Line]:
-    """A line for each run, and the first ten failures in it."""
+    """How each run stands, and the last ten failures in it."""
     lines: list[Line] = []
     for run in runs.runs:
         failures = sections(run, now, width)[1]
-        lines += [title(run, now), *failures.render(min(failures.rows, _FAILURES))]
+        lines += [*head(run, now, min(width, 80)), *failures.render(min(failures.rows, _FAILURES))]
     return [clip(line, width) for line in lines]
 
 
 def _render_run(run: Run, now: float, width: int, height: int) -> list[Line]:
-    lines = [title(run, now)]
-    if run.units and height >= _WITH_BAR:
-        lines.append(bar(run, now, width))
+    lines = head(run, now, width, max(1, height - _BELOW_HEADING))
     room = height - len(lines)
     with_headings = height >= _HEADED
     parts = sections(run, now, width)
@@ -79,11 +77,8 @@ def _render_run(run: Run, now: float, width: int, height: int) -> list[Line]:
     if sum(part.rows for part in parts) + rows_of_others + len(parts) * with_headings <= room:
         parts[2:] = [all_units(run, now, width)]
     headings = [bool(with_headings and part.heading and part.rows) for part in parts]
-    by_urgency = sorted(range(len(parts)), key=lambda number: parts[number].urgency)
-    wants = [parts[number].rows + headings[number] for number in by_urgency]
-    rows = _allocate_rows(room, [parts[number].share for number in by_urgency], wants)
-    for number, (part, heading) in enumerate(zip(parts, headings, strict=True)):
-        given = rows[by_urgency.index(number)]
+    rows = _allocate_rows(room, parts, [part.rows + heading for part, heading in zip(parts, headings, strict=True)])
+    for part, heading, given in zip(parts, headings, rows, strict=True):
         if heading and given > 1:
             lines.append([(part.heading, DIM)])
             given -= 1
@@ -92,12 +87,13 @@ def _render_run(run: Run, now: float, width: int, height: int) -> list[Line]:
     return lines
 
 
-def _allocate_rows(room: int, shares: Sequence[float], wants: Sequence[int]) -> list[int]:
-    """How many of `room` lines each gets: its share at first, then what is left; both in the order given."""
-    got = [0] * len(wants)
-    for limits in ([max(1, int(share * room)) for share in shares], wants):
-        for number, want in enumerate(wants):
-            got[number] += max(0, min(room - sum(got), min(limits[number], want) - got[number]))
+def _allocate_rows(room: int, parts: Sequence[Section], wants: Sequence[int]) -> list[int]:
+    """How many of `room` lines each section gets: its share at first, then what is left; the most urgent first."""
+    got = [0] * len(parts)
+    by_urgency = sorted(range(len(parts)), key=lambda number: parts[number].urgency)
+    for limits in ([max(1, int(part.share * room)) for part in parts], wants):
+        for number in by_urgency:
+            got[number] += max(0, min(room - sum(got), min(limits[number], wants[number]) - got[number]))
     return got
 
 

@@ -5,13 +5,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Hashable
 from contextlib import ExitStack
 
 from rich.console import Console
 from rich.text import Text
 
-from ..events import Event
 from .page import render_screen, render_summary
 from .sources import EventSource
 from .text import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clip, clock, elapsed, plural, printable, text_of
@@ -43,7 +41,7 @@ class Screen(RunView):
         self._problems = 0
         self._problem = ""  # the last one
         self._rate = _Rate()
-        self._changed = True
+        self._shown: object = None  # what the screen was drawn of
         self._drawn = 0.0  # when, of `time.monotonic`
         self._list = UnitList()
         self._help = False
@@ -96,35 +94,20 @@ class Screen(RunView):
         else:
             self._help = True
 
-    def source_connected(self, source: Hashable, title: str) -> None:
-        """A source is connected."""
-        super().source_connected(source, title)
-        self._changed = True
-
-    def source_disconnected(self, source: Hashable, now: float) -> None:
-        """A source has disconnected; `now` is in seconds since the epoch."""
-        super().source_disconnected(source, now)
-        self._changed = True
-
-    def feed(self, source: Hashable, event: Event) -> None:
-        """Take an event in."""
-        self.runs.feed(source, event)
-        self._changed = True
-
     def report(self, problems: list[str]) -> None:
         """Count problems, and show the last one."""
         self._problems += len(problems)
         self._problem = problems[-1]
-        self._changed = True
 
     def refresh(self) -> float:
         """Draw if it is time to. Returns in how many seconds it will be, if nothing comes meanwhile."""
-        now = time.monotonic()
-        due = self._drawn + (REDRAW if self._changed else _IDLE)
+        now, runs = time.monotonic(), self.runs
+        known = runs.events, len(runs.sources), runs.gone, self._problems
+        due = self._drawn + (_IDLE if known == self._shown else REDRAW)
         if now < due:
             return due - now
-        self._changed = False
-        self._rate.sample(now, self.runs.events)
+        self._shown = known
+        self._rate.sample(now, runs.events)
         lines = self._lines(time.time(), *_size())
         with self._console.capture() as drawn:
             text = Text("\n").join(Text.assemble(*line) for line in lines)

@@ -67,21 +67,34 @@ def all_units(run: Run, now: float, columns: float) -> Section:
     return _table("units", units, run.clock(now), columns)
 
 
+def head(run: Run, now: float, columns: float, height: float = math.inf) -> list[Line]:
+    """How the run stands: its title, its bar, and why it failed, in at most `height` lines."""
+    told = ((run.reason, BAD), (run.no_graph and f"no graph: {run.no_graph}", BUSY))
+    lines = [title(run, now), *([(f"  {printable(text)}", style)] for text, style in told if text)]
+    if run.units:
+        lines.insert(1, _progress(run, now, columns))
+    return lines[: int(min(height, len(lines)))]
+
+
 def title(run: Run, now: float) -> Line:
     """How the run stands, in one line."""
     counts = (
-        (run.count("failed"), f"{run.count('failed'):,} failed", BAD),
-        (run.count("blocked"), f"{run.count('blocked'):,} blocked", BAD),
-        (run.count("in_progress"), f"{run.count('in_progress'):,} running", BUSY),
-        (run.tasks, f"{run.completed_tasks:,}/{run.tasks:,} tasks", PLAIN),
-        (run.failed_tasks, plural(run.failed_tasks, "failed task"), BAD),
-        (run.gone is not None, f"disconnected at {clock(run.gone or 0)}", BUSY),
-        (run.reason, printable(run.reason), BAD),
-        (run.no_graph, f"no graph: {printable(run.no_graph)}", BUSY),
+        (run.count("failed"), "failed", BAD),
+        (run.count("blocked"), "blocked", BAD),
+        (run.count("in_progress"), "running", BUSY),
     )
-    units = f"  {run.count('complete'):,}/{len(run.units):,} units" if run.units else ""
-    line = [(printable(run.title), BOLD), ("  ", PLAIN), _state(run, now), (units, PLAIN)]
-    return line + [(f"  {text}", style) for told, text, style in counts if told]
+    told = [(f"{run.count('complete'):,}/{len(run.units):,} units", PLAIN)] if run.units else []
+    told += [(f"{count:,} {what}", style) for count, what, style in counts if count]
+    if run.failed_tasks:
+        told.append((plural(run.failed_tasks, "failed task"), BAD))
+    if run.gone is not None and not run.outcome:
+        told.append((f"disconnected at {clock(run.gone)}", BUSY))
+    return [
+        (printable(run.title), BOLD),
+        ("  ", PLAIN),
+        _state(run, now),
+        *((f"  {text}", style) for text, style in told),
+    ]
 
 
 def _state(run: Run, now: float) -> Span:
@@ -94,12 +107,13 @@ def _state(run: Run, now: float) -> Span:
     return ("no start seen", DIM) if run.units else (plural(run.events, "event"), PLAIN)
 
 
-def bar(run: Run, now: float, columns: float) -> Line:
+def _progress(run: Run, now: float, columns: float) -> Line:
     """How much of the run is done, and how long the rest will take at the rate so far."""
     statuses = {status: run.count(status) for status in run.by_status}
+    tasks = f"  {run.completed_tasks:,}/{run.tasks:,} tasks" if run.tasks else ""
     eta = run.eta(now)
     left = "" if run.outcome else f"  ETA {'-' if eta is None else elapsed(eta)}"
-    told = f" {100 * statuses['complete'] // max(1, len(run.units)):3}%{left}"
+    told = f"{tasks}  {100 * statuses['complete'] // len(run.units)}%{left}"
     return [("  ", PLAIN), *_bar(statuses, len(run.units), int(min(columns, 120)) - len(told) - 3), (told, PLAIN)]
 
 

@@ -52,7 +52,7 @@ class EventSource:
         self.readable: Any = None  # is readable when `take` has something to do
         self.due = math.inf  # when `take` has something to do, whatever is readable
         self.told = math.inf  # when it has told where the run stands
-        self.alone_since: float | None = time.monotonic()  # since when there is nobody to hear of; None if there is
+        self.alone_since: float | None = time.monotonic()  # since when no sender is connected, or None
         self.behind = False  # whether what comes is the past
 
     def take(self, view: RunView) -> None:
@@ -180,9 +180,7 @@ class RecordingSource(EventSource):
         if data:
             self._feed(view, self._splitter.feed(data))
         elif successor is not None:
-            self.finish(view)
-            self._file.close()
-            self._file = _opened(successor)
+            self._switch_to(successor, view)
         else:
             self.behind, self.told, self.due = False, 0.0, time.monotonic() + POLL
             if self._live and time.time() - os.fstat(self._file.fileno()).st_mtime > AT_REST:
@@ -191,6 +189,16 @@ class RecordingSource(EventSource):
                 view.source_disconnected(self, self._last)
             return
         self.due = 0.0
+
+    def _switch_to(self, successor: str, view: RunView) -> None:
+        try:
+            file = _opened(successor)
+        except FileNotFoundError:  # everything is renamed at this moment
+            return
+        if self._successor() == successor:  # and not while it was opened
+            self.finish(view)
+            self._file, file = file, self._file
+        file.close()
 
     def finish(self, view: RunView) -> None:
         """Hand over the last line, if it has no newline yet."""
@@ -223,17 +231,14 @@ class RecordingSource(EventSource):
         if isinstance(self._file, gzip.GzipFile):
             return None
         here = os.fstat(self._file.fileno())
-        number = 0
-        while number == 0 or os.path.exists(_rotated(self.where, number)):
-            try:
-                found = os.path.samestat(here, os.stat(_rotated(self.where, number)))
-            except FileNotFoundError:
-                found = False
-            if found:
-                shrunk = number == 0 and here.st_size < self._file.tell()
-                return self.where if shrunk else _rotated(self.where, number - 1) if number else None
-            number += 1
-        return self.where if os.path.exists(self.where) else None
+        names = [self.where]
+        while os.path.exists(_rotated(self.where, len(names))):
+            names.append(_rotated(self.where, len(names)))
+        number = next((number for number, name in enumerate(names) if _is(name, here)), None)
+        if number == 0:
+            return self.where if here.st_size < self._file.tell() else None  # it was emptied
+        name = names[number - 1] if number else self.where
+        return name if os.path.exists(name) else None
 
     def close(self) -> None:
         """Close the file."""
@@ -242,6 +247,13 @@ class RecordingSource(EventSource):
 
 def _rotated(path: str, number: int) -> str:
     return f"{path}.{number}" if number else path
+
+
+def _is(path: str, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), status)
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: str) -> io.BufferedReader | gzip.GzipFile:

@@ -30,10 +30,12 @@ REASON_LENGTH, ERROR_LENGTH = 500, 2000
 NO_LEVEL = -1
 """The level of units that no graph has named."""
 
-_OF_THE_RUN = frozenset(
+RUN_EVENTS = frozenset(
     ("graph", str(EventType.ORCH_STARTED), str(EventType.ORCH_COMPLETED), str(EventType.ORCH_FAILED))
 )
-_RELEVANT = RELEVANT | _OF_THE_RUN | {str(EventType.TASK_FAILED)}
+"""The types of events that are about a run, whatever unit they name."""
+
+_RELEVANT = RELEVANT | RUN_EVENTS | {str(EventType.TASK_FAILED)}
 _GROUP_MARGIN = re.compile(r"^ *[|+] ?", re.MULTILINE)  # in the traceback of an ExceptionGroup
 
 
@@ -159,7 +161,7 @@ class Run:
         kind = event.type
         if kind not in _RELEVANT:
             return False
-        if kind not in _OF_THE_RUN:
+        if kind not in RUN_EVENTS:
             return bool(event.unit) and self._apply_to_unit(event)
         if kind == "graph":
             if nodes := _nodes(event):
@@ -224,7 +226,7 @@ class Run:
             unit.fail(event.error)
         worker = event.payload.get("worker") if isinstance(event.payload, dict) else None
         if isinstance(worker, str | int):
-            unit.worker = str(worker)[:REASON_LENGTH].partition("\n")[0]
+            unit.worker = _first_line(str(worker))
         if kind == EventType.TASK_FAILED:
             self.failed_tasks += 1
             return False
@@ -305,8 +307,10 @@ class RunTracker:
         if run is None:
             run = self._of[source] = self._run_for(source, event)
         self.events += 1
-        kind, unit, task, error = event.type, event.unit, event.task, event.error
-        self.recent.append(RecentEvent(run, event.time, kind, unit, task, _message(event), error and reason(error)))
+        payload, error = event.payload, event.error
+        message = _first_line(payload["message"]) if type(payload) is dict and "message" in payload else ""
+        why = error and reason(error)
+        self.recent.append(RecentEvent(run, event.time, event.type, event.unit, event.task, message, why))
         return run, run.apply(event)
 
     def _run_for(self, source: Hashable, event: Event) -> Run:
@@ -332,14 +336,12 @@ def reason(error: str) -> str:
         _, last_frame, rest = text.rpartition('  File "')
         lines = _GROUP_MARGIN.sub("", (last_frame + rest)[: 16 * ERROR_LENGTH]).splitlines()
         said = [line for line in lines if line.strip() and not line.startswith(" ")] or lines
-        text = (said[0] if last_frame else said[-1]).strip()
-    return text[: 4 * REASON_LENGTH].partition("\n")[0][:REASON_LENGTH]
+        text = said[0] if last_frame else said[-1]
+    return _first_line(text)
 
 
-def _message(event: Event) -> str:
-    payload = event.payload
-    message = payload.get("message") if isinstance(payload, dict) else None
-    return message[:REASON_LENGTH].strip().partition("\n")[0] if isinstance(message, str) else ""
+def _first_line(text: object) -> str:
+    return text[: 4 * REASON_LENGTH].strip().partition("\n")[0][:REASON_LENGTH] if isinstance(text, str) else ""
 
 
 def _nodes(event: Event) -> list[NodePayload]:

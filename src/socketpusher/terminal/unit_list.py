@@ -1,7 +1,6 @@
 """The list of all units that the keys open: one can move in it, search, and see why a unit failed. Pure."""
 
 from collections.abc import Iterator
-from itertools import islice
 
 from .sections import MARKS, unit_name, work
 from .text import BOLD, DIM, PLAIN, SELECTED, Line, clip, clock, fit, plural, printable, width, wrap
@@ -13,14 +12,14 @@ _PAGE_UP, _PAGE_DOWN = ("\x1b[5~",), ("\x1b[6~",)
 _HOME, _END = ("\x1b[H", "\x1bOH", "\x1b[1~"), ("\x1b[F", "\x1bOF", "\x1b[4~")
 
 HELP = """\
-  q or Ctrl-C        quit
-  up, down           go through all units; below the list: why the one that is marked failed
-  PageUp, PageDown   go faster; Home and End: to the first and the last one
-  /                  search: type a part of a unit's name, its worker or its reason; Enter ends it
-  f                  only what failed or is blocked; once more: all units
-  Esc                back to the overview
-  Ctrl-Z             stop until fg
-  ?                  this help; any key closes it
+  q or Ctrl-C       quit
+  arrows            go through all units; below the list is why one failed
+  PageUp, PageDown  go faster; Home and End go to the first and the last unit
+  /                 search for a part of a name, worker or reason; Enter ends it
+  f                 only units that failed or are blocked; again: all units
+  Esc               back to the overview
+  Ctrl-Z            stop, until the command fg
+  ?                 this help; any key closes it
 """
 
 
@@ -77,7 +76,7 @@ class UnitList:
         details += [[]] * (room - len(details))
         self._rows = max(1, height - 2 - room)
         self._top = max(0, min(self._top, self._marked, len(found) - self._rows), self._marked - self._rows + 1)
-        shown = list(islice(found, self._top, self._top + self._rows))
+        shown = found[self._top : self._top + self._rows]
         names = [
             f"{printable(run.title)}  {unit_name(unit)}" if len(runs.runs) > 1 else unit_name(unit)
             for run, unit in shown

@@ -5,22 +5,11 @@ from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 
 from ..events import Event, EventType
+from ..run_state import STATUS_AFTER
 from .text import printable
-from .tracker import Run, RunTracker
+from .tracker import RUN_EVENTS, Run, RunTracker
 
-_PRINTED = frozenset(
-    (
-        "graph",
-        str(EventType.ORCH_STARTED),
-        str(EventType.ORCH_COMPLETED),
-        str(EventType.ORCH_FAILED),
-        str(EventType.UNIT_STARTED),
-        str(EventType.UNIT_COMPLETED),
-        str(EventType.UNIT_MERGED),
-        str(EventType.UNIT_FAILED),
-        str(EventType.UNIT_BLOCKED),
-    )
-)
+_PRINTED = (RUN_EVENTS | STATUS_AFTER.keys()) - {str(EventType.UNIT_QUEUED)}
 """The events that are a line each, if they change anything."""
 
 

@@ -29,13 +29,13 @@ def watch(source: EventSource, *, once: bool = False, until_end: bool = False, t
         source: Where the events come from.
         once: Whether to print where the runs stand, when that is known, and return.
         until_end: Whether to return when the run has ended; of several, when all that are connected have.
-        timeout: How long to wait while there is nobody to hear of, in seconds.
+        timeout: How long to wait while no sender is connected, or the stream can't be read, in seconds.
 
     Returns:
         How the runs ended: `COMPLETED`, or `FAILED` if one of them failed, or `UNKNOWN` if one has not ended.
 
     Raises:
-        TimeoutError: There was nobody to hear of for so long.
+        TimeoutError: The timeout is over.
         ValueError: There are no events, with `once`.
         OSError: As the source raises it.
     """
@@ -66,7 +66,8 @@ def _follow(source: EventSource, view: RunView, once: bool, until_end: bool, tim
                 break
             give_up = math.inf if source.alone_since is None else source.alone_since + timeout
             if now >= give_up:
-                raise TimeoutError(f"heard of no run at {source.where} within {timeout:g} s; start one, or wait longer")
+                silence = f"nothing has come from {source.where} for {timeout:g} s"
+                raise TimeoutError(f"{silence}; start a sender, or give a longer --timeout")
             wake = min(source.due, give_up, source.told if once else math.inf)
             waits = [wait for wait in (view.refresh(), wake - now) if wait is not None and wait < math.inf]
             ready = selector.select(max(0.0, min(waits)) if waits else None)
