@@ -5,10 +5,11 @@ import select
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..terminal.watch import can_draw
 from .modules import find_modules
-from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
+from .processes import Process, interruptible, running_processes
 from .scheduler import HALFWAY
 
 _NEXT = """
@@ -39,7 +40,7 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
     with running_processes() as processes:
         path = os.path.join(processes.directory, "demo.sock")
         print("starting socketpusher watch, and a scheduler that never sleeps ...", flush=True)
-        display = processes.start_watch(path, plain=plain)
+        display = processes.start_watch(path, "--exit-code", plain=plain)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         scheduler = processes.start_python(f"{__package__}.scheduler", path, *names, **streams)
         report = ""
@@ -48,10 +49,10 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
                 display.kill()
                 display.wait()
                 print(f"{restore}killed the display, process {display.pid}; starting another one ...", flush=True)
-                display = processes.start_watch(path, plain=plain)
+                display = processes.start_watch(path, "--exit-code", plain=plain)
             else:
                 report += line
-        if (code := display.poll()) is not None:
+        if code := display.poll():
             print(restore, end="", flush=True)
             if code == 128 + signal.SIGPIPE:
                 raise BrokenPipeError
@@ -59,17 +60,16 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
         if scheduler.wait() != 0:
             why = report.rstrip().rpartition("\n")[2]  # the last line of a traceback
             raise ChildProcessError(f"the demo's scheduler ended with exit code {scheduler.returncode}: {why}")
-        with interruptible():
-            wait_until(lambda: count_sockets(display) <= 1)  # at the end of what was sent it closes the connection
-        end(display)  # which prints what it knows of the run
+        with interruptible(), suppress(subprocess.TimeoutExpired):
+            display.wait(5)  # it has read that the run has ended, and prints what it knows of it
     print(f"display  killed halfway and started again; above is what the second one knows\n{report}{_NEXT}")
 
 
 def _next_line(scheduler: Process, display: Process) -> str:
-    """Wait for the next line of the scheduler. Returns "" at its end, or when the display has ended."""
+    """Wait for the next line of the scheduler. Returns "" at its end, or when the display has failed."""
     assert scheduler.stdout is not None
     with interruptible():
-        while display.poll() is None:
+        while not display.poll():
             if select.select([scheduler.stdout], [], [], 0.1)[0]:
                 return scheduler.stdout.readline().decode(errors="replace")
     return ""
