@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..events import Event, EventType
 from ..graph import GraphPayload, NodePayload, count_in, graph_in
-from ..run_state import RELEVANT, STATUSES, RunState
+from ..run_state import RELEVANT, STATUS_AFTER, STATUSES, RunState
 
 MAX_RECENT_EVENTS = 200
 """How many of the last events are kept."""
@@ -57,15 +57,17 @@ class Unit:
     Args:
         name: Its name.
         level: Its depth in the graph, or `NO_LEVEL`.
+        run: The run that it is a part of.
     """
 
     __slots__ = (
-        "completed_tasks", "ended", "error", "level", "name", "reason", "started", "status", "tasks", "worker",
+        "completed_tasks", "ended", "error", "level", "name", "reason", "run", "started", "status", "tasks", "worker",
     )  # fmt: skip
 
-    def __init__(self, name: str, level: "Level") -> None:
+    def __init__(self, name: str, level: "Level", run: "Run") -> None:
         self.name = name
         self.level = level
+        self.run = run
         self.status = ""
         self.tasks = 0  # never below the completed ones; 0 where nobody has said
         self.completed_tasks = 0
@@ -213,7 +215,7 @@ class Run:
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
         level.units += 1
-        unit = self.units[node["id"]] = Unit(node["id"], level)
+        unit = self.units[node["id"]] = Unit(node["id"], level, self)
         self._sync(unit)
         return unit
 
@@ -237,7 +239,7 @@ class Run:
             if unit.started != started:  # else a connection tells it again, but not why a task has failed since
                 unit.reason = unit.error = ""
             unit.started, unit.ended = started, None
-        elif unit.status != before:
+        elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         return unit.status != before
 
