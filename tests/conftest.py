@@ -7,19 +7,16 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from socketpusher import Bus
 from socketpusher.channel.ledger import Ledger
+from support import profile as profile  # which sets up hypothesis
 from support.consumer import Consumer
 from support.leftovers import left_behind
 from support.waiting import wait_for
 
 # A runner in the background may have it ignored, and so would every host that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-settings.register_profile("default", deadline=None)  # the machine is shared, so times mean nothing
-settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
