@@ -136,7 +136,7 @@ def test_what_code_raises_is_not_a_handlers(install: Callable[[Any], object], co
 
 def test_what_needs_no_process_is_imported_without_ctypes() -> None:
     """Some builds of Python have no `_ctypes`."""
-    modules = ["wire", "conversion", "events", "graph", "config", "run_state", "errors", "sources.logs"]
+    modules = ["wire", "conversion", "events", "graph", "config", "run_state", "signal_errors", "sources.logs"]
     lines = [f"import socketpusher.{module}" for module in modules]
     code = "\n".join(["import sys", "sys.modules['_ctypes'] = None", "import socketpusher", *lines])
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -293,7 +293,7 @@ class Slow(logging.Handler):
         may_go_on.wait(60)
 said, may_go_on = [], threading.Event()
 logging.getLogger("socketpusher").addHandler(Slow())
-say = pusher._supervisor._say
+say = pusher._supervisor._log_message
 say(logging.WARNING, "first")
 while not said:
     time.sleep(0.001)

@@ -27,7 +27,7 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from support.interrupts import HungError, Interrupt, Point, Timeout, hang_breaker, raising, watching
-from support.leftovers import left_behind
+from support.leftovers import described, left_behind
 from support.profile import spread
 from support.recorder import Recorder
 from support.waiting import wait_for
@@ -412,11 +412,12 @@ def left(before: set[str]) -> list[str]:
     with suppress(AssertionError):
         wait_for(lambda: not left_behind() - before, 8)
     found = sorted(left_behind() - before)
+    said = list(map(described, found))
     for name in found:
         if name.startswith("process "):
             with suppress(ProcessLookupError):
-                os.kill(int(name.split()[1].rstrip(":")), signal.SIGKILL)
-    return [f"left behind: {found}"] if found else []
+                os.kill(int(name.split()[1]), signal.SIGKILL)
+    return [f"left behind: {said}"] if found else []
 
 
 @pytest.mark.parametrize("after", ["start again", "close", "collected"])

@@ -266,7 +266,7 @@ class Stage:
         if writer._connection is None:
             self.socket = Socket(self.socket_fd, self.choices, 100 + 40 * self.choices.below(64))
             self.display.sockets.append(self.socket)
-            writer._connected(self.socket)  # type: ignore[arg-type]
+            writer._connection_made(self.socket)  # type: ignore[arg-type]
 
     def _write(self, writer: Writer) -> None:
         if writer._connection is not None:
@@ -317,7 +317,7 @@ class Stage:
     def go_on(self) -> None:
         """Everybody does a bit."""
         self.put()
-        self.turn("connect", "take_in", "write")
+        self.turn("connect", "read_queue", "write")
         self.display.read(1 << 20)
         self.turn("look")
 
@@ -337,7 +337,7 @@ class Stage:
         """The host says that it ends, and the writer goes on until it has finished."""
         self.cells.fuse = None
         self.closing = True
-        self.outbox.seal()
+        self.outbox.stop_accepting()
         self.outbox.take_held(at_once=True)
         self.turn("notice")
         self.turn("connect")  # a display that comes when the writer has finished is told nothing
@@ -347,7 +347,7 @@ class Stage:
             self.ledger.close_deadline = 2**62
             writer._closing = True
             self.put()
-            self.turn("connect", "take_in", "write")
+            self.turn("connect", "read_queue", "write")
             if (what := self.choices.below(16)) == 1:
                 self.kill_writer()
                 continue
@@ -385,12 +385,12 @@ class Stage:
         """The host closes without a consumer, or is killed when the writer has all that it had."""
         self.cells.fuse = None
         self.closing = True
-        self.outbox.seal()
+        self.outbox.stop_accepting()
         if self.socket is not None:
             self.turn("time_out")
         for _ in range(200):
             self.put()
-            self.turn("take_in", "write")
+            self.turn("read_queue", "write")
         assert self.ledger.received == self.outbox.accepted() == self.ledger.settled
         if self.choices.below(2):
             self.leave()
@@ -418,7 +418,7 @@ class Stage:
 
 ACTIONS = (
     *(Stage.put,) * 4,
-    *(lambda stage: stage.turn("take_in"),) * 3,
+    *(lambda stage: stage.turn("read_queue"),) * 3,
     *(lambda stage: stage.turn("connect"),) * 2,
     *(lambda stage: stage.turn("write"),) * 4,
     *(lambda stage: stage.turn("look"),) * 2,
@@ -567,8 +567,8 @@ def test_a_writer_may_die_at_each_step_of_the_disk(
             for number in range(10 * turn, 10 * turn + 10):
                 stage.emit(Event("x", task=number))
             stage.put()
-            stage.turn("take_in", "write")
-            stage.turn("take_in", "write")
+            stage.turn("read_queue", "write")
+            stage.turn("read_queue", "write")
             stage.put()
             if turn == 3:
                 stage.turn("connect")
@@ -580,7 +580,7 @@ def test_a_writer_may_die_at_each_step_of_the_disk(
         assert times >= time or step.startswith("make")
         for _ in range(200):
             stage.put()
-            stage.turn("connect", "take_in", "write")
+            stage.turn("connect", "read_queue", "write")
             stage.display.read(1 << 20)
             stage.turn("look")
         ledger = stage.ledger
@@ -603,14 +603,14 @@ def test_a_run_on_the_disk_gives_its_graph_to_the_next_one_though_the_writer_die
     try:
         stage.emit(Event("orch.started", payload={"graph": graph}))
         for _ in range(3):
-            stage.turn("take_in", "write")
+            stage.turn("read_queue", "write")
             stage.put()
         assert stage.ledger.stored == 1
         stage.kill_writer()
         stage.emit(Event("orch.started"))
         stage.put()
         for _ in range(20):
-            stage.turn("connect", "take_in", "write")
+            stage.turn("connect", "read_queue", "write")
             stage.put()
             stage.display.read(1 << 20)
             stage.turn("look")

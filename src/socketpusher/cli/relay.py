@@ -13,7 +13,7 @@ from .nats_options import add_nats_options, duration, options_of
 
 if TYPE_CHECKING:
     from ..jetstream.options import NatsOptions
-    from ..jetstream.stream import Plan
+    from ..jetstream.stream import StreamSpec
 
 _DESCRIPTION = """\
 Listens on a Unix socket and publishes every event that is sent to it to NATS JetStream, where others follow it with
@@ -80,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         access = NatsOptions(arguments.to, **options_of(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.stream import Plan  # behind that sentence
+    from ..jetstream.stream import StreamSpec  # behind that sentence
 
-    plan = Plan(
+    plan = StreamSpec(
         arguments.stream,
         arguments.prefix,
         arguments.replicas,
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         return asyncio.run(_relay(listener, access, plan, arguments.host))
 
 
-async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "Plan", host: str) -> int:
+async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "StreamSpec", host: str) -> int:
     from ..jetstream.relay import Relay
 
     relay = Relay(listener, access, plan, host, _say)
