@@ -33,9 +33,13 @@ def leaves_nothing_behind() -> Iterator[None]:
     resource_tracker.ensure_running()
     before = left_behind()
     yield
-    gc.collect()
+
+    def nothing_is_left() -> bool:
+        gc.collect()
+        return not left_behind() - before
+
     try:
-        wait_for(lambda: not left_behind() - before, timeout=20)
+        wait_for(nothing_is_left, timeout=20)
     except AssertionError:
         pytest.fail(f"left behind: {sorted(map(described, left_behind() - before))}")
 

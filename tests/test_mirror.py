@@ -76,21 +76,6 @@ def test_no_exception_is_left_that_is_not_needed() -> None:
     assert (unknown, needless) == (set(), set())
 
 
-def test_each_test_module_in_a_room_is_of_a_module_there() -> None:
-    """But for what needs several, and for what is the same in each."""
-    rooms = {Path(module).parent.as_posix() for module in MODULES} - {"."}
-    tested = {place_of(module) for module in MODULES} | {place for place, _ in ELSEWHERE.values()}
-    found = {file.relative_to(TESTS).as_posix() for room in rooms for file in (TESTS / room).glob("test_*.py")}
-    assert found - tested <= {
-        "cli/test_listen_command.py",
-        "jetstream/test_exactly_once.py",  # relay and subscription with servers that fail
-        "jetstream/test_fleet.py",
-        "jetstream/test_printed_examples.py",
-        "sources/test_networkx.py",  # what `set_graph` takes
-        "writer/test_display.py",  # from the outbox to a display
-    }
-
-
 def test_no_two_test_modules_share_a_name() -> None:
     names = [file.name for file in TESTS.rglob("test_*.py")]
     assert {name for name in names if names.count(name) > 1} == set()
