@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -193,8 +194,12 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
     queued = socket.socket(socket.AF_UNIX)
     queued.connect(socket_path)
     pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
-    with pytest.raises(TimeoutError, match=r"not connected (in|after) 2 s"):
-        pusher.start(timeout=2)
+    for timeout in (0.3, 3, 30):
+        with pytest.raises(TimeoutError) as caught:
+            pusher.start(timeout=timeout)
+        if "has not begun in time" not in str(caught.value):  # the machine is busy, and the process not that far
+            break
+    assert re.search(rf"not connected (in|after) {timeout:g} s", str(caught.value))
     accepted, _ = listener.accept()
     pusher.start(timeout=30)
     pusher.close()
