@@ -34,15 +34,6 @@ ELSEWHERE = {
     "cli/replaying.py": ("cli/test_replay.py", PART),
     "cli/rotating_file.py": ("cli/test_listen.py", PART),
     "cli/watch.py": ("terminal/test_watch.py", COMMAND),
-    "demo/accident.py": ("test_demo.py", PART),
-    "demo/demonstration.py": ("test_demo.py", PART),
-    "demo/display.py": ("test_demo.py", PART),
-    "demo/figures.py": ("test_demo.py", PART),
-    "demo/fleet.py": ("test_demo.py", PART),
-    "demo/host.py": ("test_demo.py", PROCESS),
-    "demo/keeper.py": ("test_demo.py", PROCESS),
-    "demo/modules.py": ("test_demo.py", PART),
-    "demo/scheduler.py": ("test_demo.py", PART),
     "host/supervisor.py": ("test_pusher.py", PROCESS),
     "host/writer_handle.py": ("faults/test_writer_death.py", PROCESS),
     "jetstream/connection.py": ("jetstream/test_nats_connection.py", SAME_NAME),
@@ -58,6 +49,9 @@ ELSEWHERE = {
 }
 """Modules that are tested in another place: where, and why."""
 
+ROOMS_ELSEWHERE = {"demo": "test_demo.py"}
+"""Rooms that are tested as one program."""
+
 
 def place_of(module: str) -> str:
     room, _, name = module.rpartition("/")
@@ -66,7 +60,8 @@ def place_of(module: str) -> str:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_has_its_test_module(module: str) -> None:
-    place, _reason = ELSEWHERE.get(module, (place_of(module), ""))
+    room = module.partition("/")[0]
+    place = ROOMS_ELSEWHERE.get(room) or ELSEWHERE.get(module, (place_of(module), ""))[0]
     assert (TESTS / place).is_file(), f"{module} has no tests/{place}: write it, or say in ELSEWHERE where it is tested"
 
 
