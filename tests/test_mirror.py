@@ -23,40 +23,24 @@ ELSEWHERE = {
     "cli/arguments.py": ("cli/test_send.py", COMMAND),
     "cli/demo.py": ("test_demo.py", COMMAND),
     "cli/diagnosis.py": ("cli/test_doctor.py", PART),
-    "cli/drain.py": ("faults/test_spooling.py", COMMAND),
-    "cli/draining.py": ("faults/test_spooling.py", PART),
-    "cli/event_format.py": ("cli/test_listen.py", PART),
     "cli/flow_control.py": ("cli/test_send.py", PART),
-    "cli/main.py": ("cli/test_examples.py", COMMAND),
     "cli/nats_options.py": ("jetstream/test_relay.py", PART),
-    "cli/pace.py": ("cli/test_replay.py", PART),
+    "cli/output.py": ("cli/test_send.py", PART),
     "cli/relay.py": ("jetstream/test_relay.py", COMMAND),
-    "cli/replaying.py": ("cli/test_replay.py", PART),
-    "cli/rotating_file.py": ("cli/test_listen.py", PART),
     "cli/watch.py": ("terminal/test_watch.py", COMMAND),
-    "demo/accident.py": ("test_demo.py", PART),
-    "demo/demonstration.py": ("test_demo.py", PART),
-    "demo/display.py": ("test_demo.py", PART),
-    "demo/figures.py": ("test_demo.py", PART),
-    "demo/fleet.py": ("test_demo.py", PART),
-    "demo/host.py": ("test_demo.py", PROCESS),
-    "demo/keeper.py": ("test_demo.py", PROCESS),
-    "demo/modules.py": ("test_demo.py", PART),
-    "demo/scheduler.py": ("test_demo.py", PART),
     "host/supervisor.py": ("test_pusher.py", PROCESS),
     "host/writer_handle.py": ("faults/test_writer_death.py", PROCESS),
     "jetstream/connection.py": ("jetstream/test_nats_connection.py", SAME_NAME),
     "listener/aio.py": ("listener/test_drivers.py", "all drivers keep the same promises"),
-    "listener/problems.py": ("listener/test_listener.py", PART),
-    "listener/socketfile.py": ("listener/test_listener.py", PART),
     "listener/threads.py": ("listener/test_drivers.py", "all drivers keep the same promises"),
-    "terminal/page.py": ("terminal/test_watch.py", PART),
-    "terminal/screen.py": ("terminal/test_watch.py", PART),
     "writer/main.py": ("test_lifecycle.py", PROCESS),
     "writer/process.py": ("test_lifecycle.py", PROCESS),
     "writer/session.py": ("writer/test_loop.py", PART),
 }
 """Modules that are tested in another place: where, and why."""
+
+ROOMS_ELSEWHERE = {"demo": "test_demo.py"}
+"""Rooms that are tested as one program."""
 
 
 def place_of(module: str) -> str:
@@ -66,7 +50,8 @@ def place_of(module: str) -> str:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_has_its_test_module(module: str) -> None:
-    place, _reason = ELSEWHERE.get(module, (place_of(module), ""))
+    room = module.partition("/")[0]
+    place = ROOMS_ELSEWHERE.get(room) or ELSEWHERE.get(module, (place_of(module), ""))[0]
     assert (TESTS / place).is_file(), f"{module} has no tests/{place}: write it, or say in ELSEWHERE where it is tested"
 
 

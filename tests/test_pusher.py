@@ -335,7 +335,7 @@ def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(socket_path)
     listener.listen()
-    config = PusherConfig(socket_path=socket_path, write_timeout=0.1, buffer_size=100_000, **QUICK)
+    config = PusherConfig(socket_path=socket_path, write_timeout=0.5, buffer_size=100_000, **QUICK)
     with SocketPusher(bus, config) as pusher:
         stalled, _ = listener.accept()
         for number in range(5000):
@@ -343,7 +343,9 @@ def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str)
         reading, _ = listener.accept()
         received = b""
         while received.count(b"\n") < 5000:
-            received += reading.recv(1 << 20)
+            piece = reading.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
+            received += piece
         assert pusher.stats().reconnects == 1
     # It never read a byte, so the next one got everything.
     assert [wire.decode(line).task for line in received.split(b"\n")[:-1]] == list(range(5000))
@@ -365,7 +367,9 @@ def test_a_consumer_that_reads_in_time_is_not_given_up(bus: Bus, socket_path: st
         received = bytearray()
         start = time.monotonic()
         while received.count(b"\n") < 10_000:
-            received += connection.recv(16384)
+            piece = connection.recv(16384)
+            assert piece, "a consumer that reads is given up"
+            received += piece
             # Not for its own sake: pacing is what this consumer is.
             threading.Event().wait(0.015)
         assert time.monotonic() - start > 1.0
@@ -392,6 +396,7 @@ def test_a_line_that_was_cut_by_a_disconnect_is_sent_again_whole(bus: Bus, socke
         received = b""
         while received.count(b"\n") == 0 or wire.decode(received.rstrip(b"\n").rpartition(b"\n")[2]).task != 9:
             piece = second.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
             received += piece
             while not received.endswith(b"\n"):
                 received += second.recv(1 << 20)

@@ -11,6 +11,7 @@ import pytest
 from support import producer_script
 from support.consumer import Consumer
 from support.hostile import HELPERS
+from support.profile import spread
 from support.waiting import stop, wait_for
 
 # Functions of the standard library that fail once, in any thread but the main one
@@ -32,7 +33,7 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("name", FAILING)
+@pytest.mark.parametrize("name", list(FAILING)[:: spread(1)])
 def test_what_fails_once_in_the_thread_of_the_pusher_is_logged_and_costs_nothing_else(
     consumer: Consumer, name: str
 ) -> None:
