@@ -18,23 +18,23 @@ from .runner import Runner
 from .scenarios import ALL
 
 DESCRIPTION = """\
-Measure socketpusher beside what people would use instead.
+Measure socketpusher and its alternatives.
 
 Every measurement runs a fresh host process that emits, and a fresh consumer process that only reads; peers take
 turns within a round (A B C A B C), and tables show the median with the lowest and the highest round. All scenarios
-take about twelve minutes on two cores. Run it on a machine that does nothing else.
+take about twelve minutes on two cores. Run it on an idle machine.
 """
 EXAMPLES = """\
 examples:
   python -m benchmarks                     everything: tables, targets, results.json, charts/
   python -m benchmarks busy burst          two scenarios
-  python -m benchmarks --quick             does the suite work? (its figures mean nothing)
-  python -m benchmarks burst --rounds 7    narrower spread
+  python -m benchmarks --quick             a smoke test (its figures mean nothing)
+  python -m benchmarks burst --rounds 7    more rounds
   python -m benchmarks --peers socketpusher pyzmq_push -- burst
-  python -m benchmarks --old ../socketpusher-0.1.0 size    an earlier checkout beside this one
-  python benchmarks/coalescing.py          the one fact that the design turns on, in half a minute
+  python -m benchmarks --old ../socketpusher-0.1.0 size    compare with an earlier checkout
+  python benchmarks/coalescing.py          the fact that the design is based on, in half a minute
 
-peers that can't be imported are left out by name; for all of them:
+peers that can't be imported are left out, and the output says so; to install all of them:
   pip install loguru fluent-logger pyzmq faster-fifo numpy matplotlib
 """
 
@@ -46,35 +46,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", help=f"one or more of: {', '.join(ALL)} (default: all)"
     )
-    parser.add_argument("--list", action="store_true", help="say what the scenarios and the peers are, and end")
+    parser.add_argument("--list", action="store_true", help="describe the scenarios and the peers, and exit")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to repeat each measurement (3)")
     parser.add_argument("--quick", action="store_true", help="a fraction of the events, one round: a smoke test")
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="only these, beside socketpusher and the floor")
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="only these, and socketpusher and the floor")
     parser.add_argument(
         "--old", type=_source, metavar="DIRECTORY",
-        help="a checkout of an earlier version, or its src: measured beside this one",
+        help="a checkout of an earlier version, or its src, to compare with",
     )  # fmt: skip
     parser.add_argument(
         "--json", metavar="FILE", default=None,
-        help="where the figures of every round go (benchmarks/results.json)",
+        help="the file for the figures of every round (benchmarks/results.json)",
     )  # fmt: skip
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.scenarios) - set(ALL):
-        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+        parser.error(f"unknown scenario {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")
     if chosen.rounds < 1:
         parser.error("--rounds must be 1 or more")
     if chosen.list:
         return _list()
-    # kill ends a run as Ctrl-C does, with all that it started
+    # SIGTERM ends a run like Ctrl-C, with all its processes
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Processes() as processes:
             runner = Runner(processes, 1 if chosen.quick else chosen.rounds, chosen.quick, chosen.old or "")
             if chosen.peers:
                 if unknown := set(chosen.peers) - set(runner.peers):
-                    parser.error(f"no peer {', '.join(sorted(unknown))} here; there are {', '.join(runner.peers)}")
+                    parser.error(f"unknown peer {', '.join(sorted(unknown))}; choose from {', '.join(runner.peers)}")
                 runner.peers = {p: m for p, m in runner.peers.items() if p in (*peers.ALWAYS, *chosen.peers)}
-            # What a smoke test measures means nothing, so it takes nothing's place.
+            # The figures of a smoke test mean nothing, so they overwrite no others.
             path = chosen.json or (os.devnull if chosen.quick else os.path.join(ROOT, "benchmarks", "results.json"))
             return _run(runner, chosen.scenarios or list(ALL), path)
     except KeyboardInterrupt:
@@ -83,15 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _source(directory: str) -> str:
-    """Where the package is in a checkout."""
+    """The directory of the package in a checkout."""
     for source in (os.path.join(directory, "src"), directory):
         if os.path.isfile(os.path.join(source, "socketpusher", "__init__.py")):
             return os.path.abspath(source)
-    raise argparse.ArgumentTypeError(f"there is no socketpusher in {directory}")
+    raise argparse.ArgumentTypeError(f"socketpusher is not in {directory}")
 
 
 def _list() -> int:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--list | head` is no failure
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `--list | head` is not an error
     for name in ALL:
         module = import_module(f"benchmarks.scenarios.{name}")
         print(f"{name:12} {module.TITLE}\n{_indented(module.__doc__)}\n")
@@ -108,7 +108,7 @@ def _indented(text: str | None) -> str:
 
 
 def machine(runner: Runner) -> dict[str, Any]:
-    """What the figures hold for."""
+    """The machine and the versions that the figures are of."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

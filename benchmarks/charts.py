@@ -1,4 +1,4 @@
-"""The pictures, drawn from the figures of a run; readable on light and on dark backgrounds."""
+"""The charts of a run, readable on light and on dark backgrounds."""
 
 import os
 from types import ModuleType
@@ -46,7 +46,7 @@ def _labelled(axes: Any, rows: list[int], numbers: list[float], texts: list[str]
 
 
 def busy(figures: dict[str, Any], modules: dict[str, ModuleType], path: str) -> None:
-    """Loss, latency, and what the schedule pays for them, beside a busy scheduler."""
+    """Lost events, latency and the slowdown of the schedule, with a busy scheduler."""
     pyplot = _plot()
     runs = {peer: found for peer, found in figures["alone"].items() if found and modules[peer].DELIVERS}
     names = [modules[peer].NAME for peer in runs]
@@ -87,7 +87,7 @@ def busy(figures: dict[str, Any], modules: dict[str, ModuleType], path: str) -> 
 
 
 def throughput(figures: dict[str, Any], modules: dict[str, ModuleType], path: str) -> None:
-    """Events per second of a burst that is delivered whole."""
+    """Events per second in a burst without losses."""
     pyplot = _plot()
     runs = {peer: found for peer, found in figures["unlimited"].items() if found and modules[peer].DELIVERS}
     ordered = sorted(runs, key=lambda peer: median(runs[peer], "rate") or 0.0)
@@ -108,7 +108,7 @@ def throughput(figures: dict[str, Any], modules: dict[str, ModuleType], path: st
 
 
 def draw(figures: dict[str, Any], modules: dict[str, ModuleType], directory: str) -> list[str]:
-    """Draw what there are figures for. The files written.
+    """Draw the charts that have figures. Returns the files.
 
     Raises:
         ImportError: matplotlib is not installed.

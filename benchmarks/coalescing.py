@@ -1,9 +1,9 @@
-"""The fact that the design turns on: `python benchmarks/coalescing.py`, from the repository's root.
+"""The fact that the design is based on: `python benchmarks/coalescing.py`, from the root of the repository.
 
 A scheduler that never sleeps emits 50,000 events about 20 microseconds apart, to a consumer that only reads, with the
 default buffer of 1000 events. `multiprocessing.Queue.put` hands each object to a feeder thread; each of its writes
-releases the GIL, and gets it back from a CPU-bound thread after the switch interval of 5 ms. So one put, or one send,
-for each event delivers a few hundred a second, and one put for all that waits delivers everything.
+releases the GIL, and gets it back from a CPU-bound thread after the switch interval of 5 ms. So with one put, or one
+send, per event a few hundred events a second are delivered; with one put for all waiting events everything is.
 
 Exits with 1 if socketpusher lost an event.
 """

@@ -1,12 +1,12 @@
-"""The other end of the socket, as cheap as a reader can be: `python -m benchmarks.consumer PATH MODE`.
+"""The other end of the socket, as cheap as possible: `python -m benchmarks.consumer PATH MODE`.
 
-It listens, prints "ready", serves one connection to its end and prints what it saw as one line of JSON. Modes:
+It listens, prints "ready", serves one connection to its end and prints its figures as one line of JSON. Modes:
     count    count the newlines
-    record   keep every chunk with the time of its receipt, and decode after the end of the connection
+    record   keep every chunk with its time of receipt, and decode after the end of the connection
     stall    accept and never read, until it is killed
 
-Times of receipt are of CLOCK_MONOTONIC, which all processes of a machine share, and for latency of the wall clock,
-which stamped the events.
+Times of receipt are of CLOCK_MONOTONIC, which all processes of a machine share; for latency they are of the wall clock,
+like the times of the events.
 """
 
 import json
@@ -15,8 +15,8 @@ import sys
 import time
 
 CHUNK = 1 << 20
-PATIENCE = 300.0
-"""How long it waits for a connection, or in the middle of one, in seconds, should whoever started it be gone."""
+TIMEOUT = 300.0
+"""How long it waits for a connection, or stalls, in seconds, so that it ends if it is not killed."""
 
 
 def count(connection: socket.socket) -> dict[str, object]:
@@ -40,7 +40,7 @@ def record(connection: socket.socket) -> dict[str, object]:
 
 
 def decoded(chunks: list[tuple[int, bytes]]) -> dict[str, object]:
-    """Latencies in ms, of each line from the time that it names to the receipt of its newline."""
+    """The latencies in ms, from the time on each line to the receipt of its newline."""
     import orjson
 
     from .workload import percentiles
@@ -73,13 +73,13 @@ def serve(path: str, mode: str) -> dict[str, object]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
         listening.listen()
-        listening.settimeout(PATIENCE)
+        listening.settimeout(TIMEOUT)
         print("ready", flush=True)
         connection, _ = listening.accept()
         with connection:
-            connection.settimeout(None)  # a timeout would cost a poll for every recv
+            connection.settimeout(None)  # with a timeout every recv needs a poll
             if mode == "stall":
-                time.sleep(PATIENCE)
+                time.sleep(TIMEOUT)
                 return {}
             return record(connection) if mode == "record" else count(connection)
 

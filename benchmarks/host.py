@@ -1,6 +1,6 @@
 """A measured host: `python -m benchmarks.host PEER SCENARIO SOCKET OPTIONS` prints one line of JSON.
 
-A process of its own for every measurement, so that no peer inherits the memory, the threads or the imports of another.
+Every measurement has its own process, so that no peer inherits the memory, the threads or the imports of another.
 """
 
 import json
@@ -13,7 +13,7 @@ from importlib import import_module
 
 
 def finish(close: Callable[[], object], timeout: float) -> bool:
-    """Let a peer deliver what it has; whether it could in `timeout` seconds. Some wait for ever for a dead consumer."""
+    """Close a peer. Returns whether it ended within `timeout` seconds; some wait for a dead consumer for ever."""
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(timeout)
@@ -21,7 +21,7 @@ def finish(close: Callable[[], object], timeout: float) -> bool:
 
 
 def leave(figures: dict[str, object]) -> None:
-    """Print the figures and end at once, with every child, whatever still waits for something."""
+    """Print the figures and end immediately, with every child, even if a thread still waits."""
     print(json.dumps(figures), flush=True)
     for child in multiprocessing.active_children():
         child.kill()

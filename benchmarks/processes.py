@@ -1,4 +1,4 @@
-"""Owns every process and every file of a run, and leaves nothing behind, however the run ends."""
+"""Starts every process and makes every file of a run, and removes them, however the run ends."""
 
 import json
 import os
@@ -20,16 +20,16 @@ LIMIT = 120.0
 
 
 class MeasurementError(RuntimeError):
-    """A process of a measurement ended without its figures; the message has what it wrote to standard error."""
+    """A process of a measurement ended without its figures; the message has its standard error."""
 
 
 class Child:
-    """A process in a session of its own, which ends as a whole.
+    """A process in its own session, which is ended as a whole.
 
     Args:
-        command: What to run with the present interpreter.
-        errors: The file that takes its standard error.
-        source: A directory to import from before all others, by it and by its children.
+        command: The arguments for the current interpreter.
+        errors: The file for its standard error.
+        source: A directory that it and its children import from first, or "".
     """
 
     def __init__(self, command: list[str], errors: str, source: str = "") -> None:
@@ -61,11 +61,11 @@ class Child:
         return str(line, "utf-8").strip()
 
     def end(self, patience: float = 0.0) -> None:
-        """End the process, after `patience` seconds if it does not end by itself, and whatever it has started."""
+        """End the process and its children; `patience` is how long it may take to end by itself, in seconds."""
         if patience:
             self._wait(patience)
-        # First politely: multiprocessing's resource tracker, which is deaf to this, then outlives the others for the
-        # moment that it takes to remove their semaphores.
+        # SIGTERM first: multiprocessing's resource tracker ignores it, and so has time to remove the semaphores of the
+        # others.
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + 2.0
         while self._group_lives() and time.monotonic() < deadline:
@@ -94,13 +94,13 @@ class Child:
 
 
 def _only_zombies(group: int) -> bool:
-    """Whether what is left of a process group has ended. Whoever adopts orphans, in a container, may reap them late."""
+    """Whether all processes of a group have ended. In a container, orphans may be reaped late."""
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ["self"]:
         try:
             with open(f"/proc/{name}/stat") as file:
                 state, _, found = file.read().rpartition(")")[2].split()[:3]
         except OSError:
-            continue  # no process, or gone by now
+            continue  # not a process, or it has ended
         if int(found) == group and state != "Z":
             return False
     return os.path.isdir("/proc/self")
@@ -121,12 +121,12 @@ class Processes:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def path(self, name: str) -> str:
-        """A file that nobody has used yet."""
+        """A new path in the directory of the run."""
         return os.path.join(self._directory, f"{next(self._numbers)}-{name}")
 
     @contextmanager
     def run(self, *command: str, source: str = "") -> Iterator[Child]:
-        """A process, ended on the way out."""
+        """Run a process, and end it when the block ends."""
         child = Child(list(command), self.path("errors"), source)
         try:
             yield child
@@ -135,7 +135,7 @@ class Processes:
 
     @contextmanager
     def consumer(self, mode: str) -> Iterator[tuple[str, Child | None]]:
-        """A consumer that listens, and where; with the mode "none" only a place where nobody does."""
+        """Run a consumer. Yields its socket path and process; with the mode "none" only a path where nobody listens."""
         path = self.path("socket")
         if mode == "none":
             yield path, None
@@ -145,7 +145,7 @@ class Processes:
             yield path, child
 
     def host(self, peer: str, scenario: str, path: str, options: dict[str, Any], source: str = "") -> dict[str, Any]:
-        """Run a host to its end. Its figures."""
+        """Run a host to its end. Returns its figures."""
         with self.run("-m", "benchmarks.host", peer, scenario, path, json.dumps(options), source=source) as child:
             figures: dict[str, Any] = json.loads(child.line())
             child.process.wait(LIMIT)

@@ -1,4 +1,4 @@
-"""What a scenario has found: tables, the targets of the project, and both as text."""
+"""The report of a scenario: tables, the targets of the project, and both as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Table:
-    """Figures side by side; the first column names what was measured."""
+    """A table of figures; the first column names what was measured."""
 
     title: str
     columns: Sequence[str]
@@ -20,11 +20,11 @@ class Target:
     """A figure that the project wants to reach.
 
     Args:
-        what: What was compared with what.
-        figure: What was measured, or None if it could not be.
+        what: What is compared.
+        figure: The measured figure, or None.
         limit: The bound.
-        at_least: Whether the figure must not be below the bound; otherwise it must not be above it.
-        note: What a reader should know.
+        at_least: Whether the bound is a lower one; otherwise it is an upper one.
+        note: A remark for the reader.
     """
 
     what: str
@@ -51,14 +51,14 @@ class Target:
 
 @dataclass
 class Report:
-    """All that a scenario has found; `figures` are the raw ones of every round, for the JSON and the charts."""
+    """The results of a scenario; `figures` are the raw ones of every round, for the JSON and the charts."""
 
     tables: list[Table]
     targets: list[Target] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """For the file of results."""
+        """The report for results.json."""
         return {
             "figures": self.figures,
             "tables": [vars(table) for table in self.tables],
@@ -67,7 +67,7 @@ class Report:
 
 
 def targets_table(targets: list[Target]) -> Table:
-    """The verdicts, which are ratios of one run wherever two things are compared."""
+    """The table of all targets. Each comparison is a ratio within one run."""
     return Table("Targets", ["what", "figure", "target", "verdict", ""], [target.row() for target in targets])
 
 
@@ -76,7 +76,7 @@ def show(table: Table) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(table.columns, *table.rows, strict=True)]
     print(f"\n{table.title}")
     for cells in (list(table.columns), ["-" * width for width in widths], *table.rows):
-        # Names to the left, figures to the right.
+        # Names are aligned to the left, figures to the right.
         first, *others = (
             cell.ljust(width) if index == 0 or table.title == "Targets" else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))

@@ -1,4 +1,4 @@
-"""Brings host and consumer together, round after round: A B C A B C, so that a drift of the machine meets all alike."""
+"""Runs hosts and consumers, round after round (A B C A B C), so that a drift of the machine affects all peers alike."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from .report import Target
 from .workload import turns_for
 
 SLOW = 3.0
-"""A measurement that takes longer is not repeated, except of those that all are compared with, in seconds."""
+"""A measurement that takes longer, in seconds, is not repeated, unless all others are compared with it."""
 
 DEFAULT_BUFFER = 1000
 WORK = 20e-6
@@ -24,13 +24,13 @@ Figures = dict[str, Any]
 
 
 class Runner:
-    """What scenarios measure with.
+    """Runs the measurements of a scenario.
 
     Args:
-        processes: Where the processes run.
+        processes: Starts and ends the processes.
         rounds: How often each measurement is repeated.
-        quick: Whether only a fraction of the events is sent: a test of the suite, not of the peers.
-        old: The directory that holds an earlier version of the package, or "".
+        quick: Whether only a fraction of the events is sent, as a smoke test.
+        old: The directory of an earlier version of the package, or "".
     """
 
     def __init__(self, processes: Processes, rounds: int, quick: bool = False, old: str = "") -> None:
@@ -42,11 +42,11 @@ class Runner:
         self.work = turns_for(WORK)
 
     def events(self, count: int) -> int:
-        """So many events, or a fraction of them in a quick run."""
+        """The number of events to send: `count`, or a fraction of it in a quick run."""
         return max(20, count // 25) if self.quick else count
 
     def measure(self, peer: str, scenario: str, consumer: str = "count", **options: Any) -> Figures:
-        """What one host and its consumer saw, in one dict; `failed` says why there is nothing in it."""
+        """The figures of one host and its consumer in one dict, or only `failed`, with the reason."""
         if not self.peers[peer].DELIVERS:
             consumer = "none"
         try:
@@ -60,11 +60,11 @@ class Runner:
         return figures
 
     def interleaved(self, cases: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
-        """The figures of each case, of each round that it took part in and did not fail."""
+        """The figures of each case, for each round in which it ran and did not fail."""
         found: dict[str, list[Figures]] = {name: [] for name in cases}
         out: set[str] = set()
         if self.quick:
-            with ThreadPoolExecutor(4) as pool:  # they disturb each other, but nobody looks at the figures
+            with ThreadPoolExecutor(4) as pool:  # they disturb each other, but the figures do not matter
                 runs = dict(zip(cases, pool.map(lambda case: case(), cases.values()), strict=True))
             return {name: [] if "failed" in run else [run] for name, run in runs.items()}
         for turn in range(self.rounds):
@@ -92,12 +92,12 @@ def _progress(text: str) -> None:
 
 
 def values(runs: Iterable[Figures], key: str) -> list[float]:
-    """One figure of every round that has it."""
+    """One figure, of every round that has it."""
     return [run[key] for run in runs if run.get(key) is not None]
 
 
 def median(runs: Iterable[Figures], key: str) -> float | None:
-    """The median of a figure over the rounds, or None where there is none."""
+    """The median of a figure over the rounds; None if no round has it."""
     found = values(runs, key)
     return statistics.median(found) if found else None
 
@@ -119,7 +119,7 @@ def ratio(over: list[Figures], under: list[Figures], key: str) -> float | None:
 
 
 def most(runs: Iterable[Figures], key: str) -> float | None:
-    """The worst round."""
+    """The highest value of a figure over the rounds."""
     return max(values(runs, key), default=None)
 
 
@@ -131,7 +131,7 @@ def beside(
     limit: float = 1.0,
     others: Iterable[str] = peers.BRIDGES,
 ) -> list[Target]:
-    """That a figure of socketpusher is at most `limit` times that of each of the other peers."""
+    """Targets: a figure of socketpusher is at most `limit` times that of each of the other peers."""
     return [
         Target(f"{what} / {runner.peers[peer].NAME}", ratio(runs["socketpusher"], runs[peer], key), limit)
         for peer in others

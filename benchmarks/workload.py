@@ -1,4 +1,4 @@
-"""What every peer carries, and what a scheduler does between two events."""
+"""The events that every peer sends, and the work of a scheduler between two events."""
 
 import time
 from array import array
@@ -11,12 +11,12 @@ Emit = Callable[[str, str, int, dict[str, Any]], object]
 
 
 def payload(number: int) -> dict[str, Any]:
-    """About 100 bytes of JSON, made anew for each event."""
+    """A new payload of about 100 bytes of JSON."""
     return {"step": number, "state": "running", "elapsed": 12.75, "attempt": 1, "note": "validated, committed, queued"}
 
 
 def work(turns: int) -> int:
-    """Pure Python that never gives up the GIL of its own accord."""
+    """Pure Python that never gives up the GIL by itself."""
     value = 1
     for _ in range(turns):
         value = value * 31 % 7919
@@ -24,7 +24,7 @@ def work(turns: int) -> int:
 
 
 def turns_for(seconds: float) -> int:
-    """How many turns of `work` take so long here."""
+    """How many turns of `work` take this long here."""
     best = min(_timed_work(20_000) for _ in range(20))
     return max(1, round(20_000 * seconds / best))
 
@@ -36,7 +36,7 @@ def _timed_work(turns: int) -> float:
 
 
 def emit_each_timed(emit: Emit, count: int, took: "array[int]", first: int = 0) -> None:
-    """Emit back to back and note what each call took, in nanoseconds, in `took[first:]`."""
+    """Emit back to back, and store the duration of each call in `took[first:]`, in nanoseconds."""
     clock = time.perf_counter_ns
     for number in range(first, first + count):
         data = payload(number)
@@ -50,7 +50,7 @@ def _emit_nothing(kind: str, unit: str, task: int, data: dict[str, Any]) -> None
 
 
 def clock_cost() -> int:
-    """What `emit_each_timed` notes for a call that does nothing, in nanoseconds: the share of the measurement."""
+    """The duration that `emit_each_timed` stores for a call that does nothing, in nanoseconds."""
     took = array("q", bytes(8 * 20_000))
     emit_each_timed(_emit_nothing, len(took), took)
     return sorted(took)[len(took) // 2]

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher
 from support.terminal import Terminal
+from support.watching import COMMAND
 
 WORDS = """
 setup config schema parser lexer models cache storage index query planner network protocol client server auth session
@@ -37,7 +38,7 @@ COLOURS = {"brown": "yellow", "default": None}  # as rich calls them
 
 def main() -> None:
     """Draw both pictures."""
-    directory = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "..", "benchmarks/charts")
+    directory = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "../benchmarks/charts")
     for width, height in ((80, 24), (200, 50)):
         with tempfile.TemporaryDirectory() as place:
             draw(os.path.join(place, "run.sock"), width, height, directory)
@@ -45,9 +46,7 @@ def main() -> None:
 
 def draw(path: str, width: int, height: int, directory: str) -> None:
     """Watch a run up to its middle, and keep what is on the screen."""
-    command = os.path.join(os.path.dirname(sys.executable), "socketpusher")
-    watcher = Terminal(command, "watch", path, width=width, height=height, TERM="xterm-256color")
-    try:
+    with Terminal(*COMMAND, path, width=width, height=height, TERM="xterm-256color") as watcher:
         watcher.shows("waiting for a sender")
         bus = Bus()
         pusher = SocketPusher(bus, PusherConfig(socket_path=path))
@@ -58,8 +57,8 @@ def draw(path: str, width: int, height: int, directory: str) -> None:
             while watcher.read(0.3):
                 pass
             save(watcher, width, height, os.path.join(directory, f"watch-{width}x{height}.svg"))
-    finally:
-        watcher.close()
+        watcher.press(b"q")
+        watcher.ends()
 
 
 def run_to_its_middle(bus: Bus) -> None:
@@ -114,7 +113,7 @@ def save(watcher: Terminal, width: int, height: int, file: str) -> None:
 
 def _style(cell: pyte.screens.Char) -> Style:
     colour = COLOURS.get(cell.fg, cell.fg)
-    return Style(color=colour and colour.replace("bright", "bright_"), bold=cell.bold)
+    return Style(color=colour and colour.replace("bright", "bright_"), bold=cell.bold, reverse=cell.reverse)
 
 
 if __name__ == "__main__":

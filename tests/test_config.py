@@ -28,7 +28,7 @@ def test_the_socket_is_in_the_home_directory_otherwise(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["write_timeout", "reconnect_backoff", "max_reconnect_backoff"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_time_that_is_no_time_is_refused(name: str, value: float) -> None:
+def test_an_invalid_time_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         PusherConfig(**{name: value})
 
@@ -56,7 +56,7 @@ def test_zero_and_less_mean_the_default(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [1e7, 10**15, sys.float_info.max, 10**400])
-def test_any_finite_number_means_what_it_says(value: float) -> None:
+def test_any_finite_number_is_accepted(value: float) -> None:
     config = PusherConfig(write_timeout=value, max_reconnect_backoff=value)
     assert config.write_timeout == config.max_reconnect_backoff == min(value, sys.float_info.max)
     assert type(config.write_timeout) is float
@@ -84,7 +84,7 @@ def test_nothing_of_the_hosts_own_classes_is_kept() -> None:
 @pytest.mark.parametrize(
     ("path", "error"), [(5, TypeError), (b"/x", TypeError), (None, TypeError), ("", ValueError), ("a\0b", ValueError)]
 )
-def test_a_path_that_is_none_is_refused(path: object, error: type[Exception]) -> None:
+def test_an_invalid_path_is_refused(path: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="socket_path"):
         PusherConfig(socket_path=path)  # type: ignore[arg-type]
 

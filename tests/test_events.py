@@ -59,7 +59,7 @@ def test_emit_stamps_the_time_and_emit_raw_keeps_it(bus: Bus) -> None:
     assert times[1:] == [old, None]
 
 
-def test_a_handler_that_raises_is_logged_and_hurts_nobody(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_raises_is_logged_and_does_no_harm(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
     seen = []
 
     def broken(event: Event) -> None:
@@ -114,7 +114,7 @@ def test_subscribing_from_many_threads_loses_none(bus: Bus) -> None:
     assert calls == [1] * 1600
 
 
-def test_what_can_not_be_called_is_refused(bus: Bus) -> None:
+def test_a_handler_that_is_not_callable_is_refused(bus: Bus) -> None:
     with pytest.raises(TypeError, match="callable handler"):
         bus.subscribe("print")  # type: ignore[arg-type]
 
@@ -138,7 +138,7 @@ def test_what_a_signal_handler_raises_is_let_through(bus: Bus, caplog: pytest.Lo
     assert not caplog.records
 
 
-def test_what_is_no_event_hurts_nobody(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_object_that_is_not_an_event_does_no_harm(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[object] = []
     bus.subscribe(lambda event: event.type)
     bus.subscribe(seen.append)
@@ -147,7 +147,7 @@ def test_what_is_no_event_hurts_nobody(bus: Bus, caplog: pytest.LogCaptureFixtur
     assert "raised on 'no event'" in caplog.text
 
 
-def test_a_filter_of_the_log_that_raises_hurts_nobody(bus: Bus) -> None:
+def test_a_log_filter_that_raises_does_no_harm(bus: Bus) -> None:
     def broken(record: logging.LogRecord) -> bool:
         raise ZeroDivisionError
 
@@ -188,7 +188,7 @@ def interrupted_everywhere(work: Callable[[], object], interruption: Callable[[]
     raise AssertionError("the work does not end")
 
 
-def test_what_interrupts_a_subscription_or_its_end_holds(bus: Bus) -> None:
+def test_subscriptions_made_or_ended_by_an_interrupt_hold(bus: Bus) -> None:
     """As a signal handler does, or a finalizer."""
     seen: list[str] = []
     kept: list[str] = ["kept"]

@@ -67,7 +67,7 @@ def test_the_payload_holds_every_unit_and_every_dependency(dependencies: dict[st
         assert node.get("depends_on") != []
 
 
-def test_a_dependency_that_nobody_declared_is_named() -> None:
+def test_an_undeclared_dependency_is_named() -> None:
     with pytest.raises(MissingDependencyError, match="'app' depends on 'setpu', which is not a unit") as caught:
         Graph({"app": ["setpu"], "setup": []})
     assert (caught.value.unit, caught.value.dependency) == ("app", "setpu")
@@ -82,11 +82,11 @@ def test_a_cycle_is_printed_as_a_path() -> None:
     ("dependencies", "tasks", "error", "message"),
     [
         ({"app": "setup", "setup": []}, None, TypeError, r"write \['setup'\]"),
-        ({1: []}, None, TypeError, "a unit's name is a str, not 1"),
-        ({"a": [1]}, None, TypeError, "named by a str, not 1"),
+        ({1: []}, None, TypeError, "a unit's name must be a str, not 1"),
+        ({"a": [1]}, None, TypeError, "must be a str, not 1"),
         ({"a": []}, {"b": 1}, ValueError, "'b', which is not a unit"),
         ({"a": []}, {"a": -1}, ValueError, "-1 tasks"),
-        ({"a": []}, {"a": 1.5}, TypeError, "is an int, not 1.5"),
+        ({"a": []}, {"a": 1.5}, TypeError, "must be an int, not 1.5"),
     ],
 )
 def test_what_is_not_a_graph_is_refused(dependencies, tasks, error, message) -> None:
@@ -94,7 +94,7 @@ def test_what_is_not_a_graph_is_refused(dependencies, tasks, error, message) -> 
         Graph(dependencies, tasks)
 
 
-def test_graphs_of_others_are_accepted() -> None:
+def test_graphs_of_other_libraries_are_accepted() -> None:
     theirs = networkx.DiGraph([("setup", "app"), ("app", 3)])
     theirs.nodes["app"]["tasks"] = 4
     graph = Graph.from_any(theirs)
@@ -151,5 +151,5 @@ def test_nothing_of_the_callers_own_classes_is_kept(kind: Any) -> None:
     assert graph.dependencies(kind.APP) == ["setup"]
 
 
-def test_a_name_that_is_no_unicode_is_kept() -> None:
+def test_a_name_with_lone_surrogates_is_kept() -> None:
     assert Graph({"caf\udce9": []}).levels() == [["caf\udce9"]]

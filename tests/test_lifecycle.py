@@ -10,6 +10,7 @@ import pytest
 from socketpusher import Bus, PusherConfig, SocketPusher
 from support import producer_script
 from support.consumer import Consumer
+from support.profile import scaled
 from support.waiting import is_running, wait_for
 
 SEND_THREE = """
@@ -22,7 +23,7 @@ print(pid)
 
 
 @pytest.mark.parametrize("name", ["PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME"])
-def test_what_makes_an_interpreter_say_what_it_imports_does_not_fill_the_log(
+def test_a_verbose_interpreter_does_not_fill_the_log(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -62,7 +63,7 @@ def test_the_writer_does_not_import_tornado_which_tenacity_would_where_it_is(con
     assert consumer.wait_for_tasks(3) == [0, 1, 2]
 
 
-def test_a_host_with_threads_that_start_processes_is_left_alone(consumer: Consumer) -> None:
+def test_a_host_with_threads_that_start_processes_is_not_disturbed(consumer: Consumer) -> None:
     """While the writer is started, other threads start processes, which must get the main module as ever."""
     code = """
 import multiprocessing, sys
@@ -84,7 +85,7 @@ if __name__ == "__main__":
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for _ in range(3):
+    for _ in range(STARTS):
         with SocketPusher(bus, config):
             bus.emit(Event("x"))
     stop = True
@@ -97,7 +98,7 @@ if __name__ == "__main__":
 """
     # Not as a file that removes itself: here the children do need it.
     with open(os.path.join(os.path.dirname(consumer.path), "host.py"), "w") as file:
-        file.write(producer_script.PROLOGUE + code)
+        file.write(producer_script.PROLOGUE + f"STARTS = {scaled(3)}\n" + code)
     import subprocess
     import sys
 
@@ -184,7 +185,7 @@ for number in range(5000):
 """
     code, _, errors = producer_script.run(lines, consumer.path)
     assert code == 0
-    assert "events not sent" in errors
+    assert "events unsent" in errors
 
 
 def test_a_pusher_that_is_collected_sends_what_it_has_and_ends(consumer: Consumer) -> None:
@@ -220,7 +221,7 @@ threading.Thread(target=linger).start()
     assert consumer.wait_for_tasks(4) == [-1, 0, 1, 2]
 
 
-def test_whoever_reads_the_hosts_output_does_not_wait_for_the_writer(consumer: Consumer) -> None:
+def test_a_reader_of_the_hosts_output_does_not_wait_for_the_writer(consumer: Consumer) -> None:
     """A host that is killed leaves a writer for up to five seconds; its standard streams end at once."""
     consumer.stall()
     lines = """
@@ -252,7 +253,7 @@ with SocketPusher(bus, PusherConfig(socket_path=os.environ["SOCKET"])):
 
 
 @pytest.mark.parametrize("called", [True, False])
-def test_a_frozen_program_runs_its_writer_or_is_told_what_to_call(consumer: Consumer, tmp_path, called: bool) -> None:
+def test_a_frozen_program_runs_its_writer_or_gets_an_error(consumer: Consumer, tmp_path, called: bool) -> None:
     program = tmp_path / "program"
     (tmp_path / "main.py").write_text(FROZEN)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/main.py" "$@"\n')
@@ -263,4 +264,4 @@ def test_a_frozen_program_runs_its_writer_or_is_told_what_to_call(consumer: Cons
         assert (ended.returncode, ended.stderr) == (0, "")
         assert consumer.wait_for_tasks(1) == [0]
     else:
-        assert "call socketpusher.freeze_support() first thing in the main module" in ended.stderr
+        assert "call socketpusher.freeze_support() first in the main module" in ended.stderr

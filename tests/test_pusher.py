@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -72,8 +73,8 @@ def test_what_could_not_be_encoded_is_counted_and_logged_once(
         bus.emit(Event("x", payload="y" * 2000))
         bus.emit(Event("x", payload={1}))  # converted, which is no loss
         assert pusher.stats().noted == 2
-        wait_for(lambda: "replaced by a note, <list: contains itself>" in caplog.text)
-    assert caplog.text.count("replaced by a note") == 1
+        wait_for(lambda: "replaced by a placeholder, <list: contains itself>" in caplog.text)
+    assert caplog.text.count("replaced by a placeholder") == 1
     wait_for(lambda: len(consumer.events()) == 3)
     assert consumer.events()[0].payload == ["<list: contains itself>"]
     assert consumer.events()[1].payload.startswith("<payload left out")
@@ -105,7 +106,7 @@ def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_sta
     assert retained == [started, begun]
 
 
-def test_of_a_graph_that_never_fits_its_size_arrives_and_the_log_says_so_once(
+def test_a_graph_that_never_fits_is_replaced_by_its_size_and_logged_once(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000))
@@ -117,13 +118,13 @@ def test_of_a_graph_that_never_fits_its_size_arrives_and_the_log_says_so_once(
         consumer.come_back()
         wait_for(lambda: len(consumer.events()) == 4)
     graph, started = consumer.events()[:2]
-    assert caplog.text.count("the graph is not told to consumers: its 200 units do not fit") == 1
+    assert caplog.text.count("the graph is not sent to consumers: its 200 units do not fit") == 1
     assert "raise max_line_bytes" in caplog.text
     assert graph.payload.startswith("<payload left out")
     assert started.payload == {"unit_count": 200, "parallelism": 4, "mine": 1}
 
 
-def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: Consumer) -> None:
+def test_a_graph_in_orch_started_that_does_not_fit_is_reduced_too(bus: Bus, consumer: Consumer) -> None:
     nodes = [{"id": f"unit-{number}", "label": "x" * 30, "mine": {}} for number in range(30)]
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, max_line_bytes=2000)) as pusher:
         bus.emit(Event("orch.started", payload={"mine": 1, "graph": {"nodes": nodes}}))
@@ -142,7 +143,7 @@ def test_a_hosts_own_graph_that_does_not_fit_is_thinned_too(bus: Bus, consumer: 
     assert (again.payload, failed.unit) == (started.payload, "unit-3")
 
 
-def test_a_hosts_own_graph_that_never_fits_is_left_out_and_the_run_begins(
+def test_a_graph_in_orch_started_that_never_fits_is_left_out_and_the_run_starts(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = [{"id": f"unit-{number}", "level": 0} for number in range(300)]
@@ -160,7 +161,7 @@ def test_a_hosts_own_graph_that_never_fits_is_left_out_and_the_run_begins(
 # Starting
 
 
-def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) -> None:
+def test_start_reports_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) -> None:
     directory = os.path.dirname(socket_path)
     pathlib.Path(socket_path).write_text("a file")
     too_long = os.path.join(directory, "x" * 108)
@@ -168,7 +169,7 @@ def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) ->
         (directory, OSError, "can't connect"),
         (socket_path, ConnectionRefusedError, "nobody listens"),
         (os.path.join(socket_path, "below"), NotADirectoryError, "not a directory"),
-        (too_long, OSError, f"a path of {len(too_long)} bytes, the system takes 107"),
+        (too_long, OSError, f"a path of {len(too_long)} bytes, the limit is 107"),
     ]
     for path, error, message in cases:
         for wait in (True, False) if path == too_long else (True,):
@@ -180,7 +181,7 @@ def test_start_says_what_is_wrong_with_the_socket(bus: Bus, socket_path: str) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to any socket")
-def test_start_says_that_permission_is_missing(bus: Bus, consumer: Consumer) -> None:
+def test_start_reports_a_missing_permission(bus: Bus, consumer: Consumer) -> None:
     os.chmod(consumer.path, stat.S_IRUSR)
     with pytest.raises(PermissionError, match="write permission"):
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
@@ -193,8 +194,12 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
     queued = socket.socket(socket.AF_UNIX)
     queued.connect(socket_path)
     pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
-    with pytest.raises(TimeoutError, match=r"not connected (in|after) 2 s"):
-        pusher.start(timeout=2)
+    for timeout in (0.3, 3, 30):
+        with pytest.raises(TimeoutError) as caught:
+            pusher.start(timeout=timeout)
+        if "has not begun in time" not in str(caught.value):  # the machine is busy, and the process not that far
+            break
+    assert re.search(rf"not connected (in|after) {timeout:g} s", str(caught.value))
     accepted, _ = listener.accept()
     pusher.start(timeout=30)
     pusher.close()
@@ -204,15 +209,15 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "5", None, True])
-def test_a_timeout_that_is_none_is_refused(bus: Bus, timeout: object) -> None:
+def test_an_invalid_timeout_is_refused(bus: Bus, timeout: object) -> None:
     for use in (SocketPusher(bus).start, SocketPusher(bus).close):
         with pytest.raises((TypeError, ValueError), match="timeout"):
             use(timeout)  # type: ignore[operator]
 
 
-def test_a_host_whose_writer_can_not_start_is_told(bus: Bus, consumer: Consumer, monkeypatch) -> None:
+def test_a_writer_that_can_not_start_is_reported(bus: Bus, consumer: Consumer, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ChildProcessError, match=r"ended before it had begun.*/bin/false"):
+    with pytest.raises(ChildProcessError, match=r"ended before it was ready.*/bin/false"):
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
 
 
@@ -226,7 +231,7 @@ def test_a_start_that_fails_when_the_process_runs_ends_the_process(bus: Bus, con
         SocketPusher(bus, PusherConfig(socket_path=consumer.path)).start()
 
 
-def test_a_start_for_which_the_system_has_no_thread_says_so_and_may_be_repeated(
+def test_a_start_without_a_thread_raises_and_may_be_repeated(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
@@ -268,7 +273,7 @@ def test_start_without_waiting_sends_to_a_consumer_that_comes_later(bus: Bus, so
     consumer.go_away()
 
 
-# Consumers that do not keep up
+# Slow consumers
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -316,21 +321,21 @@ def test_dropping_is_logged_once_when_it_begins_and_once_when_it_ends(
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=100)) as pusher:
         for number in range(20_000):
             bus.emit(Event("x", task=number))
-        wait_for(lambda: "does not keep up" in caplog.text)
+        wait_for(lambda: "is falling behind" in caplog.text)
         wait_for(lambda: pusher.stats().pending <= 100)
         consumer.go_on()
         assert pusher.flush(30)
-        wait_for(lambda: "keeps up again" in caplog.text)
+        wait_for(lambda: "has caught up" in caplog.text)
         dropped = pusher.stats().dropped
-    assert caplog.text.count("does not keep up") == 1
-    assert f"keeps up again; {dropped} events dropped" in caplog.text
+    assert caplog.text.count("is falling behind") == 1
+    assert f"has caught up; {dropped} events were dropped" in caplog.text
 
 
 def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(socket_path)
     listener.listen()
-    config = PusherConfig(socket_path=socket_path, write_timeout=0.1, buffer_size=100_000, **QUICK)
+    config = PusherConfig(socket_path=socket_path, write_timeout=0.5, buffer_size=100_000, **QUICK)
     with SocketPusher(bus, config) as pusher:
         stalled, _ = listener.accept()
         for number in range(5000):
@@ -338,7 +343,9 @@ def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str)
         reading, _ = listener.accept()
         received = b""
         while received.count(b"\n") < 5000:
-            received += reading.recv(1 << 20)
+            piece = reading.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
+            received += piece
         assert pusher.stats().reconnects == 1
     # It never read a byte, so the next one got everything.
     assert [wire.decode(line).task for line in received.split(b"\n")[:-1]] == list(range(5000))
@@ -360,7 +367,9 @@ def test_a_consumer_that_reads_in_time_is_not_given_up(bus: Bus, socket_path: st
         received = bytearray()
         start = time.monotonic()
         while received.count(b"\n") < 10_000:
-            received += connection.recv(16384)
+            piece = connection.recv(16384)
+            assert piece, "a consumer that reads is given up"
+            received += piece
             # Not for its own sake: pacing is what this consumer is.
             threading.Event().wait(0.015)
         assert time.monotonic() - start > 1.0
@@ -387,6 +396,7 @@ def test_a_line_that_was_cut_by_a_disconnect_is_sent_again_whole(bus: Bus, socke
         received = b""
         while received.count(b"\n") == 0 or wire.decode(received.rstrip(b"\n").rpartition(b"\n")[2]).task != 9:
             piece = second.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
             received += piece
             while not received.endswith(b"\n"):
                 received += second.recv(1 << 20)
@@ -412,14 +422,14 @@ def test_close_interrupts_a_backoff_at_once(bus: Bus, socket_path: str) -> None:
     pusher = SocketPusher(bus, config)
     pusher.start(wait=False)
     bus.emit(Event("x", task=1))
-    wait_for(lambda: pusher._supervisor.failure is not None)
+    wait_for(lambda: pusher._supervisor.connect_error is not None)
     consumer = Consumer(socket_path)
     pusher.close(timeout=600)  # one event waits, and now there is somebody to send it to
     assert consumer.wait_for_tasks(1) == [1]
     consumer.go_away()
 
 
-def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Consumer, caplog) -> None:
+def test_close_gives_up_at_its_deadline_and_logs_how_much(bus: Bus, consumer: Consumer, caplog) -> None:
     consumer.stall()
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, buffer_size=50_000))
     pusher.start()
@@ -430,7 +440,7 @@ def test_close_gives_up_at_its_deadline_and_says_how_much(bus: Bus, consumer: Co
     stats = pusher.stats()
     assert (stats.emitted, stats.pending) == (5000, 0)
     assert stats.dropped == 5000 - stats.sent > 0
-    assert f"closed with {stats.dropped} events not sent to {consumer.path}" in caplog.text
+    assert f"close timed out with {stats.dropped} events unsent to {consumer.path}" in caplog.text
     consumer.go_on()
     assert len(consumer.wait_for_tasks(stats.sent)) == stats.sent
 
@@ -453,13 +463,13 @@ def test_a_close_may_have_any_time_for_what_waits(
     assert caplog.text == ""
 
 
-def test_close_ends_the_writer_itself_when_something_holds_the_thread_of_the_pusher_up(
+def test_close_ends_the_writer_itself_when_the_pushers_thread_is_blocked(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     pusher.start()
     may_end = threading.Event()
-    monkeypatch.setattr(pusher._supervisor, "_turn", lambda: may_end.wait(60))
+    monkeypatch.setattr(pusher._supervisor, "_run_once", lambda: may_end.wait(60))
     pid = pusher.stats().writer_pid
     assert pid is not None
     try:
@@ -540,7 +550,7 @@ def test_a_flush_returns_though_a_later_one_still_waits(bus: Bus, consumer: Cons
         assert flushed == [True, True]
 
 
-def test_what_is_left_behind_just_before_the_thread_of_the_pusher_falls_asleep_is_sent(
+def test_a_line_emitted_just_before_the_pushers_thread_sleeps_is_sent(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever emits at that moment finds it awake, and does not wake it."""
@@ -580,7 +590,7 @@ def test_flush_in_many_threads_returns_to_each(bus: Bus, consumer: Consumer) -> 
         assert pusher.stats().sent == 300
 
 
-def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wakes_the_thread(
+def test_a_lasting_error_is_retried_with_longer_pauses_even_if_the_thread_is_woken(
     bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = []
@@ -595,7 +605,7 @@ def test_a_fault_that_stays_is_tried_again_ever_more_seldom_though_somebody_wake
             raise ValueError
 
         with monkeypatch.context() as patched:
-            patched.setattr(supervisor, "_log_news", fault)
+            patched.setattr(supervisor, "_log_outbox_state", fault)
             pusher.flush(0)
             wait_for(lambda: len(turns) >= 6)
         assert turns[5] - turns[0] > 0.5

@@ -1,5 +1,6 @@
 """Where the run stands after any events, and that what is told of it leads to the same."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from interop.choo_web import Store
 from socketpusher import Event, Graph, wire
-from socketpusher.run_state import MOST_BYTES, SHORT_BYTES, TOLD_BYTES, Digest, RunState, event_on, relevant_lines
+from socketpusher.run_state import (
+    FULL_BYTES,
+    LONG_LINE_BYTES,
+    SHORT_LINE_BYTES,
+    Digest,
+    RunState,
+    event_on,
+    relevant_events,
+    relevant_lines,
+)
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GRAPH = Graph({"a": [], "b": ["a"]}, {"a": 5}).payload()
@@ -34,7 +44,7 @@ def completed(task: int | None = None) -> Event:
     return Event("task.completed", "a", task=task)
 
 
-def test_a_unit_that_is_added_stands_as_its_node_says() -> None:
+def test_an_added_unit_has_the_state_of_its_node() -> None:
     state = RunState(GRAPH)
     node = {"id": "c", "label": "c", "level": 0, "status": "failed", "tasks": 3, "completed_tasks": 2}
     state.add(node)
@@ -44,7 +54,7 @@ def test_a_unit_that_is_added_stands_as_its_node_says() -> None:
     assert GRAPH["nodes"][0]["status"] == "pending"
 
 
-def test_a_new_start_begins_anew_also_with_fewer_tasks() -> None:
+def test_a_new_start_resets_the_tasks_even_to_fewer() -> None:
     first = (started(total_tasks=5, completed_tasks=0), completed(1), completed(2), completed(3))
     assert after(*first) == ("in_progress", 5, 3)
     again = (*first, Event("unit.failed", "a"), started(total_tasks=4, completed_tasks=0))
@@ -52,7 +62,7 @@ def test_a_new_start_begins_anew_also_with_fewer_tasks() -> None:
     assert after(*first, started()) == ("in_progress", 5, 0)
 
 
-def test_what_is_skipped_is_complete_and_progress_says_how_far_it_is() -> None:
+def test_a_skipped_unit_is_complete_and_progress_sets_the_counts() -> None:
     assert after(Event("unit.skipped", "a"))[0] == "complete"
     assert after(Event("unit.progress", "a", payload={"done": 3, "total": 9, "message": "x"})) == ("pending", 9, 3)
 
@@ -61,7 +71,7 @@ def test_a_task_without_a_number_is_one_more() -> None:
     assert after(completed(2), completed(), completed())[2] == 4
 
 
-def test_of_each_type_and_unit_the_last_line_is_told_in_the_order_in_which_they_came() -> None:
+def test_the_last_line_of_each_type_and_unit_is_repeated_in_order() -> None:
     events = (
         Event("unit.queued", "a"),
         Event("unit.failed", "a", error="no"),
@@ -84,14 +94,14 @@ def test_a_start_forgets_the_tasks_of_its_unit_and_a_run_all_that_was_before() -
     assert [event["type"] for event in told(*events, Event("orch.started"))] == ["orch.started"]
 
 
-def test_every_task_without_a_number_is_told() -> None:
+def test_every_task_without_a_number_is_repeated() -> None:
     assert len(told(started(), completed(), completed(), completed())) == 4
 
 
-def test_of_units_that_have_ended_and_that_no_graph_names_the_oldest_are_forgotten(
+def test_the_oldest_ended_units_that_are_in_no_graph_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 2)
+    monkeypatch.setattr("socketpusher.run_state.MAX_ENDED_UNITS", 2)
     ends = ("completed", "failed", "skipped")
     events = [
         Event(f"unit.{what}", f"{unit}{n}", payload=payload)
@@ -105,20 +115,20 @@ def test_of_units_that_have_ended_and_that_no_graph_names_the_oldest_are_forgott
         return sorted({event_on(line)["unit"] for line in Digest(lines, **named).lines()})
 
     assert units() == ["a", *(f"{unit}{n}" for unit in ("named", "other") for n in range(3))]
-    assert units(named=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
-    assert len(Digest(lines, named=[])._work) == 1
+    assert units(graph_units=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
+    assert len(Digest(lines, graph_units=[])._work) == 1
 
 
-def test_a_long_line_is_told_with_what_matters_of_it() -> None:
-    payload = {"worker": "w", "total_tasks": 3, "log": "x" * TOLD_BYTES}
+def test_a_long_line_is_shortened_to_what_matters() -> None:
+    payload = {"worker": "w", "total_tasks": 3, "log": "x" * LONG_LINE_BYTES}
     event = Event("unit.failed", "a", payload=payload, error="e" * 10_000)
     (line,) = Digest([wire.encode(event)]).lines()
-    assert len(line) < TOLD_BYTES
+    assert len(line) < LONG_LINE_BYTES
     assert event_on(line)["payload"] == {"worker": "w", "total_tasks": 3}
     assert event_on(line)["error"] == "e" * 8000 + " [cut]"
 
 
-def test_what_is_told_is_bounded_whatever_the_errors_and_payloads_hold() -> None:
+def test_a_digest_is_bounded_even_with_large_errors_and_payloads() -> None:
     digest = Digest()
     failed = [wire.encode(Event("unit.failed", f"u{number}", error="e" * 60_000)) for number in range(500)]
     tasks = [wire.encode(Event("task.completed", f"u{number % 5}", payload="p" * 60_000)) for number in range(1000)]
@@ -126,14 +136,14 @@ def test_what_is_told_is_bounded_whatever_the_errors_and_payloads_hold() -> None
         digest.add(line, event_on(line))
     lines = digest.lines()
     assert len(lines) == 1500
-    assert sum(map(len, lines)) < MOST_BYTES + 1500 * SHORT_BYTES
+    assert sum(map(len, lines)) < FULL_BYTES + 1500 * SHORT_LINE_BYTES
     digest.add(started := wire.encode(Event("orch.started")), event_on(started))
     digest.add(failed[0], event_on(failed[0]))
     assert len(digest.lines()[1]) > len(failed[0])  # there is room again
 
 
 def test_a_line_that_can_not_be_shortened_stays_as_it_is() -> None:
-    line = wire.encode(Event("unit.failed", "u" * TOLD_BYTES, payload=5))
+    line = wire.encode(Event("unit.failed", "u" * LONG_LINE_BYTES, payload=5))
     assert Digest([line]).lines() == [wire.retained(line)]
 
 
@@ -155,7 +165,7 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=25), st.data())
-def test_what_is_told_leads_to_the_same_and_so_does_what_is_told_of_it(run: list[Event], data: st.DataObject) -> None:
+def test_a_digest_leads_to_the_same_state_and_so_does_its_own_digest(run: list[Event], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(run)))
     lines = [wire.encode(event) for event in run]
     early = Digest(lines[:cut]).lines()
@@ -184,7 +194,7 @@ flood = st.builds(
 
 
 @given(st.lists(flood, max_size=40), st.booleans())
-def test_lines_that_are_left_out_are_overwritten_by_those_that_are_not(run: list[Event], large: bool) -> None:
+def test_irrelevant_lines_are_overwritten_by_relevant_ones(run: list[Event], large: bool) -> None:
     """Also of a bytearray, as a large batch is, and with lines of which only the head is kept."""
     graph = Graph({name: [] for name in ("a", "b", 'say "hi" \\\\', "データ")}).payload()
     lines = [wire.encode(event) for event in run]
@@ -220,7 +230,7 @@ def task(kind: str, number: int | None) -> Event:
         [task("completed", 1), Event("unit.queued", "a", time=BEGIN), task("completed", 2)],
     ],
 )
-def test_what_is_left_out_of_a_flood_of_one_units_tasks_is_overwritten(run: list[Event]) -> None:
+def test_lines_left_out_of_a_flood_of_tasks_are_overwritten(run: list[Event]) -> None:
     states, pictures = [], []
     lines = [wire.encode(event) for event in run]
     for way in (lines, relevant_lines(b"".join(lines))):
@@ -235,13 +245,13 @@ def test_what_is_left_out_of_a_flood_of_one_units_tasks_is_overwritten(run: list
     assert pictures[1] == pictures[0]
 
 
-def test_of_a_flood_of_one_units_tasks_one_line_is_kept() -> None:
+def test_one_line_is_kept_of_a_flood_of_tasks() -> None:
     lines = [wire.encode(task("completed", number)) for number in range(100)]
     assert relevant_lines(b"".join(lines)) == lines[-1:]
 
 
-def test_of_a_long_line_that_says_nothing_more_the_head_and_the_id_are_kept() -> None:
-    long = "x" * TOLD_BYTES
+def test_a_long_line_whose_payload_does_not_matter_keeps_its_head_and_id() -> None:
+    long = "x" * LONG_LINE_BYTES
     event = Event("task.completed", "a", task=3, payload=long, error='no ,"id":"y-1"')
     line = wire.encode(event)
     (kept,) = relevant_lines(line)
@@ -264,7 +274,7 @@ anything = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["type", "unit", "task", "payload", "error"]), anything | events)))
-def test_whatever_an_event_holds_is_taken_in(malformed: list[dict[str, Any]]) -> None:
+def test_an_event_with_any_content_is_applied(malformed: list[dict[str, Any]]) -> None:
     state, digest = RunState(GRAPH), Digest()
     for kind in ("unit.started", "task.completed", "unit.progress", "orch.started"):
         for event in malformed:
@@ -274,7 +284,37 @@ def test_whatever_an_event_holds_is_taken_in(malformed: list[dict[str, Any]]) ->
     wire.encode(Event("graph", payload=state.payload()))
 
 
-def test_only_lines_that_change_something_are_looked_at() -> None:
+def test_only_relevant_lines_are_parsed() -> None:
     lines = [wire.encode(Event(kind, "a")) for kind in ("unit.started", "unit.startedx", "other", "orch.failed")]
     assert relevant_lines(b"".join(lines)) == [lines[0], lines[3]]
     assert relevant_lines(b"") == []
+
+
+def in_another_form(line: bytes, form: int) -> bytes:
+    """The line as another program may write it: with spaces, or its keys in another order."""
+    event = event_on(line)
+    if form == 0:
+        return json.dumps(event).encode() + b"\n"
+    keys = sorted(event, key=lambda key: (key[form % len(key)], key))
+    return json.dumps({key: event[key] for key in keys}, separators=(",", ":")).encode() + b"\n"
+
+
+@given(st.lists(st.tuples(events, st.integers(-1, 5)), max_size=20))
+def test_the_form_of_a_line_makes_no_difference(given_events: list[tuple[Event, int]]) -> None:
+    lines = [wire.encode(event) for event, _ in given_events]
+    lines = [
+        line if form < 0 else in_another_form(line, form) for line, (_, form) in zip(lines, given_events, strict=True)
+    ]
+    looked_at, all_of_them = Digest(), Digest()
+    for line, event in relevant_events(b"".join(lines)):
+        looked_at.add(line, event)
+    for line in lines:
+        all_of_them.add(line, event_on(line))
+    assert standing(looked_at) == standing(all_of_them)
+
+
+def standing(digest: Digest) -> list[tuple[str, int, int]]:
+    state = RunState(GRAPH)
+    for line in digest.lines():
+        state.apply(event_on(line))
+    return [tuple(state.unit_state(unit)) for unit in ("a", "b")]

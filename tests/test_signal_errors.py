@@ -79,7 +79,9 @@ HANDLERS = [
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_what_a_handler_raises_is_told(install: Callable[[Any], object], handler: Callable[..., object]) -> None:
+def test_an_exception_of_a_handler_is_recognized(
+    install: Callable[[Any], object], handler: Callable[..., object]
+) -> None:
     def interrupted() -> None:
         signal.raise_signal(signal.SIGUSR1)
 
@@ -89,7 +91,7 @@ def test_what_a_handler_raises_is_told(install: Callable[[Any], object], handler
     assert raised_by_signal_handler(caught.value)
 
 
-def test_what_a_handler_raises_is_told_wherever_it_interrupts() -> None:
+def test_an_exception_of_a_handler_is_recognized_wherever_it_interrupts() -> None:
     """A timer interrupts the loop at 300 places, in Python and under C."""
     before = signal.signal(signal.SIGALRM, plain_handler)
     told = 0
@@ -107,7 +109,7 @@ def test_what_a_handler_raises_is_told_wherever_it_interrupts() -> None:
     assert told == 300
 
 
-def test_what_code_raises_that_a_handler_calls_is_its_own(install: Callable[[Any], object]) -> None:
+def test_an_exception_of_code_that_a_handler_calls_is_recognized(install: Callable[[Any], object]) -> None:
     """A handler may emit, and a subscriber of the bus may fail on it."""
     told = []
 
@@ -126,7 +128,7 @@ def test_what_code_raises_that_a_handler_calls_is_its_own(install: Callable[[Any
 
 
 @pytest.mark.parametrize("code", ["int('x')", "[].pop()", "(lambda *args: args[1])(0)", "raise KeyError"])
-def test_what_code_raises_is_not_a_handlers(install: Callable[[Any], object], code: str) -> None:
+def test_an_exception_of_other_code_is_not_a_handlers(install: Callable[[Any], object], code: str) -> None:
     install(plain_handler)
     with pytest.raises((ValueError, LookupError)) as caught:
         exec(code)
@@ -134,9 +136,9 @@ def test_what_code_raises_is_not_a_handlers(install: Callable[[Any], object], co
     assert not raised_by_signal_handler(ValueError("never raised"))
 
 
-def test_what_needs_no_process_is_imported_without_ctypes() -> None:
+def test_pure_modules_are_imported_without_ctypes() -> None:
     """Some builds of Python have no `_ctypes`."""
-    modules = ["wire", "conversion", "events", "graph", "config", "run_state", "errors", "sources.logs"]
+    modules = ["wire", "conversion", "events", "graph", "config", "run_state", "signal_errors", "sources.logs"]
     lines = [f"import socketpusher.{module}" for module in modules]
     code = "\n".join(["import sys", "sys.modules['_ctypes'] = None", "import socketpusher", *lines])
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -206,7 +206,7 @@ def test_an_event_with_anything_anywhere_is_encoded(event: Event) -> None:
 def test_no_line_is_over_the_limit(event: Event, field: str, filler: str, limit: int) -> None:
     setattr(event, field, filler * 5000)
     notes: list[str] = []
-    line = wire.encode(event, max_line_bytes=limit, on_note=notes.append)
+    line = wire.encode(event, max_line_bytes=limit, on_placeholder=notes.append)
     assert len(line) <= limit
     assert notes
     assert wire.decode(line).time == event.time
@@ -234,14 +234,14 @@ def test_the_limit_is_exact() -> None:
     assert wire.decode(over).payload == "<payload left out: the line of 1048577 bytes is over the limit of 1048576>"
 
 
-def test_a_time_that_is_missing_naive_or_impossible_is_made_one() -> None:
+def test_a_missing_naive_or_impossible_time_becomes_a_valid_one() -> None:
     before = datetime.now(UTC)
     notes: list[str] = []
     assert before <= wire.decode(wire.encode(Event("x"))).time <= datetime.now(UTC)  # type: ignore[operator]
     assert wire.decode(wire.encode(Event("x", time=TIME.replace(tzinfo=None)))).time == TIME
     beyond = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
     for wrong in (beyond, 17.5):
-        wire.encode(Event("x", time=wrong), on_note=notes.append)  # type: ignore[arg-type]
+        wire.encode(Event("x", time=wrong), on_placeholder=notes.append)  # type: ignore[arg-type]
     assert len(notes) == 2
 
 
@@ -313,17 +313,17 @@ def test_what_orjson_does_not_take_is_converted(value: Any, expected: Any) -> No
 
 
 @pytest.mark.parametrize("kind", [float, int, str, dict, list, datetime, Event])
-def test_what_only_says_that_it_is_of_a_type_is_encoded(kind: type) -> None:
+def test_an_object_that_fakes_its_class_is_encoded(kind: type) -> None:
     mock = Mock(spec=kind, __str__=lambda self: "a mock")
     assert wire.decode(wire.encode(Event("x", payload={"value": mock}))).payload == {"value": "a mock"}
     notes: list[str] = []
     event = Event(mock, mock, mock, mock, mock, mock, mock)
-    decoded = wire.decode(wire.encode(event, on_note=notes.append))
+    decoded = wire.decode(wire.encode(event, on_placeholder=notes.append))
     assert (decoded.type, decoded.unit, decoded.error, decoded.task) == ("a mock", "a mock", "a mock", None)
     assert notes == [
         "<task: not a 64-bit int, left out>",
         "<pr: not a 64-bit int, left out>",
-        "<time: not a datetime, sent as the present>",
+        "<time: not a datetime, sent as the current time>",
     ]
 
 
@@ -354,7 +354,7 @@ def test_a_time_of_a_subclass_is_that_time(zone: tzinfo | None) -> None:
         assert wire.decode(wire.encode(Event("x", time=own, payload=payload))).time == expected
 
 
-def test_what_is_none_is_left_out() -> None:
+def test_keys_with_none_are_left_out() -> None:
     event = Event("x", unit=None, error=None, time=TIME)  # type: ignore[arg-type]
     assert wire.encode(event) == b'{"type":"x","time":"2026-11-23T17:08:00.250000Z"}\n'
     event.payload = {1}
@@ -399,22 +399,22 @@ def test_what_a_signal_handler_raises_is_let_through(event: Event) -> None:
     notes: list[str] = []
     try:
         with pytest.raises(HandlerError):
-            wire.encode(event, on_note=notes.append)
+            wire.encode(event, on_placeholder=notes.append)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert notes == []
 
 
-def test_an_object_that_will_not_say_what_it_is_is_noted() -> None:
+def test_an_object_that_can_not_be_read_becomes_a_placeholder() -> None:
     notes: list[str] = []
-    assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_note=notes.append)).payload == notes[0]
+    assert wire.decode(wire.encode(Event("x", payload=Unnamed()), on_placeholder=notes.append)).payload == notes[0]
     assert notes == ["<Unnamed: raised RuntimeError>"]
     assert wire.decode(wire.encode(Event("x", payload=[Faceless()]))).payload == ["faceless"]
 
 
-def test_a_payload_too_deep_is_noted_where_it_gets_too_deep() -> None:
+def test_a_payload_too_deep_has_a_placeholder_where_it_gets_too_deep() -> None:
     notes: list[str] = []
-    line = wire.encode(Event("x", payload=deep()), on_note=notes.append)
+    line = wire.encode(Event("x", payload=deep()), on_placeholder=notes.append)
     assert notes == ["<list: nested deeper than 100 levels>"]
     assert b"nested deeper" in line
 
@@ -431,9 +431,9 @@ def test_a_hostile_payload_deep_in_a_callers_stack_does_not_raise() -> None:
         assert wire.decode(line).type == "x"
 
 
-def test_a_number_that_is_none_is_left_out_and_noted() -> None:
+def test_an_invalid_number_is_left_out_and_reported() -> None:
     notes: list[str] = []
-    line = wire.encode(Event("x", task=2**80, pr="17", time=TIME), on_note=notes.append)  # type: ignore[arg-type]
+    line = wire.encode(Event("x", task=2**80, pr="17", time=TIME), on_placeholder=notes.append)  # type: ignore[arg-type]
     assert wire.decode(line) == Event("x", time=TIME)
     assert notes == ["<task: not a 64-bit int, left out>", "<pr: not a 64-bit int, left out>"]
 
@@ -441,11 +441,11 @@ def test_a_number_that_is_none_is_left_out_and_noted() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"", "not JSON"),
-        (b"\n", "not JSON"),
+        (b"", "not JSON: it is empty"),
+        (b"\n", "not JSON: it is empty"),
         (b"{", "not JSON"),
         (b'{"type":"x"}{"type":"y"}', "not JSON"),
-        (b"\xff", "not JSON"),
+        (b"\xff", "not JSON: it is not UTF-8"),
         (b"[1]", r"must be a JSON object, not b'\[1\]'"),
         ("null", "must be a JSON object, not null"),
         (b'{"time":"2026-11-23T17:08:00Z"}', "key 'type' of an event is missing"),
@@ -465,7 +465,7 @@ def test_a_number_that_is_none_is_left_out_and_noted() -> None:
         (5, "not JSON"),
     ],
 )
-def test_decode_says_which_key_is_wrong(line: Any, message: str) -> None:
+def test_decode_names_the_wrong_key(line: Any, message: str) -> None:
     with pytest.raises(wire.DecodeError, match=message) as caught:
         wire.decode(line)
     assert isinstance(caught.value, ValueError)

@@ -1,4 +1,4 @@
-"""The consumer's end of peers that bring no socket code of their own: connect, try again, send."""
+"""The socket to the consumer, for peers without socket code of their own."""
 
 import socket
 import time
@@ -7,7 +7,7 @@ RETRY = 0.1
 
 
 class LineSender:
-    """A blocking Unix stream socket. Connecting and sending wait as long as they have to.
+    """A blocking Unix stream socket. Connecting and sending wait without a limit.
 
     Args:
         path: Where the consumer listens.
@@ -18,15 +18,15 @@ class LineSender:
         self._socket: socket.socket | None = None
 
     def send(self, data: bytes) -> None:
-        """Send whole lines; connect before, if need be. Lines that meet a dying consumer are lost."""
+        """Send whole lines, and connect first if necessary. Lines are lost if the consumer ends meanwhile."""
         if self._socket is None:
-            self._socket = self._connection_made()
+            self._socket = self._connect()
         try:
             self._socket.sendall(data)
         except OSError:
             self.close()
 
-    def _connection_made(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -37,7 +37,7 @@ class LineSender:
                 time.sleep(RETRY)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -1,10 +1,10 @@
-"""faster-fifo to a bridging process, which writes the lines.
+"""faster-fifo to a bridge process, which writes the lines.
 
-A ring of shared memory behind a lock; `put` copies into it from the emitting thread, as documented: there is no feeder
-thread. At its best here: the line is encoded at `emit` and goes through as it is (`dumps` and `loads` that do nothing,
-no pickle); the bridge takes as many as there are with `get_many` and writes them with one send. `put_many` would have
-the host collect events before it puts them, which is another design. The limit is `maxsize`; the ring has 1000 bytes
-an event, or 256 MB without a limit. `put_nowait` drops at the limit.
+It is a ring in shared memory with a lock; `put` copies into it from the emitting thread, without a feeder thread. Best
+settings: the line is encoded at `emit` and not pickled (`dumps` and `loads` do nothing); the bridge takes all waiting
+lines with `get_many` and writes them with one send. With `put_many` the host would have to collect events first, which
+is another design. The limit is `maxsize`; the ring has 1000 bytes per event, or 256 MB without a limit. `put_nowait`
+drops at the limit.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ import faster_fifo
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "faster-fifo"
 DISTRIBUTION = "faster-fifo"
@@ -55,13 +55,13 @@ class Peer:
         self._process.start()
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         try:
             self._queue.put_nowait(encode(Event(kind, unit, task, None, payload, "", datetime.now(UTC))))
         except queue.Full:
             pass
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self._queue.put(b"", timeout=60.0)
         self._process.join()

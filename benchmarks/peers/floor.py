@@ -1,4 +1,4 @@
-"""The floor: builds and encodes each event, and sends nothing. What no library can be cheaper than."""
+"""The floor: makes and encodes each event, and sends nothing. No library can be cheaper."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,14 +12,14 @@ DELIVERS = False
 
 
 class Peer:
-    """Throws every line away."""
+    """Discards every line."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         pass
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         encode(Event(kind, unit, task, None, payload, "", datetime.now(UTC)))
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because no event waits."""

@@ -1,9 +1,9 @@
-"""fluent-logger's asyncsender to a bridging process, which writes the lines.
+"""fluent-logger's asyncsender to a bridge process, which writes the lines.
 
-Its protocol is msgpack, so something must translate, as fluentd would: a child process that listens on a Unix socket
-(fluent-logger takes `unix://`), unpacks, encodes with orjson and writes all that a read brought with one send.
-At its best here: `queue_circular=True`, without which the caller waits at the limit; it drops the oldest. Without a
-limit the queue's maximum is 0. The time travels as a msgpack timestamp, which keeps its microseconds.
+Its protocol is msgpack, so the bridge takes the part of fluentd: it listens on a Unix socket (fluent-logger accepts
+`unix://`), unpacks, encodes with orjson and writes the events of each read with one send. Best settings:
+`queue_circular=True`, which drops the oldest events at the limit; otherwise the caller waits. Without a limit the
+queue's maximum is 0. The time is sent as a msgpack timestamp, which keeps its microseconds.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ import msgpack
 import orjson
 from fluent import asyncsender
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "fluent-logger asyncsender"
 DISTRIBUTION = "fluent-logger"
@@ -37,7 +37,7 @@ def _bridge(path: str, listening: socket.socket) -> None:
 
 
 class Peer:
-    """A sender and the process that stands for fluentd."""
+    """A sender and the bridge process."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         self._directory = tempfile.mkdtemp(dir=os.path.dirname(path))
@@ -59,11 +59,11 @@ class Peer:
         )
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         event = {"type": kind, "time": datetime.now(UTC), "unit": unit, "task": task, "payload": payload}
         self._sender.emit("", event)
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self._sender.close()
         self._process.join()

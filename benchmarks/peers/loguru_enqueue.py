@@ -1,9 +1,9 @@
 """loguru with `enqueue=True` and a sink on the Unix socket.
 
-At its best here: the line is encoded at `emit` and handed over raw (`opt(raw=True)`), which spares loguru its
-formatting; no traceback decoration. loguru's queue is a `multiprocessing.SimpleQueue`, a pipe, read by a thread of the
-host: it has no limit to set, and when the pipe is full (64 KiB) the caller waits. So it loses nothing and may block;
-`buffer_size` has no meaning for it.
+Best settings: the line is encoded at `emit` and passed raw (`opt(raw=True)`), without loguru's formatting; no traceback
+decoration. loguru's queue is a `multiprocessing.SimpleQueue`, a pipe that a thread of the host reads. It has no limit
+to set, and when the pipe is full (64 KiB) the caller waits. So it loses nothing and may block, and `buffer_size` is not
+used.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from loguru import logger
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "loguru, enqueue=True"
 DISTRIBUTION = "loguru"
@@ -25,19 +25,19 @@ class Peer:
     """loguru's one logger, with one sink."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
-        self._outlet = LineSender(path)
+        self._sender = LineSender(path)
         logger.remove()
         logger.add(self._sink, enqueue=True, format="{message}", level="INFO", backtrace=False, diagnose=False)
         self._info = logger.opt(raw=True).info
 
     def _sink(self, message: str) -> None:
-        self._outlet.send(message.encode())
+        self._sender.send(message.encode())
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         self._info(encode(Event(kind, unit, task, None, payload, "", datetime.now(UTC))).decode())
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
-        logger.remove()  # which sends what waits
-        self._outlet.close()
+        """Deliver the waiting events, and end."""
+        logger.remove()  # sends the waiting lines
+        self._sender.close()

@@ -1,8 +1,8 @@
 """One object per `multiprocessing.Queue.put`, encoded in a child process that owns the socket.
 
-The design card read literally. At its best here: the object is a plain dict in the shape of the wire, which pickles
-several times faster than a dataclass and which orjson takes as it is; the child takes all that it finds in the queue
-and sends it at once; `put(block=False)` drops at the limit, which counts what the child has not taken.
+Best settings: the object is a plain dict in the shape of the wire, which pickles several times faster than a dataclass
+and needs no conversion for orjson; the child takes all waiting objects and writes them with one send;
+`put(block=False)` drops at the limit, which counts the objects that the child has not taken.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "one object per Queue.put"
 DISTRIBUTION = "orjson"
@@ -39,7 +39,7 @@ def _child(events: Any, path: str) -> None:
 
 
 class Peer:
-    """A queue and a process, spawned."""
+    """A queue and a spawned process."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         context = multiprocessing.get_context("spawn")
@@ -48,7 +48,7 @@ class Peer:
         self._process.start()
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         event = {"type": kind, "time": datetime.now(UTC), "unit": unit, "task": task, "payload": payload}
         try:
             self._queue.put(event, block=False)
@@ -56,6 +56,6 @@ class Peer:
             pass
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self._queue.put(None)
         self._process.join()

@@ -1,8 +1,8 @@
-"""pyzmq: PUSH over ipc to a bridging process, which writes the lines.
+"""pyzmq: PUSH over ipc to a bridge process, which writes the lines.
 
-At its best here: the line is encoded at `emit` and copied into the message (`copy=True`, faster below some 64 KB); the
-high-water marks of both ends are half the limit each, 0 without one; `NOBLOCK` drops at the limit. libzmq's I/O thread
-needs no GIL, so a busy scheduler does not hold it up. The bridge sends what it finds waiting with one send.
+Best settings: the line is encoded at `emit` and copied into the message (`copy=True`, faster below about 64 KB); the
+high-water mark of each end is half the limit, or 0 without a limit; `NOBLOCK` drops at the limit. libzmq's I/O thread
+needs no GIL, so a busy scheduler does not delay it. The bridge writes all waiting lines with one send.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ import zmq
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "pyzmq PUSH"
 DISTRIBUTION = "pyzmq"
@@ -64,14 +64,14 @@ class Peer:
         self._push.connect(address)
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         try:
             self._push.send(encode(Event(kind, unit, task, None, payload, "", datetime.now(UTC))), zmq.NOBLOCK)
         except zmq.Again:
             pass
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self._push.send(b"")
         self._push.close()
         self._context.term()

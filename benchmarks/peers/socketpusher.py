@@ -1,6 +1,6 @@
-"""socketpusher as anyone would use it: `bus.emit(Event(...))`, the default configuration.
+"""socketpusher in its normal use: `bus.emit(Event(...))`, with the default configuration.
 
-Without a limit means a `buffer_size` of a billion. It starts without waiting if nobody listens.
+Without a limit the `buffer_size` is a billion. It starts without waiting if nobody listens.
 """
 
 import os
@@ -14,19 +14,19 @@ DELIVERS = True
 
 
 class Peer:
-    """A bus with one pusher; `spool` is the directory of one, if there is to be one."""
+    """A bus with one pusher; `spool` is the directory of its spool, or None."""
 
     def __init__(self, path: str, buffer_size: int | None, spool: str | None = None) -> None:
         bus = Bus()
         self._emit = bus.emit
-        given = {} if spool is None else {"spool": spool}  # which an old version does not know
+        given = {} if spool is None else {"spool": spool}  # an old version has no such option
         self.pusher = SocketPusher(bus, PusherConfig(socket_path=path, buffer_size=buffer_size or 10**9, **given))
         self.pusher.start(wait=os.path.exists(path))
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         self._emit(Event(kind, unit, task, None, payload))
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self.pusher.close(60.0)

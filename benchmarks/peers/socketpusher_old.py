@@ -1,6 +1,6 @@
-"""An earlier version of socketpusher, taken from the directory that `--old` names; left out without one.
+"""An earlier version of socketpusher, from the directory that `--old` names.
 
-The same code as the peer socketpusher. Its host process, and through it the writer, imports the package from there.
+It has the same code as the peer socketpusher. Its host process, and so its writer, imports the package from there.
 """
 
 from .socketpusher import DELIVERS, Peer

@@ -1,10 +1,10 @@
 """The standard library: a `QueueHandler`, a `QueueListener`, and a `SocketHandler` on the Unix socket.
 
-At its best here: the event travels in the record as a plain dict and orjson encodes it in the listener's thread (a
-`SocketHandler` with the port None connects to a Unix socket; its `makePickle` is what may be replaced to write
-something else than pickles); the collecting of what nobody reads is turned off as the logging HOWTO has it under
-"Optimization"; at the limit `QueueHandler` drops, and reports each drop to standard error unless
-`logging.raiseExceptions` is off, as it is here. Without a limit the queue is a `SimpleQueue`.
+Best settings: the record has the event as a plain dict, and orjson encodes it in the listener's thread (a
+`SocketHandler` with the port None connects to a Unix socket; `makePickle` is overridden to write lines instead of
+pickles); unused fields of records are turned off, see "Optimization" in the logging HOWTO; at the limit `QueueHandler`
+drops, and `logging.raiseExceptions` is off, so it does not report each drop. Without a limit the queue is a
+`SimpleQueue`.
 """
 
 import logging
@@ -30,7 +30,7 @@ class _LineHandler(SocketHandler):
 
 
 class Peer:
-    """A logger with a queue behind it."""
+    """A logger with a queue."""
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         logging.raiseExceptions = False
@@ -47,13 +47,13 @@ class Peer:
         self._logger.addHandler(QueueHandler(waiting))
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         event = {"type": kind, "time": datetime.now(UTC), "unit": unit, "task": task, "payload": payload}
         self._logger.info(kind, extra={"event": event})
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
-        # `stop` puts its sentinel without waiting, and a full queue would raise.
+        """Deliver the waiting events, and end."""
+        # Not `stop`: it puts the sentinel without waiting, and raises if the queue is full.
         self._queue.put(self._listener._sentinel)  # type: ignore[attr-defined]
         self._listener._thread.join()  # type: ignore[attr-defined]
         self._handler.close()

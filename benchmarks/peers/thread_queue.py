@@ -1,7 +1,7 @@
 """`queue.Queue` and a thread with one `send` per event: what most people write first.
 
-At its best here: the line is encoded at `emit`, so that the thread needs the GIL only to take and send it; without a
-limit the queue is a `SimpleQueue`, which is written in C; at the limit `put_nowait` drops.
+Best settings: the line is encoded at `emit`, so that the thread needs the GIL only to take and send it; without a limit
+the queue is a `SimpleQueue`, which is written in C; at the limit `put_nowait` drops.
 """
 
 import queue
@@ -12,7 +12,7 @@ from typing import Any
 from socketpusher import Event
 from socketpusher.wire import encode
 
-from ._outlet import LineSender
+from ._line_sender import LineSender
 
 NAME = "thread, one send per event"
 DISTRIBUTION = "orjson"
@@ -24,12 +24,12 @@ class Peer:
 
     def __init__(self, path: str, buffer_size: int | None) -> None:
         self._queue: Any = queue.Queue(buffer_size) if buffer_size else queue.SimpleQueue()
-        self._outlet = LineSender(path)
+        self._sender = LineSender(path)
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def emit(self, kind: str, unit: str, task: int, payload: dict[str, Any]) -> None:
-        """Build the event and take it."""
+        """Make the event and accept it."""
         try:
             self._queue.put_nowait(encode(Event(kind, unit, task, None, payload, "", datetime.now(UTC))))
         except queue.Full:
@@ -37,10 +37,10 @@ class Peer:
 
     def _send(self) -> None:
         while (line := self._queue.get()) is not None:
-            self._outlet.send(line)
-        self._outlet.close()
+            self._sender.send(line)
+        self._sender.close()
 
     def close(self) -> None:
-        """Deliver what waits, and end."""
+        """Deliver the waiting events, and end."""
         self._queue.put(None)
         self._thread.join()

@@ -1,9 +1,9 @@
-"""What is measured, one scenario a file.
+"""The scenarios, one per file.
 
-A scenario's module has
-    TITLE                            what it is called
-    in_host(Peer, path, **options)   runs in the measured host; returns its figures
-    run(runner)                         runs in the command; measures and returns `Report`
+The module of a scenario has
+    TITLE                            its title
+    in_host(Peer, path, **options)   runs in the measured host, and returns its figures
+    run(runner)                      runs in the command, measures, and returns a `Report`
 and its docstring says what is measured and how.
 """
 

@@ -1,6 +1,6 @@
-"""One event every 10 ms from a host that sleeps meanwhile: the latency when nothing else is in the way.
+"""One event every 10 ms from a host that sleeps meanwhile: the latency of an idle system.
 
-Host CPU per event is that of all threads of the host, with the loop and its sleep, which are the same for each peer.
+Host CPU per event is that of all threads of the host, including the loop and its sleep, which are the same for all.
 """
 
 import time
@@ -18,7 +18,7 @@ PAUSE = 0.010
 
 def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until children have imported what they need
+    time.sleep(0.3)  # until children have imported their modules
     cpu = time.process_time_ns()
     for number in range(events):
         time.sleep(PAUSE)

@@ -1,8 +1,8 @@
 """100,000 events back to back, with the default buffer and without a limit.
 
-Measured are the events lost, and the events per second that the consumer received, from the first emit to the last
+It measures the lost events, and the events per second that the consumer received, from the first emit to the last
 receipt. A peer that loses most of a burst has little to deliver. The targets compare each setting of socketpusher with
-the fastest peer, whichever buffer that one has. Nobody can be faster than the floor, which only encodes.
+the fastest peer with any buffer. No peer can be faster than the floor, which only encodes.
 """
 
 import time
@@ -21,7 +21,7 @@ EVENTS = 100_000
 
 def in_host(peer_class: Any, path: str, *, events: int, buffer: int | None) -> Figures:
     peer = peer_class(path, buffer)
-    time.sleep(0.3)  # until children have imported what they need
+    time.sleep(0.3)  # until children have imported their modules
     emit = peer.emit
     start = time.monotonic_ns()
     for number in range(events):
@@ -72,14 +72,14 @@ def run(runner: Runner) -> Report:
             Target("burst: events/s / loguru's", reached, 10, at_least=True, note="default buffer / no limit")
         )
     tables[1].note = (
-        "Medians (lowest-highest). Of the floor, received/s is what it encodes in a second. Times: what socketpusher "
-        "receives at the\n  default buffer, over this."
+        "Medians (lowest-highest). For the floor, received/s is what it encodes per second. Times: received/s"
+        "\n  of socketpusher with the default buffer, divided by this."
     )
     return Report(tables, targets, {"default": settings["default buffer"], "unlimited": settings["no limit"]})
 
 
 def _fastest(runner: Runner, settings: dict[str, dict[str, list[Figures]]]) -> tuple[str, list[Figures]]:
-    """Which peer the consumer received most from in a second, with which buffer, and its figures."""
+    """The peer and the buffer with the highest rate at the consumer, and its figures."""
     found = [
         (median(rounds, "rate") or 0.0, f"{runner.peers[peer].NAME}, {title}", rounds)
         for title, runs in settings.items()

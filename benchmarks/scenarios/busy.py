@@ -1,11 +1,11 @@
 """A scheduler that never sleeps: 50,000 events, about 20 microseconds of pure Python between them, default buffer.
 
-Measured are the events lost (emitted less received), the time from the first emit to the last against the floor's, and
-the latency of what was received, from the time that `emit` stamped to the receipt by the consumer. Then the same with
-three more threads in the host that do nothing but compute.
+It measures the lost events (emitted less received), the time from the first emit to the last compared with the floor,
+and the latency of the received events, from the time of the event to its receipt by the consumer. Then the same with
+three more threads in the host that only compute.
 
-A peer that blocks may hold the schedule up for minutes, so it is cut off after twice what it should take, and its
-time is what all events would have taken at that pace.
+A peer that blocks may delay the schedule for minutes. So a schedule ends after `LIMIT`, and its time is extrapolated to
+all events.
 """
 
 import threading
@@ -23,13 +23,13 @@ EVENTS = 50_000
 THREADS = 3
 TURN = 100
 LIMIT = 2.0
-"""After how long a schedule is cut off, in seconds, times the number of busy threads. Its time is then extrapolated."""
+"""The longest time of a schedule, in seconds for each busy thread. A longer one is stopped."""
 LOST_NOTE = "the worst round"
 
 
 def in_host(peer_class: Any, path: str, *, events: int, turns: int, threads: int, timed: bool = False) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until children have imported what they need
+    time.sleep(0.3)  # until children have imported their modules
     stop = threading.Event()
 
     def compute() -> None:

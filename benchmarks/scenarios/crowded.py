@@ -1,8 +1,8 @@
-"""40 bursts of 200,000 events at the default buffer, beside two processes that only spin. socketpusher only.
+"""40 bursts of 200,000 events with the default buffer, beside two busy loops in other processes. socketpusher only.
 
-The host waits until a burst has arrived before it begins the next one. The writer and the consumer get to run when the
-spinning processes let them, and what the host emits meanwhile has to wait somewhere. Lost is what was emitted less what
-the consumer received; which burst lost how much is what the pusher itself counts.
+The host waits until a burst has arrived before it starts the next one. The writer and the consumer get little of the
+CPU, and the events that the host emits meanwhile have to wait. Lost events are emitted less received ones; the losses
+of each burst are the pusher's own count.
 """
 
 import time
@@ -30,7 +30,7 @@ while os.getppid() == parent:  # so that it does not outlive the command
 
 def in_host(peer_class: Any, path: str, *, events: int, bursts: int) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until the writer has imported what it needs
+    time.sleep(0.3)  # until the writer has imported its modules
     emit = peer.emit
     dropped, took = [0], []
     for _ in range(bursts):

@@ -1,13 +1,13 @@
-"""What `emit` costs the thread that calls it: 50,000 calls back to back, without a limit, so that nobody drops.
+"""The cost of `emit` for the thread that calls it: 50,000 calls back to back, without a limit, so that no peer drops.
 
-A call is `bus.emit(Event(...))` or a peer's equivalent, the building of the event included; the payload is there
-before. The clock's own cost, as measured on a call that does nothing, is taken off the percentiles. CPU per event is
-that of all threads of the host, from the first emit until all is delivered (`time.process_time`); a peer's child or
-bridge is not in it.
+A call is `bus.emit(Event(...))` or the equivalent of a peer. It includes making the event, but not the payload. The
+cost of the clock, measured with a call that does nothing, is subtracted from the percentiles. CPU per event is that of
+all threads of the host, from the first emit until everything is delivered (`time.process_time`), without child
+processes.
 
-What slow calls consist of is counted for the calling thread: the system calls that write (Linux,
-`/proc/thread-self/io`; a send on a socket is none), how often it waited, how often it was put off the CPU; and the
-collections of garbage, in any thread. What happens to one call in a thousand or more shows at p99.9.
+The causes of slow calls are counted for the calling thread: system calls that write (Linux, `/proc/thread-self/io`; a
+send on a socket does not count), waits, and preemptions; and garbage collections in any thread. What happens in one
+call of a thousand is visible at p99.9.
 """
 
 import gc
@@ -24,11 +24,11 @@ from ..workload import clock_cost, emit_each_timed, percentiles
 TITLE = "Cost of emit"
 EVENTS = 50_000
 WARM_UP = 500
-CAUSES = {"writes": "writes", "waits": "waits", "preempted": "put off the CPU", "collections": "collections"}
+CAUSES = {"writes": "writes", "waits": "waits", "preempted": "preemptions", "collections": "collections"}
 
 
 def _causes() -> dict[str, int]:
-    """How often each cause has been there so far, as far as the system tells."""
+    """How often each cause has occurred so far, where the system reports it."""
     found = {"collections": sum(generation["collections"] for generation in gc.get_stats())}
     try:
         with open("/proc/thread-self/io") as file:
@@ -41,7 +41,7 @@ def _causes() -> dict[str, int]:
 
 def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     peer = peer_class(path, None)
-    time.sleep(0.3)  # until children have imported what they need
+    time.sleep(0.3)  # until children have imported their modules
     took = array("q", bytes(8 * events))
     warm = array("q", bytes(8 * WARM_UP))
     emit_each_timed(peer.emit, WARM_UP, warm)

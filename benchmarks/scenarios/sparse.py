@@ -1,7 +1,7 @@
-"""400 events a second from a CPU-bound thread: 2.5 ms of pure Python between two events, which is never a batch.
+"""400 events a second from a CPU-bound thread: with 2.5 ms of pure Python between two events, no batch has two.
 
-The host of the scenario busy, with more work and fewer events. A pusher that waits for company, or for the GIL, shows
-it here, and whatever it does for an event the schedule pays once for each.
+It uses the host of the scenario busy, with more work and fewer events. It shows whether a pusher waits for more events,
+or for the GIL, and the full cost of a single event.
 """
 
 from ..report import Report, Table, Target
@@ -13,12 +13,12 @@ __all__ = ["TITLE", "in_host", "run"]
 TITLE = "Sparse events, busy scheduler"
 EVENTS = 600
 TURNS = 125
-"""The work between two events, times that of the scenario busy."""
+"""The work between two events, as a multiple of that in the scenario busy."""
 
 
 def calls(runner: Runner, runs: dict[str, list[Figures]]) -> Table:
     rows = [[runner.peers[peer].NAME, spread(found, "emit_p50", digits=1)] for peer, found in runs.items()]
-    note = "An emit that wakes another thread or process takes the time of the system call that wakes."
+    note = "An emit that wakes another thread or process includes the system call for that."
     return Table("Sparse events: an emit", ["", "p50 us"], rows, note)
 
 

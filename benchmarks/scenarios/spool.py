@@ -1,10 +1,10 @@
-"""A spool: what one costs beside a consumer that reads, and how fast a disk takes and gives. socketpusher only.
+"""The spool: its cost with a consumer that reads, and the speed of storing and sending. socketpusher only.
 
-The hosts of the scenarios busy, burst and emit_cost, without a spool and with one, in turns. Then a million lines of
-some 200 bytes while nobody listens, handed to the outbox encoded, for a Python host does not make them as fast as the
-writer takes them; then another pusher, which sends what the first one left, to a consumer that counts.
+It runs the hosts of the scenarios busy, burst and emit_cost, without a spool and with one, in turns. Then a million
+lines of about 200 bytes are stored while nobody listens (the outbox gets them encoded, because a Python host can't
+make them as fast as the writer stores them); then another pusher sends them to a consumer that counts.
 
-The spool is in the directory for temporary files, so the disk is that one's.
+The spool is in the directory for temporary files.
 """
 
 import os
@@ -22,8 +22,8 @@ from .stalled import resident
 
 TITLE = "Spool"
 EVENTS = 1_000_000
-WAY_BYTES = 4 << 20
-"""How much is on its way to the writer at most, in bytes: half of what may be."""
+IN_FLIGHT_BYTES = 4 << 20
+"""The most bytes on their way to the writer: half of the pusher's limit."""
 
 
 def in_host(peer_class: Any, path: str, *, what: str, spool: str | None = None, **options: Any) -> Figures:
@@ -54,7 +54,7 @@ def _away(path: str, spool: str, *, events: int) -> Figures:
     for number in range(events):
         outbox.accept(line)
         if number % 1000 == 0:
-            while number * len(line) - ledger.received_offset > WAY_BYTES:
+            while number * len(line) - ledger.received_offset > IN_FLIGHT_BYTES:
                 time.sleep(0.0002)
     while pusher.stats().spooled < events - pusher.stats().dropped:
         time.sleep(0.001)

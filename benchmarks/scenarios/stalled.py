@@ -1,9 +1,9 @@
-"""The consumer accepts and never reads, or there is none: what that does to `emit`, and to memory. Default buffer.
+"""A consumer that accepts and never reads, or none: the effect on `emit` and on memory, with the default buffer.
 
-The cost of a call is taken as in the scenario emit_cost, of socketpusher over a million events and of the peers over
-30,000, beside a run with a consumer that reads. Memory is how much the resident set of the host, and that of its
-children, grew at most over the run, looked at every 10,000 events. A peer whose call does not return for two seconds
-is given up; the table says after how many events it blocked.
+The cost of a call is measured as in the scenario emit_cost, over a million events for socketpusher and 30,000 for the
+peers, and compared with a consumer that reads. Memory is the largest growth of the resident set of the host, and of its
+children, checked every 10,000 events. A peer whose call does not return within two seconds is stopped; the table says
+after how many events it blocked.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ CONSUMERS = {"reads": "count", "never reads": "stall", "none": "none"}
 
 
 def resident(pid: int | str = "self") -> float:
-    """The resident set of a process, in MiB; 0 where the system does not tell."""
+    """The resident set of a process, in MiB; 0 where the system does not report it."""
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -42,7 +42,7 @@ def children() -> float:
 
 def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until children have imported what they need
+    time.sleep(0.3)  # until children have imported their modules
     took = array("q", [0]) * events
     nothing = clock_cost()
     threading.Thread(target=_give_up_if_blocked, args=(took,), daemon=True).start()

@@ -1,9 +1,9 @@
-"""How long starting and ending take, and what the writer weighs. socketpusher, old and new.
+"""The duration of `start` and `close`, and the memory of the writer. socketpusher, old and new.
 
-`start()` to connected, in a fresh interpreter, beside the whole life of `python -c "import orjson, tenacity"`, which is
-what a process with the writer's dependencies costs at least. `close()` after a million events back to back. The memory
-of the writer (its proportional set size, in which shared pages count in part) under a main module that is empty, and
-under one that imports numpy, if that is installed.
+`start()` until connected, in a fresh interpreter, is compared with the whole run of `python -c "import orjson,
+tenacity"`, the least that a process with the writer's dependencies can take. `close()` is measured after a million
+events back to back. The memory of the writer is its proportional set size, in which shared pages count in part; it is
+measured with an empty main module, and with one that imports numpy, if that is installed.
 """
 
 import importlib.util
@@ -48,7 +48,7 @@ print(json.dumps({"start": started * 1e3, "memory": memory, "close": closed * 1e
 
 def in_host(peer_class: Any, path: str, *, events: int) -> Figures:
     peer = peer_class(path, DEFAULT_BUFFER)
-    time.sleep(0.3)  # until the writer has imported what it needs
+    time.sleep(0.3)  # until the writer has imported its modules
     emit = peer.emit
     for number in range(events):
         emit(TYPE, UNIT, number, payload(number))

@@ -1,6 +1,6 @@
-"""Carries the events of an orchestrator out of its process, as newline-delimited JSON over a Unix socket."""
+"""Sends the events of an orchestrator out of its process, as newline-delimited JSON over a Unix socket."""
 
-# Each name is imported when it is first used: the writer process needs few of them, and a command none.
+# Each name is imported on first use: the writer process needs few of them, and most commands need none.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import wire

@@ -1,4 +1,4 @@
-"""How a pusher is set up, and where its consumer listens by default."""
+"""The settings of a pusher, and the path where its consumer listens by default."""
 
 import math
 import os
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 MAX_LINE_BYTES = 1_048_576
-"""The longest line that known consumers accept, in bytes with its newline (`choo web` drops the connection at more)."""
+"""The longest line that known consumers accept, in bytes with its newline; `choo web` disconnects at a longer one."""
 
 _OVERFLOWS = ("drop_newest", "drop_oldest")
 
 MIN_MAX_LINE_BYTES = 1024
-"""Room for a line whose payload and long strings are replaced by notes."""
+"""The smallest `max_line_bytes`: a line whose payload and long strings are replaced by placeholders fits into it."""
 
 
 def default_socket_path() -> str:
-    """Where a consumer listens unless told otherwise.
+    """The path where a consumer listens by default.
 
     Returns:
         `$XDG_RUNTIME_DIR/choo/web.sock` if that variable holds an absolute path, else `~/.choo/web.sock`.
@@ -30,31 +30,33 @@ def default_socket_path() -> str:
 
 @dataclass(frozen=True, slots=True)
 class PusherConfig:
-    """How a pusher is set up. For every number, zero or less means the default.
+    """The settings of a pusher. For every number, zero or less means the default.
 
     Args:
         socket_path: The Unix socket that the consumer listens on.
-        buffer_size: How many events may wait for a consumer that does not keep up, in events.
-        write_timeout: A connection that accepts no byte for so long while something waits is given up, in seconds.
+        buffer_size: How many events may wait in memory for a slow consumer.
+        write_timeout: How long a connection may accept no byte while events wait, in seconds. Then it is closed, and
+            the writer connects again.
         reconnect_backoff: The first pause between attempts to connect, in seconds; it doubles with each attempt.
         max_reconnect_backoff: The longest pause between attempts to connect, in seconds.
-        max_line_bytes: A longer line goes out with its payload replaced by a note, in bytes with the newline.
+        max_line_bytes: The longest line, in bytes with its newline. A longer one gets a placeholder as its payload.
         overflow: Which events are dropped when more than `buffer_size` wait: "drop_newest" keeps the history before
-            the gap, "drop_oldest" keeps what a live display wants.
-        event_ids: Whether each event gets a last key `id`, "<session>-<n>", by which a consumer can tell a repetition
-            from a loss: n is 1 for the first event and rises by one with each, those that are dropped included.
+            the gap, "drop_oldest" keeps what a live display needs.
+        event_ids: Whether each event gets a last key `id`, "<session>-<n>", so that a consumer can detect duplicates
+            and losses. n starts at 1 and rises by one with each event, including dropped ones.
         allow_uids: Users, besides this process's own and root, whose listeners may receive events.
-        buffer_bytes: How much may wait for a consumer that does not keep up, in this process and the writer together,
-            in bytes; what `buffer_size` allows beyond that is dropped.
-        spool: A directory on the disk for what can't be sent in time, instead of dropping it; made if missing, for this
-            user only. The next pusher with this directory sends what is left there. Several may share one.
-        spool_bytes: How much may be in that directory, in bytes, but for the log of a database, 16 MiB. What comes
-            then is dropped as without a spool.
+        buffer_bytes: How much may wait in memory for a slow consumer, in this process and the writer together, in
+            bytes. Events beyond it are dropped, even if `buffer_size` allows more.
+        spool: A directory on disk. Events that can't be sent in time are stored there instead of being dropped, and the
+            next pusher with this directory sends them. It is created if missing, for this user only; several pushers
+            may share it.
+        spool_bytes: How much may be in that directory, in bytes, not counting a database's log of up to 16 MiB. Events
+            beyond it are dropped, as without a spool.
 
     Raises:
-        TypeError: A value is of the wrong type.
+        TypeError: A value has the wrong type.
         ValueError: A number is NaN or infinite, a path is empty or holds a NUL, `max_line_bytes` is below 1024, or
-            `overflow` is neither.
+            `overflow` has another value.
     """
 
     socket_path: str | os.PathLike[str] = field(default_factory=default_socket_path)
@@ -84,16 +86,15 @@ class PusherConfig:
             raise ValueError(
                 f"max_line_bytes={self.max_line_bytes} leaves no room for an event; give {MIN_MAX_LINE_BYTES} or more"
             )
-
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f'overflow must be "drop_newest" or "drop_oldest", not {self.overflow!r}')
-        self._set("overflow", _OVERFLOWS[_OVERFLOWS.index(self.overflow)])  # a StrEnum's member is the host's own class
+        self._set("overflow", _OVERFLOWS[_OVERFLOWS.index(self.overflow)])  # not a member of the caller's StrEnum
         if not isinstance(self.event_ids, bool):
             raise TypeError(f"event_ids must be a bool, not {self.event_ids!r}")
         self._set("allow_uids", checked_uids(self.allow_uids))
 
     def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # the class is frozen for everybody else
+        object.__setattr__(self, name, value)  # because the class is frozen
 
 
 def _checked_path(name: str, path: object, advice: str) -> str:
@@ -105,8 +106,8 @@ def _checked_path(name: str, path: object, advice: str) -> str:
     if not text:
         raise ValueError(f"{name} is empty; {advice}")
     if "\0" in text:
-        raise ValueError(f"{name} must name a file, and a file's name holds no NUL: {text!r}")
-    return str.__str__(text)  # none of a subclass, which the writer could not import
+        raise ValueError(f"{name} must not contain a NUL, because no file name does: {text!r}")
+    return str.__str__(text)  # exactly a str: the writer could not import a subclass
 
 
 def _checked_number(name: str, value: object, kind: type, default: object) -> object:
@@ -117,15 +118,15 @@ def _checked_number(name: str, value: object, kind: type, default: object) -> ob
         raise ValueError(f"{name} must be finite, not {value!r}")
     if value <= 0:
         return default
-    return kind(min(value, sys.float_info.max) if kind is float else value)  # an int may be beyond every float
+    return kind(min(value, sys.float_info.max) if kind is float else value)  # an int may be too large for a float
 
 
 def checked_uids(uids: object) -> tuple[int, ...]:
-    """User ids, each an int; raises `TypeError` for anything else."""
+    """The user ids as a tuple of ints. Raises `TypeError` for anything else."""
     if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
         raise TypeError(f"allow_uids must be a collection of user ids, not {uids!r}")
     unique = tuple(uids)
     for uid in unique:
         if isinstance(uid, bool) or not isinstance(uid, int):
-            raise TypeError(f"allow_uids must hold user ids, ints, not {uid!r}")
+            raise TypeError(f"allow_uids must hold user ids as ints, not {uid!r}")
     return tuple(map(int, unique))

@@ -1,7 +1,7 @@
-"""Turns what schedulers put into a payload into what JSON can express.
+"""Converts payloads to what JSON can express.
 
-`plain` never raises and never loses the whole for a part: what can't be converted becomes a short note in its place.
-It runs only for the events that orjson refuses, so it is written for coverage, not for speed.
+`to_jsonable` never raises and never gives up the whole because of a part: a part that can't be converted is replaced by
+a short placeholder. It runs only for events that orjson refuses, so it is written for coverage, not for speed.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from uuid import UUID
 
 from .signal_errors import raised_by_signal_handler
 
-MAX_DEPTH = 100  # orjson refuses more than 254; a note at 100 reads better, and leaves room on a deep stack
-_SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # what orjson takes for an int
+MAX_DEPTH = 100  # orjson refuses more than 254; 100 is easier to read, and leaves room on a deep stack
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # the ints that orjson accepts
 
 
-def to_jsonable(value: Any, on_note: Callable[[str], object]) -> Any:
-    """`value` in dicts with str keys, lists, strings, 64-bit ints, floats, booleans and None.
+def to_jsonable(value: Any, on_placeholder: Callable[[str], object]) -> Any:
+    """Convert `value` to dicts with str keys, lists, strings, 64-bit ints, floats, booleans and None.
 
     Paths, UUIDs, decimals and larger ints become strings; dates and times ISO 8601; a timedelta its seconds; bytes the
     text they hold; sets and tuples lists; an exception "Type: message"; an enum its value; a dataclass a dict; a numpy
@@ -30,10 +30,10 @@ def to_jsonable(value: Any, on_note: Callable[[str], object]) -> Any:
 
     Args:
         value: Anything.
-        on_note: Called with each note that takes the place of something: a cycle, nesting deeper than 100 levels,
-            an object that raises when it is looked at.
+        on_placeholder: Called with each placeholder. It replaces a cycle, nesting deeper than 100 levels, or an object
+            that raises when it is read.
     """
-    return _Converter(on_note).convert(value)
+    return _Converter(on_placeholder).convert(value)
 
 
 def text(value: object) -> str:
@@ -42,44 +42,44 @@ def text(value: object) -> str:
 
 
 class Real:
-    """The types themselves. A host that freezes time (freezegun) replaces their names in every module, not in here."""
+    """The real types. freezegun replaces their names in every module, but not inside a class."""
 
     datetime, date, time = datetime, date, time
 
 
 def exact_datetime(value: datetime) -> datetime:
-    """The same time as a `datetime` that is none of a subclass."""
+    """The same time as exactly a `datetime`, not a subclass."""
     return Real.datetime.combine(Real.datetime.date(value), Real.datetime.timetz(value))
 
 
 class _Converter:
-    def __init__(self, on_note: Callable[[str], object]) -> None:
-        self._on_note = on_note
+    def __init__(self, on_placeholder: Callable[[str], object]) -> None:
+        self._on_placeholder = on_placeholder
         self._path: list[int] = []  # the identities of the containers that enclose the current value
 
     def convert(self, value: Any) -> Any:
         if id(value) in self._path:
-            return self._note(value, "contains itself")
+            return self._placeholder(value, "contains itself")
         if len(self._path) >= MAX_DEPTH:
-            return self._note(value, f"nested deeper than {MAX_DEPTH} levels")
+            return self._placeholder(value, f"nested deeper than {MAX_DEPTH} levels")
         self._path.append(id(value))
         try:
             return self._by_type(value, type(value))
-        except Exception as error:  # a hostile __str__, __iter__, ...: whatever it raises, the event goes out
+        except Exception as error:  # of a hostile __str__, __iter__, ...
             if raised_by_signal_handler(error):
                 raise
-            return self._note(value, f"raised {_name(type(error))}")
+            return self._placeholder(value, f"raised {_name(type(error))}")
         finally:
             self._path.pop()
 
-    def _note(self, value: object, reason: str) -> str:
-        note = f"<{_name(type(value))}: {reason}>"
-        self._on_note(note)
-        return note
+    def _placeholder(self, value: object, reason: str) -> str:
+        placeholder = f"<{_name(type(value))}: {reason}>"
+        self._on_placeholder(placeholder)
+        return placeholder
 
     def _by_type(self, value: Any, kind: type) -> Any:
-        # By the type, for `isinstance` also asks `__class__`, which may lie (a `Mock(spec=float)`) or raise. And by the
-        # methods of the built-in types, for those of a subclass may do anything.
+        # Not `isinstance`: it also asks `__class__`, which may lie (`Mock(spec=float)`) or raise. And only the methods
+        # of the built-in types are called, because a subclass may override them with anything.
         if value is None or kind is bool:
             return value
         if issubclass(kind, Enum):
@@ -119,7 +119,7 @@ class _Converter:
         if dataclasses.is_dataclass(kind):
             names = [f.name for f in dataclasses.fields(kind) if not f.name.startswith("_")]  # as orjson does
             return {text(name): self.convert(getattr(value, name)) for name in names}
-        numpy = sys.modules.get("numpy")  # whoever has something of its types has imported it
+        numpy = sys.modules.get("numpy")  # if not imported, the value is not one of its
         if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
             values = value.tolist()
             return text(value) if type(values) is kind else self.convert(values)
@@ -135,7 +135,7 @@ class _Converter:
 
 
 def _iso8601(value: datetime) -> str:
-    """As orjson writes it: UTC ends in "Z", and so does what has no time zone."""
+    """The time as orjson writes it: with "Z" at the end in UTC, or without a time zone."""
     written = value.isoformat()
     if value.utcoffset() is None:
         return f"{written}Z"
@@ -146,5 +146,5 @@ _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
 def _name(kind: type) -> str:
-    """The name of a type, whatever its metaclass has to say about it."""
+    """The name of a type, even if its metaclass overrides `__name__`."""
     return text(_name_of(kind))

@@ -1,4 +1,4 @@
-"""What happened: the event, the known types of events, and the bus that hands events to handlers."""
+"""Events, the known event types, and the bus that passes events to handlers."""
 
 import logging
 from collections.abc import Callable
@@ -28,9 +28,9 @@ class EventType(StrEnum):
     UNIT_FAILED = "unit.failed"
     UNIT_BLOCKED = "unit.blocked"
     UNIT_SKIPPED = "unit.skipped"
-    """It is up to date, or was found in a cache, or left out."""
+    """The unit is up to date, was found in a cache, or was left out."""
     UNIT_PROGRESS = "unit.progress"
-    """How far it is: payload `done` and `total`, ints, and `message`."""
+    """The progress of a unit: the payload has the ints `done` and `total`, and `message`."""
 
     TASK_STARTED = "task.started"
     TASK_CLAUDE_INVOKE = "task.claude.invoke"
@@ -87,13 +87,13 @@ class Event:
     """One thing that happened in the orchestrator.
 
     Args:
-        type: What happened; an `EventType` or any other string.
+        type: What happened: an `EventType` or any other string.
         unit: The unit that it happened to, or "" for the whole run.
         task: The task inside the unit, counted from 1, or None.
         pr: The number of a pull request, or None.
-        payload: Anything that JSON can express; `socketpusher.wire` says how other objects are converted.
+        payload: Anything that JSON can express. Other objects are converted, see `socketpusher.wire.encode`.
         error: What went wrong, or "".
-        time: When, an aware `datetime`; `Bus.emit` sets it.
+        time: When it happened, an aware `datetime`; `Bus.emit` sets it.
     """
 
     type: str
@@ -109,17 +109,17 @@ Handler = Callable[[Event], object]
 
 
 class Bus:
-    """Hands each event to all handlers, in the order of their subscription, in the caller's thread.
+    """Passes each event to all handlers, in the order of their subscription, in the caller's thread.
 
     Emitting, subscribing and unsubscribing are safe from any thread, and from a handler, a signal handler or a
-    finalizer. A handler that raises is logged; neither the caller nor the other handlers notice. What a signal handler
-    raises meanwhile is let through.
+    finalizer. If a handler raises, the exception is logged, and the caller and the other handlers go on. An exception
+    of a signal handler that runs meanwhile reaches the caller.
     """
 
     def __init__(self) -> None:
-        # No lock, which a signal handler would wait for, and a forked child inherit. Each change of the dict is one
-        # operation in C; the tuple follows, so that emit has no more to do than to walk through it.
-        self._subscriptions: dict[object, Handler] = {}  # by a key of each one's own: a handler may be there twice
+        # There is no lock: a signal handler could wait for it for ever, and a forked child could inherit it held. Each
+        # change of the dict is one operation in C; `emit` only iterates over the tuple, which is a copy of it.
+        self._subscriptions: dict[object, Handler] = {}  # unique keys, because a handler may subscribe twice
         self._handlers: tuple[Handler, ...] = ()
 
     def subscribe(self, handler: Handler) -> Callable[[], None]:
@@ -137,14 +137,14 @@ class Bus:
 
         def unsubscribe() -> None:
             self._subscriptions.pop(key, None)
-            self._follow()
+            self._update_handlers()
 
         self._subscriptions[key] = handler
-        self._follow()
+        self._update_handlers()
         return unsubscribe
 
-    def _follow(self) -> None:
-        """Bring the tuple to where the dict stands, also if that is changed meanwhile."""
+    def _update_handlers(self) -> None:
+        """Copy the handlers from the dict into the tuple, even if the dict changes meanwhile."""
         while True:
             subscriptions = self._subscriptions.copy()
             self._handlers = tuple(subscriptions.values())
@@ -152,16 +152,16 @@ class Bus:
                 return
 
     def emit(self, event: Event) -> None:
-        """Set `event.time` to now, in UTC, and hand the event to every handler."""
+        """Set `event.time` to now, in UTC, and pass the event to every handler."""
         event.time = datetime.now(UTC)
-        for handler in self._handlers:  # not through emit_raw: a call less is 4 % of an emit
+        for handler in self._handlers:  # not through emit_raw: the call would add 4 % to an emit
             try:
                 handler(event)
             except Exception as error:
                 _log_raised(error, handler, event)
 
     def emit_raw(self, event: Event) -> None:
-        """Hand the event to every handler with the time that it has."""
+        """Pass the event to every handler, with the time that it has."""
         for handler in self._handlers:
             try:
                 handler(event)
@@ -174,6 +174,6 @@ def _log_raised(error: Exception, handler: Handler, event: object) -> None:
         raise error
     try:
         logger.exception("a handler of the event bus raised on %r: %r", getattr(event, "type", event), handler)
-    except Exception as another:  # of the host's logging, or of an object that is asked for its name
+    except Exception as another:  # of a logging handler, or of a `__repr__`
         if raised_by_signal_handler(another):
             raise

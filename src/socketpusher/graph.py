@@ -1,14 +1,14 @@
-"""What will happen: units, what each depends on, and the levels in which they can run."""
+"""The graph of a run: its units, their dependencies, and the levels in which they can run."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from graphlib import CycleError as _FoundCycle
+from graphlib import CycleError as _GraphlibCycleError
 from graphlib import TopologicalSorter
 from typing import Any, NotRequired, TypedDict, cast
 
 
 class NodePayload(TypedDict):
-    """A unit in the payload of a `graph` event; of a thinned one what is missing is "pending" or 0, or is not told."""
+    """A unit in the payload of a `graph` event. In a reduced graph a missing status is "pending", a missing count 0."""
 
     id: str
     level: int
@@ -20,59 +20,59 @@ class NodePayload(TypedDict):
 
 
 EdgePayload = TypedDict("EdgePayload", {"from": str, "to": str})
-"""A dependency in the payload of a `graph` event: `from` must be complete before `to` starts."""
+"""A dependency in the payload of a `graph` event: `from` must be complete before `to` can start."""
 
 
 class GraphPayload(TypedDict):
-    """The payload of a `graph` event; of one that was too long for a line `edges` and `levels` are empty."""
+    """The payload of a `graph` event. If it was too long for a line, `edges` and perhaps `levels` are empty."""
 
     nodes: list[NodePayload]
     edges: NotRequired[list[EdgePayload]]
     levels: NotRequired[list[list[str]]]
 
 
-_USUAL = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
+_DEFAULTS = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
 
 
 def smaller_graphs(graph: GraphPayload) -> Iterator[GraphPayload]:
-    """The graph as it is, then without edges, then without labels and what is usual, then without tasks and levels.
+    """The whole graph, then without edges, then also without labels and default values, then without tasks and levels.
 
-    In each of them `edges` and `levels` are lists, for there are displays that need them.
+    `edges` and `levels` are always lists, because some displays need them.
     """
     levels = graph.get("levels", [])
     nodes = cast(list[dict[str, Any]], graph["nodes"])
     yield {**graph, "edges": graph.get("edges", []), "levels": levels}
-    yield _of([{key: node[key] for key in node if key != "depends_on"} for node in nodes], levels)
-    yield _of([_without_usual(node, _USUAL) for node in nodes], levels)
-    yield _of([_without_usual(node, {"level": None, "status": "pending"}) for node in nodes], [])
+    yield _graph_of([{key: node[key] for key in node if key != "depends_on"} for node in nodes], levels)
+    yield _graph_of([_without_defaults(node, _DEFAULTS) for node in nodes], levels)
+    yield _graph_of([_without_defaults(node, {"level": None, "status": "pending"}) for node in nodes], [])
 
 
-def _of(nodes: list[dict[str, Any]], levels: list[list[str]]) -> GraphPayload:
+def _graph_of(nodes: list[dict[str, Any]], levels: list[list[str]]) -> GraphPayload:
     return {"nodes": cast(list[NodePayload], nodes), "edges": [], "levels": levels}
 
 
-def _without_usual(node: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    return {"id": node["id"], **{key: node[key] for key in usual if node.get(key, usual[key]) != usual[key]}}
+def _without_defaults(node: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {"id": node["id"], **{key: node[key] for key in defaults if node.get(key, defaults[key]) != defaults[key]}}
 
 
 def with_edges_reversed(graph: GraphPayload) -> GraphPayload:
-    """The graph with its edges the other way round: `orch.started` has them from the dependent to its dependency."""
+    """The graph with its edges reversed: in `orch.started` they run from the dependent to its dependency."""
     edges = cast(list[EdgePayload], [{"from": edge["to"], "to": edge["from"]} for edge in graph.get("edges", [])])
     return {**graph, "edges": edges}
 
 
-def count_in(mapping: Mapping[str, Any], key: str, otherwise: int) -> int:
-    """A count that was read from JSON, or another one where it is none; below 0 counts as 0."""
+def count_in(mapping: Mapping[str, Any], key: str, default: int) -> int:
+    """A count that was read from JSON, or the default if it is not a 64-bit int. A negative one counts as 0."""
     value = mapping.get(key)
-    return max(0, value) if type(value) is int and value < 2**63 else otherwise
+    return max(0, value) if type(value) is int and value < 2**63 else default
 
 
 def graph_in(payload: object) -> GraphPayload | None:
-    """The graph in the payload of an `orch.started`, as it was read from JSON.
+    """The graph in the payload of an `orch.started` that was read from JSON.
 
     Returns:
-        The graph, or None if there is none, or one without units or with an id, level, edge or dependency of the wrong
-        type. How its units stand is not looked at.
+        The graph; None if it is missing, has no units, or has an id, level, edge or dependency of the wrong type. The
+        statuses and counts of its units are not checked.
     """
     graph = payload.get("graph") if isinstance(payload, dict) else None
     if not isinstance(graph, dict):
@@ -101,11 +101,11 @@ def _are_names(names: object) -> bool:
 
 
 class MissingDependencyError(ValueError):
-    """A unit depends on one that was not declared.
+    """A unit depends on a unit that was not declared.
 
     Attributes:
         unit: The unit.
-        dependency: The name that no unit has.
+        dependency: The dependency that is not a unit of the graph.
     """
 
     def __init__(self, unit: str, dependency: str) -> None:
@@ -121,10 +121,10 @@ class MissingDependencyError(ValueError):
 
 
 class CycleError(ValueError):
-    """Units depend on each other in a circle.
+    """Units depend on each other in a cycle.
 
     Attributes:
-        cycle: The units on the circle, each depending on the next and the last on the first.
+        cycle: The units of the cycle, each depending on the next and the last on the first.
     """
 
     def __init__(self, cycle: list[str]) -> None:
@@ -132,21 +132,21 @@ class CycleError(ValueError):
         self.cycle = cycle
 
     def __str__(self) -> str:
-        return f"units depend on each other in a circle: {' -> '.join([*self.cycle, self.cycle[0]])}; cut it somewhere"
+        return f"units depend on each other in a cycle: {' -> '.join([*self.cycle, self.cycle[0]])}; break it somewhere"
 
 
 class Graph:
     """Units and their dependencies, without cycles.
 
     Args:
-        dependencies: For each unit the units that must be complete before it starts.
-        tasks: How many tasks a unit has; 0 where it is not said.
+        dependencies: For each unit, the units that must be complete before it can start.
+        tasks: How many tasks a unit has; 0 for a unit that is not in it.
 
     Raises:
-        MissingDependencyError: A unit depends on one that is not a key of `dependencies`.
-        CycleError: Units depend on each other in a circle.
-        TypeError: A unit or a dependency is not a str, or the dependencies of a unit are one str.
-        ValueError: `tasks` names an unknown unit or counts less than 0.
+        MissingDependencyError: A unit depends on a name that is not a key of `dependencies`.
+        CycleError: Units depend on each other in a cycle.
+        TypeError: A unit or a dependency is not a str, or the dependencies of a unit are a str.
+        ValueError: `tasks` names an unknown unit or has a negative count.
 
     Example:
         >>> Graph({"app": ["setup"], "setup": []}, tasks={"app": 3}).levels()
@@ -154,7 +154,7 @@ class Graph:
     """
 
     def __init__(self, dependencies: Mapping[str, Iterable[str]], tasks: Mapping[str, int] | None = None) -> None:
-        # Names become exact strings, so that nothing of the caller's own classes gets to the writer.
+        # Names become exactly str: the writer can't import the caller's subclasses.
         self._dependencies = dict(_checked_names(unit, names) for unit, names in dependencies.items())
         for unit, names in self._dependencies.items():
             for name in names:
@@ -165,27 +165,28 @@ class Graph:
 
     @classmethod
     def from_any(cls, graph: Any) -> "Graph":
-        """A `Graph` from what users have.
+        """Make a `Graph` from any supported form of a graph.
 
         Args:
             graph: A `Graph`, a mapping `{unit: dependencies}`, or a `networkx.DiGraph` whose edges run from a
                 dependency to its dependents and whose nodes may have an attribute `tasks`.
 
         Raises:
-            TypeError: It is none of these.
+            TypeError: It has another type.
+            ValueError: As the constructor.
         """
         if isinstance(graph, Graph):
             return graph
         if isinstance(graph, Mapping):
             return cls(graph)
-        networkx = sys.modules.get("networkx")  # whoever has such a graph has imported it
+        networkx = sys.modules.get("networkx")  # if not imported, the graph is not one of its
         if networkx is not None and isinstance(graph, networkx.DiGraph):
             return cls(
                 {_named(node): [_named(name) for name in graph.predecessors(node)] for node in graph},
                 {_named(node): tasks for node, tasks in graph.nodes(data="tasks", default=0)},
             )
         raise TypeError(
-            f"a graph is a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"
+            f"graph must be a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"
         )
 
     def __len__(self) -> int:
@@ -195,11 +196,11 @@ class Graph:
         return f"<Graph of {len(self)} units in {len(self._levels)} levels>"
 
     def levels(self) -> list[list[str]]:
-        """Units by depth: those without dependencies first; each level sorted by name."""
+        """The units by depth, those without dependencies first; each level is sorted by name."""
         return [list(level) for level in self._levels]
 
     def dependencies(self, unit: str) -> list[str]:
-        """What `unit` depends on directly, in the order given.
+        """The direct dependencies of `unit`, in the order given.
 
         Raises:
             KeyError: There is no such unit.
@@ -233,36 +234,36 @@ def _named(node: object) -> str:
 
 def _checked_names(unit: object, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     if not isinstance(unit, str):
-        raise TypeError(f"a unit's name is a str, not {unit!r}")
+        raise TypeError(f"a unit's name must be a str, not {unit!r}")
     if isinstance(names, str):
         raise TypeError(
-            f"the dependencies of unit {unit!r} are a collection of names: write [{names!r}], not {names!r}"
+            f"the dependencies of unit {unit!r} must be a collection of names: write [{names!r}], not {names!r}"
         )
     unique: dict[str, None] = {}
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"a dependency is named by a str, not {name!r} (of unit {unit!r})")
+            raise TypeError(f"a dependency of unit {unit!r} must be a str, not {name!r}")
         unique[str.__str__(name)] = None
     return str.__str__(unit), tuple(unique)
 
 
 def _checked_tasks(unit: str, count: int, units: Mapping[str, object]) -> tuple[str, int]:
     if unit not in units:
-        raise ValueError(f"tasks are given for {unit!r}, which is not a unit of the graph")
+        raise ValueError(f"tasks names {unit!r}, which is not a unit of the graph")
     if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"the number of tasks of unit {unit!r} is an int, not {count!r}")
+        raise TypeError(f"the number of tasks of unit {unit!r} must be an int, not {count!r}")
     if count < 0:
         raise ValueError(f"unit {unit!r} can't have {count} tasks")
     return str.__str__(unit), int(count)
 
 
 def _levels(dependencies: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:
-    """The units by depth: each round gives those whose last dependency was in the round before."""
+    """The units by depth: each round yields the units whose last dependency was in the round before."""
     sorter = TopologicalSorter(dependencies)
     try:
         sorter.prepare()
-    except _FoundCycle as found:
-        cycle = found.args[1][:0:-1]  # whose first and last are the same, and each of which is needed by the next
+    except _GraphlibCycleError as found:
+        cycle = found.args[1][:0:-1]  # graphlib lists it from dependency to dependent, the first unit also at the end
         start = cycle.index(min(cycle))
         raise CycleError(cycle[start:] + cycle[:start]) from None
     while ready := sorter.get_ready():

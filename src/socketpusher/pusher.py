@@ -1,9 +1,8 @@
-"""The host's side: what users hold in their hands."""
+"""`SocketPusher`, the class that users call."""
 
 import errno
 import math
 import sys
-import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +19,15 @@ from .host.supervisor import Supervisor
 from .unix_socket import check_path, with_advice
 
 EXIT_TIMEOUT = 5.0
-"""How long a pusher that was never closed may take to send what waits, at the end of the interpreter or when it is
-collected, in seconds."""
-
+"""How long a pusher that was never closed may take to send pending events when the interpreter exits or the pusher is
+garbage-collected, in seconds."""
 
 BEGIN_TIMEOUT = 5.0
-"""How long the writer process may take to begin, in seconds, when `start` does not wait for a consumer."""
+"""How long the writer process may take to become ready when `start` does not wait for a consumer, in seconds."""
 
 
 class State(Enum):
-    """What a pusher is. It goes through these in their order, but for a start that fails: then it is new again."""
+    """The state of a pusher. It only moves down this list, except that a failed start makes it new again."""
 
     NEW = "not started"
     STARTING = "starting"
@@ -39,30 +37,29 @@ class State(Enum):
 
 
 class Subscribable(Protocol):
-    """An event bus: `socketpusher.Bus`, or anything else that events can be subscribed to."""
+    """An event bus: `socketpusher.Bus`, or anything else with `subscribe`."""
 
     def subscribe(self, handler: Callable[[Event], Any], /) -> Any:
-        """Call `handler` with each event. A callable that is returned is called to unsubscribe."""
+        """Call `handler` with each event. If this returns a callable, the pusher calls it to unsubscribe."""
 
 
 @dataclass(frozen=True, slots=True)
 class PusherStats:
-    """The books of a pusher: `emitted == sent + dropped + pending`.
+    """The counters of a pusher: `emitted == sent + dropped + pending`.
 
     Args:
-        emitted: Events that the pusher was given.
-        sent: Events that are on the socket, or were read from it.
-        dropped: Events that were given up: too many waited, or `close` ran out of time.
-        pending: Events that wait, those in the spool included.
-        resent: How many times an event was sent again, since a consumer was gone before it had read it.
-        noted: Notes sent in place of something that could not be encoded, or was too long.
+        emitted: Events that were emitted on the bus.
+        sent: Events that were written to the socket, less those that were found unread and wait again.
+        dropped: Events that were given up: too many were waiting, or `close` ran out of time.
+        pending: Events that wait, including those in the spool.
+        resent: How many times an event was sent again because a consumer disconnected before reading it.
+        noted: Placeholders that were sent for something that could not be encoded or was too long.
         reconnects: Connections after the first one.
         writer_restarts: Writer processes after the first one.
         connected: Whether a consumer is connected.
-        writer_pid: The writer's process id, or None while none runs.
-        spooled: Those of the pending events that are in the spool, on the disk. After `close` they wait there for the
-            next pusher.
-        inherited: Events of earlier pushers that are in the spool, and that this one is to send before its own.
+        writer_pid: The process id of the writer; None while none runs.
+        spooled: Pending events that are in the spool on disk. After `close` they wait there for the next pusher.
+        inherited: Events of earlier pushers in the spool, which this pusher sends before its own.
     """
 
     emitted: int = 0
@@ -80,11 +77,11 @@ class PusherStats:
 
 
 class SocketPusher:
-    """Sends the events of a bus to a Unix socket, from a process of its own.
+    """Sends the events of a bus to a Unix socket, from a separate process.
 
     Args:
-        bus: Anything with `subscribe(handler)`. It is subscribed to by `start`.
-        config: How to send; by default `PusherConfig()`.
+        bus: Anything with `subscribe(handler)`. `start` subscribes to it.
+        config: The settings; by default `PusherConfig()`.
 
     Raises:
         TypeError: `bus` has no `subscribe`, or `config` is not a `PusherConfig`.
@@ -105,19 +102,19 @@ class SocketPusher:
         self._config = config or PusherConfig()
         self._graph: Graph | None = None
         self._parallelism = 0
-        # What it is, is the last state here, and what a state holds is set by one call of C, once: no lock is needed,
-        # and threads, signal handlers and finalizers may meet in any of them.
+        # The states that were reached; the last one is current. Each is set once, by one call of C. So no lock is
+        # needed, and threads, signal handlers and finalizers may use the pusher at the same time.
         self._reached: dict[State, Supervisor | None] = {}
 
     @property
     def config(self) -> PusherConfig:
-        """How this pusher sends, every default filled in."""
+        """The settings of this pusher, with every default filled in."""
         return self._config
 
     def set_graph(self, graph: Any, parallelism: int) -> None:
-        """Tell consumers what the run consists of; to be called before `start`.
+        """Set the graph of the run. Call it before `start`.
 
-        Every connection then begins with the event `graph`, and an `orch.started` without a graph is filled in.
+        Every connection then begins with the event `graph`, and an `orch.started` without a graph gets this one.
 
         Args:
             graph: A `Graph`, a mapping `{unit: dependencies}`, or a `networkx.DiGraph` whose edges run from a
@@ -126,13 +123,13 @@ class SocketPusher:
 
         Raises:
             RuntimeError: The pusher was started.
-            TypeError: `graph` is none of these, or `parallelism` is not an int.
+            TypeError: `graph` has another type, or `parallelism` is not an int.
             ValueError: `parallelism` is negative, or the graph has a cycle or an undeclared dependency.
         """
         if self._reached:
-            raise RuntimeError("set_graph was called after start; a consumer is told the graph when it connects")
+            raise RuntimeError("set_graph was called after start; call it before, for each connection begins with it")
         if isinstance(parallelism, bool) or not isinstance(parallelism, int):
-            raise TypeError(f"parallelism is the number of units that may run at a time, not {parallelism!r}")
+            raise TypeError(f"parallelism must be an int, the number of units that may run at a time: {parallelism!r}")
         if parallelism < 0:
             raise ValueError(f"parallelism can't be negative: {parallelism}")
         self._graph = Graph.from_any(graph)
@@ -142,14 +139,14 @@ class SocketPusher:
         """Start the writer process, connect, and subscribe to the bus.
 
         Args:
-            timeout: How long connecting may take, in seconds.
+            timeout: How long to wait for the connection, in seconds.
             wait: Whether to return only when connected. With False the consumer is optional: the writer connects as
-                soon as it can, and up to `buffer_size` events wait for it.
+                soon as it can, and up to `buffer_size` events wait until then.
 
         Raises:
-            OSError: What connecting raised (`FileNotFoundError`, `ConnectionRefusedError`, `PermissionError`,
-                `TimeoutError`, ...), the path is too long for a Unix socket, or the spool's directory can't be used.
-                Nothing is left behind then, and `start` may be called again.
+            OSError: The connection failed (`FileNotFoundError`, `ConnectionRefusedError`, `PermissionError`,
+                `TimeoutError`, ...), the path is too long for a Unix socket, or the spool directory can't be used. No
+                process, thread or subscription is left then, and `start` may be called again.
             RuntimeError: The pusher was started before, is closed, or was closed while it was starting; or the program
                 is frozen and did not call `freeze_support`.
         """
@@ -171,9 +168,9 @@ class SocketPusher:
             if wait:
                 _wait_for_consumer(supervisor, path, deadline, seconds)
             supervisor.subscriptions.extend(map(self._bus.subscribe, (supervisor.outbox.push,)))
-            # Neither may refer to this object, or it would never be collected. In a multiprocessing worker only
-            # multiprocessing's own finalizers are called.
-            supervisor.exit = Finalize(None, _close_at_exit, (supervisor,), exitpriority=100)
+            # Neither may refer to this object, or it would never be garbage-collected. `Finalize`, because only
+            # multiprocessing's own finalizers are called in a multiprocessing worker.
+            supervisor.exit_handler = Finalize(None, _close_at_exit, (supervisor,), exitpriority=100)
             weakref.finalize(self, _close_when_collected, supervisor).atexit = False
             supervisor.open = True
             self._reached.setdefault(State.OPEN)
@@ -188,17 +185,17 @@ class SocketPusher:
 
     @property
     def connected(self) -> bool:
-        """Whether a consumer is connected; the truth within 100 ms, also when no event flows."""
+        """Whether a consumer is connected. It is right within 100 ms, even if no events are emitted."""
         return (supervisor := self._supervisor) is not None and supervisor.connected
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until nothing that was emitted before the call waits any more.
+        """Wait until every event emitted before this call has been sent or dropped.
 
         Args:
-            timeout: How long to wait at most, in seconds.
+            timeout: The longest time to wait, in seconds.
 
         Returns:
-            Whether that is so: every event emitted before is on the socket, or was counted as dropped.
+            True if each of these events was written to the socket or counted as dropped; False at the timeout.
 
         Raises:
             RuntimeError: The pusher was not started, or is closed.
@@ -210,9 +207,9 @@ class SocketPusher:
         return supervisor.flush(deadline)
 
     def stats(self) -> PusherStats:
-        """The books as they stand. They add up whenever nothing is being emitted.
+        """The counters now. They add up whenever no event is being emitted.
 
-        In a child that the host has forked they are the child's own, and "sent" is what it has handed to the host.
+        In a forked child they count the child's own events, and `sent` counts those handed to the host process.
         """
         supervisor = self._supervisor
         if supervisor is None or not supervisor.opened:
@@ -227,7 +224,7 @@ class SocketPusher:
         emitted = outbox.emitted()
         spooled = ledger.spooled
         if supervisor.ended:
-            dropped = emitted - sent - spooled  # with what could not be sent in time
+            dropped = emitted - sent - spooled  # includes what could not be sent in time
         return PusherStats(
             emitted=emitted,
             sent=sent,
@@ -244,13 +241,14 @@ class SocketPusher:
         )
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what waits, end the writer process and unsubscribe. Calling it again does nothing.
+        """Unsubscribe, send the pending events and end the writer process. Calling it again does nothing.
 
-        It may be called from any thread, from a signal handler, and while `start` waits, which then raises
+        It may be called from any thread, from a signal handler, and while `start` waits: `start` then raises
         `RuntimeError`. Every caller returns when the pusher is closed.
 
         Args:
-            timeout: After so many seconds what still waits is dropped, and the log says how much.
+            timeout: How long sending may take, in seconds. Events that are left then go to the spool if there is one;
+                otherwise they are dropped, and the log says how many.
         """
         deadline = Deadline(_checked_timeout(timeout))
         self._reached.setdefault(State.CLOSING)
@@ -263,33 +261,23 @@ class SocketPusher:
             self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     async def __aenter__(self) -> "SocketPusher":
-        import asyncio  # not above: most hosts have no use for it, and it takes time and memory
+        import asyncio  # here, because it takes time and memory, and most programs do not need it
 
         try:
             await asyncio.to_thread(self.__enter__)
-        except asyncio.CancelledError:  # nobody would close what the thread is starting
+        except asyncio.CancelledError:  # the thread goes on starting the pusher, and nobody would close it
             self._reached.setdefault(State.CLOSING)
             if (supervisor := self._supervisor) is not None:
                 supervisor.request_close(Deadline(0))
-                supervisor.unsubscribe()  # it may have ended just before
+                supervisor.unsubscribe()  # the start may have succeeded just before
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         import asyncio
 
         await asyncio.to_thread(self.close)
@@ -320,44 +308,46 @@ class SocketPusher:
 
 
 def _wait_for_writer(supervisor: Supervisor, deadline: Deadline) -> None:
-    """Return when a writer process works, or raise why there is none."""
+    """Return when a writer process is ready. Raise the reason if there is none."""
     supervisor.wait_until(
-        lambda: supervisor.ready or supervisor.ended or supervisor.closing or supervisor.trouble is not None, deadline
+        lambda: supervisor.ready or supervisor.ended or supervisor.closing or supervisor.writer_error is not None,
+        deadline,
     )
-    if supervisor.trouble is not None:
-        raise supervisor.trouble
+    if supervisor.writer_error is not None:
+        raise supervisor.writer_error
     if supervisor.closing or supervisor.ended:
         raise RuntimeError("the pusher was closed while it was starting")
     if not supervisor.ready:
         raise TimeoutError(
-            errno.ETIMEDOUT, f"the writer process has not begun in time; it runs sys.executable, {sys.executable!r}"
+            errno.ETIMEDOUT, f"the writer process did not start in time; it runs sys.executable, {sys.executable!r}"
         )
 
 
 def _wait_for_consumer(supervisor: Supervisor, path: str, deadline: Deadline, timeout: float) -> None:
-    """Return when connected, or raise what the first attempt failed with."""
+    """Return when connected, or raise the error of the first attempt."""
 
     def decided() -> bool:
         return supervisor.ledger.connections > 0 or supervisor.ended or supervisor.closing or failed()
 
     def failed() -> bool:
-        return supervisor.trouble is not None or _final(supervisor.failure) is not None
+        return supervisor.writer_error is not None or _final(supervisor.connect_error) is not None
 
     supervisor.wait_until(decided, deadline)
     if supervisor.ledger.connections > 0:
         return
     if supervisor.closing or supervisor.ended:
         raise RuntimeError("the pusher was closed while it was starting")
-    if supervisor.trouble is not None:
-        raise supervisor.trouble
-    if (failure := _final(supervisor.failure)) is not None:
+    if supervisor.writer_error is not None:
+        raise supervisor.writer_error
+    if (failure := _final(supervisor.connect_error)) is not None:
         raise with_advice(failure, path)
-    why = f"after {timeout:g} s" if supervisor.failure is None else f"in {timeout:g} s: {supervisor.failure.strerror}"
+    last = supervisor.connect_error
+    why = f"after {timeout:g} s" if last is None else f"in {timeout:g} s: {last.strerror}"
     raise with_advice(TimeoutError(errno.ETIMEDOUT, f"not connected {why}"), path)
 
 
 def _final(failure: OSError | None) -> OSError | None:
-    """The failure, unless it is that the listener's queue is full, which may pass."""
+    """The failure; None if another attempt may succeed, because only the listener's queue is full."""
     return None if isinstance(failure, BlockingIOError) else failure
 
 
@@ -366,7 +356,7 @@ def _close_at_exit(supervisor: Supervisor) -> None:
 
 
 def _close_when_collected(supervisor: Supervisor) -> None:
-    """The garbage collector calls this in any thread, so nothing may be waited for; at exit somebody waits."""
+    """Begin to close. The garbage collector calls this in any thread, so it must not wait; the exit handler waits."""
     supervisor.unsubscribe()
     if not supervisor.closing:
         supervisor.request_close(Deadline(EXIT_TIMEOUT))

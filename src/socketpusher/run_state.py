@@ -1,7 +1,7 @@
-"""Where the run stands: a reducer of events to the states of units, and what it takes to tell it. Pure.
+"""The state of the run: a reducer of events to unit states, and the fewest lines that reproduce it. Pure.
 
-The writer tells it to every consumer that comes or has missed something; displays draw it. Events come in their order;
-some may come twice, as a run of events that is repeated up to its end.
+The writer sends these lines to every consumer that connects or has missed something; displays draw the unit states.
+Events come in order. A range of events may be repeated, if it is repeated up to its end.
 """
 
 import re
@@ -28,40 +28,40 @@ STATUS_AFTER: Mapping[str, str] = {
         (EventType.UNIT_BLOCKED, "blocked"),
     )
 }
-"""What a unit is after an event."""
+"""The status of a unit after an event."""
 
-# Plain strings, for this is where the writer spends most on an event, and members of an enumeration compare slowly.
+# Plain strings, because enum members compare slowly, and most of the writer's time for an event is spent here.
 _UNIT_STARTED, _UNIT_PROGRESS = str(EventType.UNIT_STARTED), str(EventType.UNIT_PROGRESS)
 _TASK_STARTED, _TASK_COMPLETED = str(EventType.TASK_STARTED), str(EventType.TASK_COMPLETED)
 _ORCH_STARTED = str(EventType.ORCH_STARTED)
-_WORK = frozenset((_UNIT_PROGRESS, _TASK_STARTED, _TASK_COMPLETED))  # begins anew with unit.started
-_OF_THE_RUN = frozenset(map(str, (EventType.ORCH_STARTED, EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
+_WORK = frozenset((_UNIT_PROGRESS, _TASK_STARTED, _TASK_COMPLETED))  # reset by unit.started
+_RUN_EVENTS = frozenset(map(str, (EventType.ORCH_STARTED, EventType.ORCH_COMPLETED, EventType.ORCH_FAILED)))
 
-RELEVANT = frozenset((*STATUS_AFTER, *_WORK, *_OF_THE_RUN))
-"""The types of events that change anything."""
+RELEVANT = frozenset((*STATUS_AFTER, *_WORK, *_RUN_EVENTS))
+"""The types of events that change the state of the run."""
 
 _PREFIXES = tuple(b'{"type":"%b"' % kind.encode() for kind in RELEVANT)
 
-TOLD_BYTES = 64 << 10
-"""Of a longer line the error is cut and the payload thinned before it is kept to be told again."""
+LONG_LINE_BYTES = 64 << 10
+"""The longest line that a digest keeps whole, in bytes. In a longer one the error and the payload are cut."""
 
-MOST_BYTES, SHORT_BYTES = 16 << 20, 1024
-"""Once so much is kept to be told again, in bytes, that is done to every line longer than the second: 1,000 units that
-fail with 60 kB each, or tasks without a number, would take 60 MB of the writer, the journal and each connection."""
+FULL_BYTES, SHORT_LINE_BYTES = 16 << 20, 1024
+"""Once a digest has more bytes than the first, it shortens every line longer than the second. Otherwise 1,000 units
+that fail with 60 kB each would take 60 MB of the writer, the journal and each connection."""
 
-MOST_UNITS = 10_000
-"""So many units are remembered that have ended and that no graph names, before the oldest is forgotten: there are hosts
-that give each call a name of its own, and never begin a run."""
+MAX_ENDED_UNITS = 10_000
+"""How many ended units that are in no graph are remembered before the oldest is forgotten. Some programs give each call
+a name of its own, and never start a run."""
 
-MOST_TASKS = 1000
-"""So many tasks without a number are remembered of a unit."""
+MAX_UNNUMBERED_TASKS = 1000
+"""How many tasks without a number are remembered for a unit."""
 
 _ERROR_LENGTH, _SHORT_ERROR_LENGTH = 8000, 200  # characters
-_KEPT_OF_PAYLOAD = ("total_tasks", "completed_tasks", "done", "total", "worker")
+_KEPT_PAYLOAD_KEYS = ("total_tasks", "completed_tasks", "done", "total", "worker")
 
 
 class UnitState(NamedTuple):
-    """Where a unit stands."""
+    """The state of a unit."""
 
     status: str
     tasks: int
@@ -72,7 +72,7 @@ class RunState:
     """The states of the units of a graph.
 
     Args:
-        graph: The payload of a `graph` event; its statuses and tasks are what the run begins with.
+        graph: The payload of a `graph` event, with the statuses and tasks at the start of the run.
     """
 
     def __init__(self, graph: GraphPayload) -> None:
@@ -80,10 +80,10 @@ class RunState:
         self._nodes: dict[str, Any] = {node["id"]: _normal(node) for node in graph["nodes"]}
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take an event of a unit in.
+        """Apply an event of a unit.
 
         Args:
-            event: Its JSON object, a `WireEvent`; what is malformed or unknown is ignored.
+            event: The JSON object of the event, a `WireEvent`. A malformed event or an unknown unit is ignored.
         """
         kind, unit = event.get("type"), event.get("unit")
         if not isinstance(kind, str) or not isinstance(unit, str) or (node := self._nodes.get(unit)) is None:
@@ -96,7 +96,7 @@ class RunState:
                 _set(node, "tasks", count_in(payload, "total_tasks", node.get("tasks", 0)))
                 _set(node, "completed_tasks", count_in(payload, "completed_tasks", 0))
         elif kind == _TASK_COMPLETED:
-            # Tasks of a unit are counted from 1 and run in that order; the highest says how many are complete.
+            # The tasks of a unit are counted from 1 and run in that order: the highest number is the count.
             completed = node.get("completed_tasks", 0)
             _set(node, "completed_tasks", max(completed, count_in(event, "task", completed + 1)))
         elif kind == _UNIT_PROGRESS:
@@ -104,11 +104,11 @@ class RunState:
             _set(node, "completed_tasks", count_in(payload, "done", node.get("completed_tasks", 0)))
 
     def add(self, node: NodePayload) -> None:
-        """Add a unit that the graph does not name."""
+        """Add a unit that is not in the graph."""
         self._nodes[node["id"]] = _normal(node)
 
     def unit_state(self, unit: str) -> UnitState:
-        """Where a unit stands.
+        """The state of a unit.
 
         Raises:
             KeyError: There is no such unit.
@@ -117,12 +117,12 @@ class RunState:
         return UnitState(node.get("status", "pending"), node.get("tasks", 0), node.get("completed_tasks", 0))
 
     def payload(self) -> GraphPayload:
-        """The payload of a `graph` event, with every unit as it stands; it is not a copy."""
+        """The payload of a `graph` event with the current state of every unit; it is not a copy."""
         return {**self._graph, "nodes": list(self._nodes.values())}
 
 
 def _set(node: dict[str, Any], key: str, count: int) -> None:
-    """A count of 0 is not written into a node that has none, for a thinned graph is to stay so."""
+    """Set a count. A 0 is not added to a node without that count, so that a reduced graph stays small."""
     if count or key in node:
         node[key] = count
 
@@ -139,48 +139,50 @@ def _normal(node: NodePayload) -> dict[str, Any]:
 
 _HEAD = re.compile(
     rb'\{"type":"(%b)"(?:,"time":"[^"]*")?(?:,"unit":"([^"\\]*(?:\\.[^"\\]*)*)")?(?:,"task":(-?\d+))?'
+    rb'(,"(?:pr|payload|error|id|retained)"|\})?'  # without it the line is another program's, in its own form
     % b"|".join(re.escape(kind).encode() for kind in sorted(RELEVANT, reverse=True))
 )
-_TELLING = _OF_THE_RUN | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
-_IS_PLAIN = {kind.encode(): kind not in _TELLING for kind in RELEVANT}  # what is behind the head says nothing
+_BODY_MATTERS = _RUN_EVENTS | {_UNIT_STARTED, _UNIT_PROGRESS, str(EventType.UNIT_FAILED)}
+_HEAD_SUFFICES = {
+    kind.encode(): kind not in _BODY_MATTERS for kind in RELEVANT
+}  # the rest of such a line does not matter
 _KINDS = {kind.encode(): kind for kind in RELEVANT}
 
 
 def relevant_lines(data: bytes | bytearray) -> list[bytes]:
-    """Those lines, with their newlines, that change anything and are not overwritten by a later one of them.
+    """The lines, with their newlines, that change the state of the run and are not overwritten by a later line.
 
-    Of long lines whose payload says nothing only head and id are kept.
+    A long line whose payload does not matter is cut to its head and its id.
     """
-    return [_of_interest(data, start, end) for start, end, _ in _find_relevant(data).values()]
+    return [_relevant_part(data, start, end) for start, end, _ in _find_relevant(data).values()]
 
 
 def relevant_events(data: bytes | bytearray) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    """The same lines, each with what a `Digest` and a `RunState` ask of its event."""
+    """The same lines, each with the keys of its event that a `Digest` and a `RunState` use."""
     for key, (start, end, number) in _find_relevant(data).items():
-        line = _of_interest(data, start, end)
-        if type(key) is tuple and (unit := key[1]) and b"\\" not in unit:  # a third of what parsing the line takes
+        line = _relevant_part(data, start, end)
+        if type(key) is tuple and (unit := key[1]) and b"\\" not in unit:  # three times as fast as parsing
             yield line, {"type": _KINDS[key[0]], "unit": unit.decode(), "task": None if number < 0 else number}
         else:
             yield line, event_on(line)
 
 
 def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, int]]:
-    """Start, end and task of those lines; the key has type and unit of one whose head says all there is.
+    """Start, end and task number of these lines. If the head of a line is enough, its key has the type and the unit.
 
-    The writer looks at every line here, so only heads are read: a payload may be a megabyte, and of many lines a second
-    most are overwritten.
+    The writer looks at every line here, so only heads are read: a payload may be a megabyte, and most lines are
+    overwritten by later ones.
     """
     found: dict[Hashable, tuple[int, int, int]] = {}
-    epochs: dict[bytes, int] = {}  # of a unit with tasks without numbers, each of which counts on what was before
+    epochs: dict[bytes, int] = {}  # by unit: how many tasks without a number; each counts on from the lines before it
+    foreign = 0  # how many lines have their keys in another order than ours, or more space: these are parsed
     start, match, startswith = 0, _HEAD.match, data.startswith
     key: Hashable = None
-    kind = between = b""  # of the last line with a numbered task: how it begins, and what is between time and number
+    kind = between = b""  # of the last line with a numbered task: its start, and the part between time and number
     offset = number = 0
     while end := data.find(b"\n", start) + 1:
         at = start + offset
-        if (
-            between and startswith(between, at) and startswith(kind, start)
-        ):  # most lines of a flood: a third of the cost
+        if between and startswith(between, at) and startswith(kind, start):  # a flood of tasks: a third of the cost
             digits = data[at + len(between) : data.find(b",", at + len(between), end)]
             if digits.isdigit() and (task_number := int(digits)) >= number:
                 number = task_number
@@ -188,97 +190,106 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
                 start = end
                 continue
         if head := match(data, start):
-            name, unit, task = head.groups()
-            key = (name, unit, epochs.get(unit, 0)) if epochs else (name, unit)
+            name, unit, task, rest = head.groups()
+            key = (name, unit, foreign + epochs.get(unit, 0)) if epochs or foreign else (name, unit)
             number = -1
             between = b""
-            if not _IS_PLAIN[name]:
+            if not _HEAD_SUFFICES[name]:
+                key = start
+            elif unit is None or rest is None:
+                foreign += 1
                 key = start
             elif task is not None:
                 number = int(task)
-                if key in found and number < found[key][2]:  # of which the higher one says how many are complete
+                if key in found and number < found[key][2]:  # the higher number is the count
                     key = start
-                elif unit is not None:
+                else:
                     kind, offset = bytes(data[start : head.end(1)]), head.start(2) - start
                     between = bytes(data[head.start(2) : head.start(3)])
             elif name.startswith(b"task."):
                 epochs[unit] = epochs.get(unit, 0) + 1
                 key = start
-            found.pop(key, None)  # a dict keeps the order in which its keys came
+            found.pop(key, None)  # so that it moves to the end of the dict
             found[key] = start, end, number
+        elif not startswith(b'{"type":"', start) and str(event_on(bytes(data[start:end])).get("type")) in RELEVANT:
+            foreign += 1
+            between = b""
+            found[start] = start, end, -1
         start = end
     return found
 
 
-def _of_interest(data: bytes | bytearray, start: int, end: int) -> bytes:
-    line = bytes(data[start:end]) if end - start <= TOLD_BYTES else b""
-    if line or (head := _HEAD.match(data, start)) is None or not _IS_PLAIN[head[1]]:
+def _relevant_part(data: bytes | bytearray, start: int, end: int) -> bytes:
+    line = bytes(data[start:end]) if end - start <= LONG_LINE_BYTES else b""
+    if line or (head := _HEAD.match(data, start)) is None or not _HEAD_SUFFICES[head[1]] or not head[4]:
         return line or bytes(data[start:end])
     id = data.rfind(b',"id":"', end - 100, end)  # the last key of an event that has one
     tail = data[id : end - 2] if id >= 0 and data.count(b'"', id, end) == 4 and data.endswith(b'"}\n', id, end) else b""
-    return bytes(data[start : head.end()]) + bytes(tail) + b"}\n"
+    return bytes(data[start : head.start(4)]) + bytes(tail) + b"}\n"
 
 
 def is_relevant(line: bytes) -> bool:
-    """Whether the event on a line changes anything."""
+    """Whether the event on a line changes the state of the run."""
     return line.startswith(_PREFIXES)
 
 
 def event_on(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line; empty for a line that is none, which is delivered as it is."""
+    """The JSON object on a line; empty if the line is not a JSON object, which is delivered as it is."""
     try:
-        return parse(bytes(line))  # exactly: a subclass, as the outbox has some, orjson refuses
+        return parse(bytes(line))  # orjson refuses subclasses of bytes, which the outbox has
     except DecodeError:
         return {}
 
 
 class Digest:
-    """The lines that it takes to tell where the run stands: of each unit the last one of each type, in their order.
+    """The fewest lines that reproduce the state of the run: the last line of each type for each unit, in order.
 
-    `orch.started` forgets all that was before it, but what it is yet to be filled in with; `unit.started` the tasks of
-    its unit. Of tasks without a number each counts.
+    `orch.started` removes all lines before it, except those whose graph and parallelism are still to be filled into a
+    run. `unit.started` removes the tasks of its unit. Each task without a number counts.
 
     Args:
-        lines: What to begin with.
-        again: Whether the lines will be told again. Then they get the key `retained`, by which a consumer knows, and of
-            long ones only what matters is kept.
-        named: The units that graphs name, if that is known: of others, those that have ended may be forgotten.
+        lines: The lines to begin with.
+        retain: Whether the lines will be repeated. Then they get the key `retained`, and long lines are shortened.
+        graph_units: The units that are in a graph, if known. Other units that have ended may be forgotten.
     """
 
-    def __init__(self, lines: Iterable[bytes] = (), again: bool = True, named: Container[str] | None = None) -> None:
-        self._again = again
-        self._named = named
-        # What a run without a graph is filled in with, by what it brings; lines that are told again have been.
-        self._plans: dict[str, bytes] = {}
-        self._forget()
+    def __init__(
+        self, lines: Iterable[bytes] = (), retain: bool = True, graph_units: Container[str] | None = None
+    ) -> None:
+        self._retain = retain
+        self._graph_units = graph_units
+        # By key, the last line whose payload has `graph` or `parallelism`, for a run without them. Lines that will be
+        # repeated are filled in already.
+        self._defaults: dict[str, bytes] = {}
+        self._clear()
         for line in lines:
             self.add(line, event_on(line))
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._lines: dict[Hashable, bytes] = {}
         self._size = 0  # of the lines, in bytes
         self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
         self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
         self._counted: set[str] = set()  # units that have a task without a number
-        self._ended: dict[str, None] = {}  # units that no graph names, oldest end first
+        self._ended: dict[str, None] = {}  # ended units that are in no graph, oldest first
 
     def add(self, line: bytes, event: Mapping[str, Any]) -> None:
-        """Take a line in.
+        """Add a line.
 
         Args:
             line: The line, with its newline.
-            event: Its JSON object; what is malformed or irrelevant is ignored.
+            event: The JSON object on it. A malformed or irrelevant event is ignored.
         """
         kind, unit = event.get("type"), event.get("unit")
         if type(kind) is not str or kind not in RELEVANT:
             return
         key: Hashable = (kind, unit)
-        if kind in _OF_THE_RUN:
+        if kind in _RUN_EVENTS:
             key = kind
             if kind == _ORCH_STARTED:
-                self._forget()
-                if not self._again:
-                    self._note_plan(line, event.get("payload"))
+                self._clear()
+                if not self._retain:
+                    self._note_defaults(line, event.get("payload"))
         elif type(unit) is not str or not unit:
             return
         elif kind in _WORK:
@@ -288,47 +299,48 @@ class Digest:
         else:
             if kind == _UNIT_STARTED:
                 key = self._key_of_start(unit, event.get("payload"))
-            if self._named is not None and unit not in self._named:
+            if self._graph_units is not None and unit not in self._graph_units:
                 self._note_end(unit, STATUS_AFTER[kind] in ("complete", "failed"))
-        if self._again:
-            line = retained(self._shortened(line, event) if len(line) > SHORT_BYTES and kind != _ORCH_STARTED else line)
-        self._remove(key)  # a dict keeps the order in which its keys came
+        if self._retain:
+            may_shorten = len(line) > SHORT_LINE_BYTES and kind != _ORCH_STARTED
+            line = retained(self._shortened(line, event) if may_shorten else line)
+        self._remove(key)  # so that it moves to the end of the dict
         self._lines[key] = line
         self._size += len(line)
 
     def _note_end(self, unit: str, ended: bool) -> None:
-        """Take note of whether a unit has ended that no graph names, and forget the one that did so long ago."""
+        """Note whether a unit that is in no graph has ended. Forget the oldest one if there are too many."""
         self._ended.pop(unit, None)
         if not ended:
             return
         self._ended[unit] = None
-        if len(self._ended) > MOST_UNITS:
+        if len(self._ended) > MAX_ENDED_UNITS:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
-            self._key_of_start(oldest, {"total_tasks": 0})  # which takes the place of all its work and starts
+            self._key_of_start(oldest, {"total_tasks": 0})  # this removes its tasks and starts
             for kind in STATUS_AFTER:
                 self._remove((kind, oldest))
 
-    def _note_plan(self, line: bytes, payload: object) -> None:
+    def _note_defaults(self, line: bytes, payload: object) -> None:
         given = payload if isinstance(payload, dict) else {}
         for key in ("graph", "parallelism"):
             if key in given and (key != "graph" or given[key] is not None):
-                self._plans.pop(key, None)
-                self._plans[key] = line
+                self._defaults.pop(key, None)
+                self._defaults[key] = line
 
     def _remove(self, key: Hashable) -> None:
         if (line := self._lines.pop(key, None)) is not None:
             self._size -= len(line)
 
     def _shortened(self, line: bytes, event: Mapping[str, Any]) -> bytes:
-        """The line, or what matters of it if it is too long."""
-        full = self._size > MOST_BYTES
-        if len(line) <= (SHORT_BYTES if full else TOLD_BYTES):
+        """The line; if it is too long, only what matters of it."""
+        full = self._size > FULL_BYTES
+        if len(line) <= (SHORT_LINE_BYTES if full else LONG_LINE_BYTES):
             return line
         return min(line, _short(event, _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
 
     def _key_of_work(self, kind: str, unit: str, task: object) -> Hashable:
-        """What the line takes the place of; None if it says no more than what is there."""
+        """The key of the line that this one replaces; None if this one adds nothing to it."""
         key: Hashable = (kind, unit)
         if kind == _UNIT_PROGRESS:
             self._completed.pop(unit, None)
@@ -336,7 +348,7 @@ class Digest:
             self._counted.add(unit)
             key = kind, unit, object()
             keys = self._work.setdefault(unit, [])
-            if len(keys) >= MOST_TASKS:
+            if len(keys) >= MAX_UNNUMBERED_TASKS:
                 self._remove(keys.pop(0))
         elif kind == _TASK_COMPLETED:
             if task < self._completed.get(unit, 0):
@@ -347,7 +359,7 @@ class Digest:
         return key
 
     def _key_of_start(self, unit: str, payload: object) -> Hashable:
-        """A start that does not say how many tasks there are leaves that to the one before."""
+        """The key of a `unit.started`. One that has no count of tasks does not replace one that has."""
         kind = _UNIT_STARTED
         self._completed.pop(unit, None)
         self._remove((kind, unit, "bare"))
@@ -366,7 +378,7 @@ class Digest:
     def lines(self) -> list[bytes]:
         """The lines, with their newlines."""
         last = self._lines.get(_ORCH_STARTED)
-        return [*dict.fromkeys(line for line in self._plans.values() if line != last), *self._lines.values()]
+        return [*dict.fromkeys(line for line in self._defaults.values() if line != last), *self._lines.values()]
 
 
 def _short(event: Mapping[str, Any], error_length: int) -> bytes:
@@ -374,7 +386,7 @@ def _short(event: Mapping[str, Any], error_length: int) -> bytes:
     short = dict(event)
     if payload is not None:
         given = payload if isinstance(payload, dict) else {}
-        short["payload"] = {key: given[key] for key in _KEPT_OF_PAYLOAD if isinstance(given.get(key), str | int)}
+        short["payload"] = {key: given[key] for key in _KEPT_PAYLOAD_KEYS if isinstance(given.get(key), str | int)}
     if isinstance(error, str):
         short["error"] = error[:error_length] + " [cut]" * (len(error) > error_length)
     return orjson.dumps(short, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,12 +1,11 @@
 """The wire format: one event, one JSON object, one line. Bytes in and out, no sockets.
 
-Operations wanted: `encode(event)`, which never loses an event whatever its payload holds, and costs little enough to
-run in the thread that emits; `decode(line)`, which accepts what other programs write and names what is wrong.
+`encode(event)` accepts any payload, and is cheap enough to run in the thread that emits. `decode(line)` accepts what
+other programs write, and its error names the key that is wrong.
 
-Keys come in the order of `WireEvent`. `type` and `time` are always there; `unit` and `error` are left out when empty;
-`task`, `pr` and `payload` when None; `id` is there with `event_ids`, `retained` on lines that tell again where the run
-stands (MQTT's word). The time is RFC 3339 in UTC ending in "Z". The line is UTF-8 and ends in its only
-newline.
+Keys come in the order of `WireEvent`. `type` and `time` are always present; `unit` and `error` are left out when empty;
+`task`, `pr` and `payload` when None; `id` is present with `event_ids`; `retained` (MQTT's word) marks lines that repeat
+the state of the run. The time is RFC 3339 in UTC ending in "Z". A line is UTF-8 and ends with its only newline.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ __all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEve
 _dumps = orjson.dumps
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY
 _INT64 = range(-(2**63), 2**63)
-_ESCAPED = 6  # the most bytes that JSON makes of one character: \u0000
+_ESCAPED = 6  # the most bytes that one character takes in JSON: \u0000
 
 
 class WireEvent(TypedDict):
@@ -45,34 +44,36 @@ class WireEvent(TypedDict):
 
 
 class DecodeError(ValueError):
-    """A line that is not an event; the message says which key is wrong, and how."""
+    """The line is not an event; the message says which key is wrong, and how."""
 
 
-def _ignore(note: str) -> None:
+def _ignore(placeholder: str) -> None:
     pass
 
 
-def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable[[str], object] = _ignore) -> bytes:
-    """The event as a line.
+def encode(
+    event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_placeholder: Callable[[str], object] = _ignore
+) -> bytes:
+    """Encode an event as a line.
 
-    What orjson can't take is converted (see `socketpusher.conversion`; NaN and infinities become null). What can't be
-    converted is replaced by a note, and so is the payload of a line that would be too long. An event without a time
-    gets the present one; a naive time is taken for UTC.
+    What orjson refuses is converted (see `socketpusher.conversion`; NaN and infinities become null). What can't be
+    converted is replaced by a placeholder, and so is the payload of a line that would be too long. An event without a
+    time gets the current time; a naive time is taken as UTC.
 
     Args:
         event: The event; it is not changed.
-        max_line_bytes: The limit on the line, in bytes with its newline; at least 1024.
-        on_note: Called with each note that takes the place of something.
+        max_line_bytes: The longest line, in bytes with its newline; at least 1024.
+        on_placeholder: Called with each placeholder that replaces something.
 
     Returns:
-        UTF-8, with one newline, at the end.
+        The line in UTF-8, with its only newline at the end.
     """
     wire: dict[str, Any]
     try:
         kind, unit, task, pr, error, time = event.type, event.unit, event.task, event.pr, event.error, event.time
-        # What nearly every event passes. Exact types: those of a subclass orjson refuses, or writes differently, and
-        # `in` a range walks through 2**64 numbers for a subclass of int. The cheaper `__class__` is good enough where a
-        # lie only makes orjson refuse; no str may be None, which is left out.
+        # Nearly every event passes this test. It asks for exact types: orjson refuses subclasses or writes them
+        # differently, and `in range` iterates over 2**64 numbers for a subclass of int. The cheaper `__class__`
+        # is enough where a lie only makes orjson refuse.
         if (
             (kind.__class__ is not str and kind.__class__ is not EventType)
             or (unit.__class__ is not str and unit is not None)
@@ -82,7 +83,7 @@ def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable
             or time.__class__ is not Real.datetime
             or time.tzinfo is not UTC
         ):
-            event = _regular(event, on_note)
+            event = _normalized(event, on_placeholder)
             kind, unit, task, pr, error, time = event.type, event.unit, event.task, event.pr, event.error, event.time
         wire = {"type": kind, "time": time}
         if unit:
@@ -95,120 +96,120 @@ def encode(event: Event, max_line_bytes: int = MAX_LINE_BYTES, on_note: Callable
             wire["payload"] = event.payload
         if error:
             wire["error"] = error
-        line = _dumps(wire, None, _OPTIONS) + b"\n"  # as `_line` does; a call less is 8 % of an encode
-    except Exception as refused:  # orjson's is a TypeError; a hostile object may raise anything
+        line = _dumps(wire, None, _OPTIONS) + b"\n"  # as `_line`; the call would add 8 % to an encode
+    except Exception as refused:  # a TypeError of orjson, or anything from a hostile object
         if raised_by_signal_handler(refused):
             raise
-        wire = _plain(_regular(event, on_note), on_note)
+        wire = _converted(_normalized(event, on_placeholder), on_placeholder)
         line = _line(wire)
-    return line if len(line) <= max_line_bytes else _shortened(wire, line, max_line_bytes, on_note)
+    return line if len(line) <= max_line_bytes else _shortened(wire, line, max_line_bytes, on_placeholder)
 
 
 def _line(wire: dict[str, Any]) -> bytes:
-    # Not OPT_APPEND_NEWLINE: what orjson returns keeps the 4 KiB that it was written into, as long as it lives; a copy
-    # takes what it needs (measured with 3.13: 4,125 and 257 bytes for a line of 199), and this is the cheapest one.
+    # Not OPT_APPEND_NEWLINE: orjson's result keeps the 4 KiB buffer that it was written into, and a copy takes only
+    # what it needs (4,125 and 257 bytes for a line of 199, measured with 3.13). This is the cheapest way to copy.
     return _dumps(wire, None, _OPTIONS) + b"\n"
 
 
-def _regular(event: Event, on_note: Callable[[str], object]) -> Event:
-    """The event with everything but its payload as `decode` asks for it."""
+def _normalized(event: Event, on_placeholder: Callable[[str], object]) -> Event:
+    """The event with everything but its payload as `decode` expects it."""
     return Event(
-        type=text(to_jsonable(event.type, on_note)),
-        unit="" if event.unit is None else text(to_jsonable(event.unit, on_note)),
-        task=_int64("task", event.task, on_note),
-        pr=_int64("pr", event.pr, on_note),
+        type=text(to_jsonable(event.type, on_placeholder)),
+        unit="" if event.unit is None else text(to_jsonable(event.unit, on_placeholder)),
+        task=_int64("task", event.task, on_placeholder),
+        pr=_int64("pr", event.pr, on_placeholder),
         payload=event.payload,
-        error="" if event.error is None else text(to_jsonable(event.error, on_note)),
-        time=_utc(event.time, on_note),
+        error="" if event.error is None else text(to_jsonable(event.error, on_placeholder)),
+        time=_utc(event.time, on_placeholder),
     )
 
 
-def _plain(event: Event, on_note: Callable[[str], object]) -> dict[str, Any]:
-    """The JSON object of a regular event whose payload orjson refuses."""
+def _converted(event: Event, on_placeholder: Callable[[str], object]) -> dict[str, Any]:
+    """The JSON object of a normalized event whose payload orjson refuses."""
     fields = {"type": event.type, "time": event.time, "unit": event.unit or None, "task": event.task, "pr": event.pr}
-    wire = {**fields, "payload": to_jsonable(event.payload, on_note), "error": event.error or None}
+    wire = {**fields, "payload": to_jsonable(event.payload, on_placeholder), "error": event.error or None}
     return {key: value for key, value in wire.items() if value is not None}
 
 
-def _int64(key: str, number: object, on_note: Callable[[str], object]) -> int | None:
+def _int64(key: str, number: object, on_placeholder: Callable[[str], object]) -> int | None:
     if issubclass(type(number), int) and (exact := int.__int__(number)) in _INT64:  # type: ignore[arg-type]
         return exact
     if number is not None:
-        on_note(f"<{key}: not a 64-bit int, left out>")
+        on_placeholder(f"<{key}: not a 64-bit int, left out>")
     return None
 
 
-def _utc(time: object, on_note: Callable[[str], object]) -> datetime:
+def _utc(time: object, on_placeholder: Callable[[str], object]) -> datetime:
     if issubclass(type(time), Real.datetime):
         try:
             exact = exact_datetime(time)  # type: ignore[arg-type]
             return exact.replace(tzinfo=UTC) if exact.utcoffset() is None else exact.astimezone(UTC)
-        except Exception as error:  # outside the years 1 to 9999 once in UTC, or a hostile tzinfo
+        except Exception as error:  # outside the years 1 to 9999 in UTC, or a hostile tzinfo
             if raised_by_signal_handler(error):
                 raise
-            on_note("<time: not expressible in UTC, sent as the present>")
+            on_placeholder("<time: not expressible in UTC, sent as the current time>")
     elif time is not None:
-        on_note("<time: not a datetime, sent as the present>")
+        on_placeholder("<time: not a datetime, sent as the current time>")
     return Real.datetime.now(UTC)
 
 
-def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes:
-    """The line with a thinner graph or without its payload, and with its strings cut if they are what is too long."""
-    if wire["type"] == EventType.ORCH_STARTED and (thinner := _with_smaller_graph(line, limit, on_note)):
-        return thinner
-    note = f"<payload left out: the line of {len(line)} bytes is over the limit of {limit}>"
-    on_note(note)
+def _shortened(wire: dict[str, Any], line: bytes, limit: int, on_placeholder: Callable[[str], object]) -> bytes:
+    """The line with a smaller graph or without its payload, and with its strings cut if that is not enough."""
+    if wire["type"] == EventType.ORCH_STARTED and (smaller := _with_smaller_graph(line, limit, on_placeholder)):
+        return smaller
+    placeholder = f"<payload left out: the line of {len(line)} bytes is over the limit of {limit}>"
+    on_placeholder(placeholder)
     if "payload" in wire:
-        wire["payload"] = note
+        wire["payload"] = placeholder
         line = _line(wire)
         if len(line) <= limit:
             return line
-    longest = limit // (4 * _ESCAPED)  # three strings, and as much again for everything else
+    longest = limit // (4 * _ESCAPED)  # three strings, and a fourth part for everything else
     for key in ("type", "unit", "error"):
         if len(wire.get(key, "")) > longest:
             wire[key] = wire[key][: longest - 6] + " [cut]"
     return _line(wire)
 
 
-def _with_smaller_graph(line: bytes, limit: int, on_note: Callable[[str], object]) -> bytes | None:
-    """The line of an `orch.started` with as much of its graph as fits; None if it has none, or is too long anyway."""
+def _with_smaller_graph(line: bytes, limit: int, on_placeholder: Callable[[str], object]) -> bytes | None:
+    """The line of an `orch.started` with as much of its graph as fits; None without a graph, or if nothing fits."""
     wire = orjson.loads(line)
     graph = graph_in(payload := wire.get("payload"))
     if graph is None:
         return None
-    for thin in smaller_graphs(graph):
-        thinner = _line({**wire, "payload": {**payload, "graph": thin}})
-        if len(thinner) <= limit:
-            return thinner
-    thinner = _line({**wire, "payload": {**payload, "graph": {"nodes": [], "edges": [], "levels": []}}})
-    if len(thinner) > limit:
+    for smaller_graph in smaller_graphs(graph):
+        smaller = _line({**wire, "payload": {**payload, "graph": smaller_graph}})
+        if len(smaller) <= limit:
+            return smaller
+    smaller = _line({**wire, "payload": {**payload, "graph": {"nodes": [], "edges": [], "levels": []}}})
+    if len(smaller) > limit:
         return None
-    on_note(f"<graph left out: its {len(graph['nodes'])} units do not fit into a line of {limit} bytes>")
-    return thinner
+    on_placeholder(f"<graph left out: its {len(graph['nodes'])} units do not fit into a line of {limit} bytes>")
+    return smaller
 
 
 _RETAINED = b',"retained":true}\n'
 RETAINED_BYTES = len(_RETAINED) - 2
-"""By how much the key makes a line longer."""
+"""The length of the key `retained` on a line, in bytes."""
 
 
 def retained(line: bytes) -> bytes:
-    """The line of an event, marked as one that is told again."""
+    """The line of an event with the key `retained`, which marks it as a repetition."""
     return line if line.endswith(_RETAINED) else line[:-2] + _RETAINED
 
 
 def as_sent(line: bytes) -> bytes:
-    """The line, with its newline, without that mark."""
+    """The line, with its newline, without the key `retained`."""
     return line[: -len(_RETAINED)] + b"}\n" if line.endswith(_RETAINED) else line
 
 
 def is_retained(wire: Mapping[str, Any]) -> bool:
-    """Whether the JSON object of an event may be told again. Version 0.1 did not mark its `orch.started`."""
+    """Whether the JSON object of an event may be a repetition. Version 0.1 did not mark its `orch.started`."""
     return wire.get("retained") is True or wire.get("type") == EventType.ORCH_STARTED
 
 
 def decode(line: bytes | bytearray | memoryview | str) -> Event:
-    """The event on a line.
+    """Decode the event on a line.
 
     Args:
         line: UTF-8 or str, with or without the newline. Unknown keys are ignored.
@@ -217,27 +218,34 @@ def decode(line: bytes | bytearray | memoryview | str) -> Event:
         The event, its time aware and in UTC.
 
     Raises:
-        DecodeError: It is not a JSON object, or a key is missing or of the wrong type.
+        DecodeError: The line is not a JSON object, or a key is missing or has the wrong type.
     """
     return event_of(parse(line))
 
 
 def parse(line: bytes | bytearray | memoryview | str) -> dict[str, Any]:
-    """The JSON object on a line, with any keys. Raises `DecodeError` if it is none."""
+    """The JSON object on a line, with any keys. Raises `DecodeError` if the line is not a JSON object."""
     try:
         wire = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise DecodeError(f"a line is not JSON: {error}: {_excerpt(line)}") from None
+        raise DecodeError(f"a line is not JSON: {json_error(error)}: {_excerpt(line)}") from None
     if wire.__class__ is not dict:
         raise DecodeError(f"a line must be a JSON object, not {_excerpt(line)}")
     return wire
 
 
+def json_error(error: orjson.JSONDecodeError) -> str:
+    """Return what is wrong with a text that is not JSON."""
+    if "surrogates not allowed" in error.msg:
+        return "it is not UTF-8"
+    return "it is empty" if "empty" in error.msg else str(error)
+
+
 def event_of(wire: dict[str, Any]) -> Event:
-    """The event that a JSON object describes. Raises `DecodeError` if it describes none."""
+    """The event of a JSON object. Raises `DecodeError` if a key is missing or has the wrong type."""
     get: Callable[..., Any] = wire.get
     kind, unit, task, pr, error = get("type"), get("unit", ""), get("task"), get("pr"), get("error", "")
-    # One test for what nearly every line passes, since consumers want as much as they can have of orjson's own speed.
+    # Nearly every line passes this one test, which keeps decoding close to orjson's own speed.
     if not (
         kind.__class__ is unit.__class__ is error.__class__ is str
         and (task is None or task.__class__ is int)
@@ -249,7 +257,7 @@ def event_of(wire: dict[str, Any]) -> Event:
         time = Real.datetime.fromisoformat(stamp)
         if time.tzinfo is not UTC:
             time = _in_utc(time)
-        # fromisoformat takes more of ISO 8601 than RFC 3339 has; these two places tell them apart.
+        # fromisoformat accepts more of ISO 8601 than RFC 3339 allows; these two characters tell them apart.
         if stamp[10] not in "Tt " or stamp[16] != ":":
             raise ValueError(stamp)
     except (LookupError, TypeError, ValueError, OverflowError):
@@ -264,7 +272,7 @@ def _in_utc(time: datetime) -> datetime:
 
 
 def _wrong_key(wire: dict[str, Any]) -> DecodeError:
-    """What is wrong with the first key that has a wrong type, when there is one."""
+    """The error for the first key that has the wrong type. There must be one."""
     for key, kinds in _KINDS.items():
         if (key in wire or key == "type") and wire.get(key).__class__ not in kinds:
             break

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from socketpusher.channel.descriptors import Descriptor
-from socketpusher.channel.journal import LEAST_BYTES, Journal, Kind, Record, journal_files
+from socketpusher.channel.journal import MIN_LIMIT, Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
 
 LINES = (b'{"type":"unit.started"}\n', b"", b"x" * 100_000 + b"\n", b'{"type":"orch.failed"}\n')
@@ -31,7 +31,7 @@ def test_the_next_writer_finds_what_was_written(ledger: Ledger, files: tuple[Des
     assert list(Journal(ledger, files).records()) == [*records(), *records(2**62)]
 
 
-def test_what_a_killed_writer_has_begun_is_not_there(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
+def test_a_record_of_a_killed_writer_is_whole_or_missing(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
     journal = Journal(ledger, files)
     journal.append(records())
     written = ledger.journal
@@ -42,25 +42,25 @@ def test_what_a_killed_writer_has_begun_is_not_there(ledger: Ledger, files: tupl
     assert list(journal.records()) == [*records(), *records(20)]
 
 
-def test_it_begins_anew_with_what_still_matters(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
+def test_a_rewrite_keeps_only_the_given_records(ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
     journal = Journal(ledger, files)
-    for number in range(2 * LEAST_BYTES // 100_000):
+    for number in range(2 * MIN_LIMIT // 100_000):
         if journal.is_long:
             break
         journal.append(records(number))
     assert journal.is_long
     before = list(journal.records())
     written = ledger.journal
-    journal.begin_anew(records(7))
+    journal.rewrite(records(7))
     assert list(Journal(ledger, files).records()) == records(7)
     assert not journal.is_long
     journal.append(records(9))
-    journal.begin_anew(records(11))
+    journal.rewrite(records(11))
     assert list(journal.records()) == records(11)
     assert len(before) > 40 and written != ledger.journal
 
 
-def test_a_writer_that_dies_while_it_begins_anew_has_changed_nothing(
+def test_a_writer_that_dies_during_a_rewrite_has_changed_nothing(
     ledger: Ledger, files: tuple[Descriptor, Descriptor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(ledger, files)
@@ -68,14 +68,14 @@ def test_a_writer_that_dies_while_it_begins_anew_has_changed_nothing(
     written = ledger.journal
     with monkeypatch.context() as patch:
         patch.setattr("os.ftruncate", lambda fd, size: None)
-        journal.begin_anew(records(7))
+        journal.rewrite(records(7))
     ledger.journal = written  # it died before the store
     assert list(journal.records()) == records()
     journal.append(records(9))
     assert list(journal.records()) == [*records(), *records(9)]
 
 
-def test_one_that_does_not_fit_leaves_what_was_there(
+def test_a_record_that_does_not_fit_changes_nothing(
     ledger: Ledger, files: tuple[Descriptor, Descriptor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(ledger, files)
@@ -85,7 +85,7 @@ def test_one_that_does_not_fit_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.pwrite", full)
-    for step in (journal.append, journal.begin_anew):
+    for step in (journal.append, journal.rewrite):
         with pytest.raises(OSError, match="No space left"):
             step(records(5))
     assert list(journal.records()) == records()

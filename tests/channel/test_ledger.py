@@ -25,7 +25,7 @@ def test_ranges_of_dropped_lines_are_taken_once_and_counted() -> None:
     ledger.close()
 
 
-def test_ranges_that_nobody_takes_are_not_written_over() -> None:
+def test_unread_ranges_are_not_overwritten() -> None:
     ledger = Ledger()
     while ledger.can_drop():
         ledger.drop(ledger.dropped, ledger.dropped + 1)

@@ -47,7 +47,7 @@ def test_it_is_a_queue_of_multiprocessing_with_semaphores_that_have_no_name() ->
 
 
 @given(sizes=SIZES, pipe_bytes=st.sampled_from([4096, 65536, 1 << 20]), eager=st.booleans())
-def test_what_is_put_in_however_little_the_pipe_takes_is_read_as_it_was(
+def test_frames_are_read_as_written_however_little_the_pipe_takes(
     sizes: list[int], pipe_bytes: int, eager: bool
 ) -> None:
     queue = BatchQueue()
@@ -68,7 +68,7 @@ def test_what_is_put_in_however_little_the_pipe_takes_is_read_as_it_was(
     queue.close()
 
 
-def test_a_signal_handler_that_puts_the_same_frame_meanwhile_takes_the_turn() -> None:
+def test_a_put_that_a_signal_handler_interrupts_with_another_one_writes_no_more() -> None:
     """What was interrupted just before its write finds that it is done."""
     queue = BatchQueue()
     reader = QueueReader(queue.reader.fileno())
@@ -99,9 +99,7 @@ def test_a_signal_handler_that_puts_the_same_frame_meanwhile_takes_the_turn() ->
     queue.close()
 
 
-def test_whoever_was_about_to_write_when_the_queue_was_closed_writes_nothing(
-    tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_put_writes_nothing_after_the_queue_is_closed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the host may have the number by then."""
     queue = BatchQueue()
     opened = []

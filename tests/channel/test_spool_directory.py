@@ -38,49 +38,49 @@ def leave(directory: Path) -> str:
     return claim.name
 
 
-def test_it_is_made_for_this_user_only(tmp_path: Path) -> None:
+def test_the_directory_is_created_for_this_user_only(tmp_path: Path) -> None:
     check_directory(str(made := tmp_path / "a" / "b"))
     assert made.stat().st_mode & 0o777 == 0o700
     check_directory(str(made))
 
 
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o755, 0o770])
-def test_one_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_directory_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(PermissionError, match=f"its mode is {mode:04o}; chmod 700 it") as caught:
+    with pytest.raises(PermissionError, match=f"its mode is {mode:04o}; run chmod 700 on it") as caught:
         check_directory(str(tmp_path))
     assert caught.value.filename == str(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's directory")
-def test_another_users_is_refused(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     os.chown(tmp_path, 12345, -1)
-    with pytest.raises(PermissionError, match="it is user 12345's, and this is user 0"):
+    with pytest.raises(PermissionError, match="it belongs to user 12345, not to this user, 0"):
         check_directory(str(tmp_path))
 
 
-def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_directory_is_refused(tmp_path: Path) -> None:
     (file := tmp_path / "file").touch()
     for path in (file, file / "below"):
         with pytest.raises(OSError, match=r"can't use the spool directory: .*choose a directory"):
             check_directory(str(path))
 
 
-def test_each_new_one_is_behind_all_others(tmp_path: Path) -> None:
+def test_a_new_spool_sorts_after_all_others(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(12)]
     assert names(str(tmp_path)) == made == sorted(made, key=lambda name: int(name.partition("-")[0]))
     assert [claim.name for claim in claim_inherited(str(tmp_path), 100)] == made
 
 
-def test_at_most_so_many_are_taken_and_the_oldest_first(tmp_path: Path) -> None:
+def test_a_limited_number_of_spools_is_claimed_oldest_first(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(3)]
     claims = claim_inherited(str(tmp_path), 2)
     assert [claim.name for claim in claims] == made[:2]
     assert [claim.name for claim in claim_inherited(str(tmp_path), 2)] == made[2:]
 
 
-def test_one_that_another_process_has_is_left_alone_until_that_is_killed(tmp_path: Path) -> None:
+def test_a_spool_of_another_process_is_not_claimed_until_that_is_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -96,7 +96,7 @@ def test_one_that_another_process_has_is_left_alone_until_that_is_killed(tmp_pat
     assert claim.database == database
 
 
-def test_a_lock_that_is_shared_holds_until_the_last_process_is_gone(tmp_path: Path) -> None:
+def test_a_shared_lock_holds_until_the_last_process_has_ended(tmp_path: Path) -> None:
     claim = claim_new(str(tmp_path))
     Path(claim.database).touch()
     other = os.dup(claim.lock.fileno())  # as the writer has it
@@ -112,14 +112,14 @@ def test_a_lock_without_a_database_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_database_without_a_lock_is_taken(tmp_path: Path) -> None:
+def test_a_database_without_a_lock_is_claimed(tmp_path: Path) -> None:
     name = leave(tmp_path)
     (tmp_path / f"{name}.lock").unlink()
     (claim,) = claim_inherited(str(tmp_path), 9)
     assert claim.name == name
 
 
-def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_removed_meanwhile_is_not_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the file and locking it, whoever had it may have removed it, and another made a new one."""
     name = leave(tmp_path)
     lock = tmp_path / f"{name}.lock"
@@ -132,7 +132,7 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: 
     assert claim_inherited(str(tmp_path), 9) == []
 
 
-def test_files_of_others_are_nobodys_spool(tmp_path: Path) -> None:
+def test_other_files_are_not_spools(tmp_path: Path) -> None:
     for name in ("x.db", "1-abc.db", "00000001-0123456789ab.txt", "00000001-0123456789ab.db.damaged", "lock"):
         (tmp_path / name).touch()
     assert names(str(tmp_path)) == databases(str(tmp_path)) == []
@@ -152,11 +152,11 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(spool_directory.fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="no file in it can be locked: No locks available"):
+    with pytest.raises(OSError, match="can't lock a file in it: No locks available"):
         claim_new(str(tmp_path))
 
 
-def test_removing_one_removes_each_file_of_it_and_nothing_else(tmp_path: Path) -> None:
+def test_removing_a_spool_removes_its_files_and_no_others(tmp_path: Path) -> None:
     claim = claim_new(str(tmp_path))
     other = leave(tmp_path)
     for end in ("", "-wal", "-shm", "-journal"):
@@ -167,12 +167,12 @@ def test_removing_one_removes_each_file_of_it_and_nothing_else(tmp_path: Path) -
     claim.remove()  # or is gone already
 
 
-def test_a_damaged_one_that_is_gone_is_not_said_to_be_put_aside(tmp_path: Path) -> None:
+def test_putting_aside_a_missing_database_fails(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         claim_new(str(tmp_path)).put_aside()
 
 
-def test_a_damaged_one_is_put_aside(tmp_path: Path) -> None:
+def test_a_damaged_database_is_put_aside(tmp_path: Path) -> None:
     tmp_path = tmp_path / "x.db.d"
     tmp_path.mkdir()
     claim = claim_new(str(tmp_path))
@@ -183,7 +183,7 @@ def test_a_damaged_one_is_put_aside(tmp_path: Path) -> None:
     assert databases(str(tmp_path)) == []
 
 
-def test_what_others_take_is_added_up(tmp_path: Path) -> None:
+def test_the_size_of_other_files_is_added_up(tmp_path: Path) -> None:
     claim = claim_new(str(tmp_path))
     Path(claim.database).write_bytes(b"x" * 1000)
     (tmp_path / f"{leave(tmp_path)}.db").write_bytes(b"x" * 30)

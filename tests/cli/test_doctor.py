@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
-from support.cli import listening, run, running
+from support.cli import NOBODY, for_root, hanging_up, listening, run, run_as_nobody, running
 from support.consumer import Consumer
 from support.waiting import stop, wait_for
 
-NOBODY = 65534
-CHECKS = ["path", "length", "directory", "socket", "listener", "user", "reading", "shared memory", "pusher"]
-for_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+CHECKS = ["path", "directory", "socket", "listener", "user", "reading", "pusher"]
 
 
 def verdicts(result: "subprocess.CompletedProcess[str]") -> dict[str, str]:
@@ -32,15 +30,15 @@ def verdicts(result: "subprocess.CompletedProcess[str]") -> dict[str, str]:
     return {name: f"{verdict} {' '.join(text.split())}" for verdict, name, text in found}
 
 
-def examine(path: str, **options) -> dict[str, str]:
-    return verdicts(run("doctor", path, **options))
+def examine(path: str, *arguments: str, **options) -> dict[str, str]:
+    return verdicts(run("doctor", path, *arguments, **options))
 
 
 def failure(path: str, check: str, **options) -> str:
     """The reason and remedy of the only check that fails; those that need it are skipped."""
     found = examine(path, **options)
     assert [name for name, text in found.items() if text.startswith("FAIL")] == [check]
-    behind = CHECKS[CHECKS.index(check) + 1 : CHECKS.index("shared memory")]
+    behind = CHECKS[CHECKS.index(check) + 1 : CHECKS.index("pusher")]
     if check not in ("user", "reading"):
         assert all(found[name].startswith("skip") for name in behind)
     assert found["pusher"].startswith("ok")
@@ -86,15 +84,14 @@ def test_a_listener_says_nothing_of_a_doctor(socket_path: str) -> None:
 
 def test_where_the_default_comes_from_is_told(directory: str) -> None:
     found = verdicts(run("doctor", env={**os.environ, "XDG_RUNTIME_DIR": directory}))
-    assert found["path"] == f"ok {directory}/choo/web.sock, by XDG_RUNTIME_DIR"
+    assert found["path"] == f"ok {directory}/choo/web.sock, from XDG_RUNTIME_DIR"
     found = verdicts(run("doctor", env={**os.environ, "XDG_RUNTIME_DIR": "relative", "HOME": directory}))
-    assert found["path"].startswith(
-        f"warn {directory}/.choo/web.sock, by the home directory, for XDG_RUNTIME_DIR is not"
-    )
+    assert found["path"].startswith(f"warn {directory}/.choo/web.sock, in the home directory: XDG_RUNTIME_DIR is not")
 
 
 def test_a_path_that_is_too_long(directory: str) -> None:
-    assert failure(f"{directory}/{'x' * 107}", "length").startswith(f"{len(directory) + 108} of the 107 bytes")
+    path = f"{directory}/{'x' * 107}"
+    assert failure(path, "path").startswith(f"{path} has {len(path)} bytes; a Unix socket takes 107")
 
 
 def test_an_empty_path() -> None:
@@ -114,13 +111,13 @@ def test_a_file_for_a_directory(directory: str) -> None:
 def test_a_directory_that_its_group_may_write_to(consumer: Consumer) -> None:
     os.chmod(os.path.dirname(consumer.path), 0o770)
     found = examine(consumer.path)
-    assert re.match(r"warn .*mode 0770: group \d+ can put another socket in its place chmod go-w ", found["directory"])
+    assert re.match(r"warn .*mode 0770: group \d+ can replace the socket chmod go-w ", found["directory"])
 
 
 @for_root
 def test_a_directory_of_somebody_else(consumer: Consumer) -> None:
     os.chown(os.path.dirname(consumer.path), NOBODY, -1)
-    assert "of user 65534, mode 0700: its owner can put" in examine(consumer.path)["directory"]
+    assert "of user 65534, mode 0700: its owner can replace" in examine(consumer.path)["directory"]
 
 
 # The socket
@@ -128,7 +125,7 @@ def test_a_directory_of_somebody_else(consumer: Consumer) -> None:
 
 def test_no_socket(socket_path: str) -> None:
     assert failure(socket_path, "socket") == (
-        f"there is nothing at {socket_path} start the consumer, for example: socketpusher listen {socket_path}"
+        f"{socket_path} does not exist start the consumer, for example: socketpusher listen {socket_path}"
     )
 
 
@@ -143,7 +140,7 @@ def test_something_else_than_a_socket(directory: str) -> None:
 def test_symbolic_links(directory: str) -> None:
     path = f"{directory}/link"
     os.symlink("s", path)
-    assert failure(path, "socket").startswith("it is a symbolic link to s, where there is nothing")
+    assert failure(path, "socket").startswith("it is a symbolic link to s, which does not exist")
     consumer = Consumer(f"{directory}/s")
     try:
         found = examine(path)
@@ -162,7 +159,7 @@ def test_a_socket_of_somebody_else(consumer: Consumer) -> None:
 
 def test_a_socket_that_anybody_may_write_to(consumer: Consumer) -> None:
     os.chmod(consumer.path, 0o666)
-    assert re.match(r"warn .*mode 0666: anybody may send to it", examine(consumer.path)["socket"])
+    assert re.match(r"warn .*mode 0666: anyone may send to it", examine(consumer.path)["socket"])
 
 
 def test_a_stale_socket(directory: str) -> None:
@@ -205,7 +202,7 @@ def test_a_consumer_that_takes_no_connection(directory: str, relative: bool, mon
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("s" if relative else f"{directory}/s")
         listener.listen()
-        assert re.match(r"process \d+ \(.*\) took no connection in 2 s", failure(f"{directory}/s", "reading"))
+        assert re.match(r"process \d+ \(.*\) accepted no connection in 2 s", failure(f"{directory}/s", "reading"))
 
 
 def test_a_consumer_that_serves_one_connection_at_a_time(directory: str) -> None:
@@ -216,7 +213,7 @@ def test_a_consumer_that_serves_one_connection_at_a_time(directory: str) -> None
         connection, _ = listener.accept()
         with connection:
             found = examine(f"{directory}/s")
-    assert found["reading"].startswith("warn it is connected, but took no further connection in 2 s")
+    assert found["reading"].startswith("warn it is connected, but accepted no further connection in 2 s")
 
 
 @for_root
@@ -230,7 +227,30 @@ def test_a_consumer_of_somebody_else(directory: str) -> None:
         finally:
             os.seteuid(0)
         waiting = examine(f"{directory}/s")
-    assert re.match(r"FAIL it runs as user 65534, .*allow_uids=\(65534,\)", waiting["user"])
+        allowed = examine(f"{directory}/s", "--allow-uid", str(NOBODY))
+    assert re.match(r"FAIL it runs as user 65534, .*allow_uids=\(65534,\)\), or .* --allow-uid 65534", waiting["user"])
+    assert allowed["user"].startswith("ok")
+
+
+@for_root
+def test_a_consumer_that_refuses_this_user(socket_path: str) -> None:
+    os.chmod(os.path.dirname(socket_path), 0o755)
+    with listening(socket_path) as process:
+        os.chmod(socket_path, 0o666)
+        try:
+            found = verdicts(run_as_nobody("doctor", socket_path))
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert "of user 0 hung up at once, so it seems to refuse user 65534 run both" in found["reading"]
+    assert found["reading"].endswith("socketpusher listen --allow-uid 65534")
+
+
+@for_root
+def test_a_consumer_of_somebody_else_that_hangs_up_at_once(socket_path: str) -> None:
+    with hanging_up(socket_path):
+        found = examine(socket_path, "--allow-uid", str(NOBODY))
+    assert re.match(r"FAIL .* of user 65534 hung up at once, so it seems to refuse user 0 run both", found["reading"])
 
 
 # This process
@@ -242,8 +262,7 @@ def test_shared_memory_that_can_not_be_written() -> None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
         output = process.stdout.read().decode()
         assert process.wait(30) == 1
-    assert re.search(r"^FAIL +shared memory +multiprocessing can't make a semaphore: .*\n +let this user", output, re.M)
-    assert re.search(r"^skip +pusher ", output, re.M)
+    assert re.search(r"^FAIL  pusher +it can't start: .*\n +let this user .*/dev/shm", output, re.M)
 
 
 def test_a_pusher_that_can_not_start(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the help prints as examples works as printed, with another path."""
 
+import gzip
 import os
 import pty
 import re
@@ -25,7 +26,8 @@ def examples(*commands: str) -> list[str]:
     """What the README and the help print for these commands; what needs a server is run in `tests/relay`."""
     helps = [run(*arguments, "--help").stdout.partition("examples:\n")[2] for arguments in ((), *zip(commands))]
     blocks = [block.partition("\n\n")[0] for block in helps] + re.findall(r"```sh\n(socketpusher .*?)```", README, re.S)
-    printed = [re.split(r" {3,}", line.strip())[0] for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in re.sub(r"\|\n +", "| ", block).splitlines()]
+    printed = [re.split(r" {3,}", line)[0] for line in lines]  # without what it does
     used = re.compile(rf".*socketpusher ({'|'.join(commands)})\b")
     return list(dict.fromkeys(example for example in printed if used.match(example) and "nats://" not in example))
 
@@ -39,6 +41,7 @@ def place(socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name in ("run.ndjson", "run.ndjson.1", "run.ndjson.2"):
         (tmp_path / name).write_bytes(b"".join(LINES))
+    (tmp_path / "run.ndjson.gz").write_bytes(gzip.compress(b"".join(LINES)))
     default = str(tmp_path / "choo" / "web.sock")
     if len(default) > 100:
         pytest.skip("the temporary directory has too long a name")
@@ -105,10 +108,11 @@ def test_examples_that_watch_do(example: str, place: str, socket_path: str) -> N
     path = socket_path if "/tmp/run.sock" in example else place
     watcher = Terminal("sh", "-c", example.replace("/tmp/run.sock", socket_path), TERM="xterm-256color")
     try:
-        watcher.wait_for(lambda: os.path.exists(path), "the socket")
         with socket.socket(socket.AF_UNIX) as sender:
-            sender.connect(path)
-            sender.sendall(b"".join(LINES))
+            if "run.ndjson" not in example:
+                watcher.wait_for(lambda: os.path.exists(path), "the socket")
+                sender.connect(path)
+                sender.sendall(b"".join(LINES))
             watcher.shows("app", "failed" if "grep" in example else "blocked")
             if "--once" in example:
                 assert watcher.ends() == 0

@@ -7,17 +7,13 @@ import resource
 import signal
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from socketpusher import Event, wire
-from socketpusher.cli.event_format import EventFormatter, printable
-from socketpusher.cli.rotating_file import RotatingFile
-from support.cli import listening, run, send
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from support.cli import COMMAND, listening, run, running, send
+from support.terminal import Terminal
 from support.waiting import wait_for
 
 TYPES = ["unit.started", "unit.failed", "task.completed", "orch.failed"]
@@ -49,41 +45,9 @@ def test_only_what_matches_is_printed(socket_path: str, options: list[str], chos
         assert process.stdout.read() == b""
 
 
-# EventFormatter
-
-
-def test_pretty_lines_are_aligned_and_say_everything(socket_path: str) -> None:
-    events = [
-        Event("unit.started", unit="app", payload={"total_tasks": 3}),
-        Event("task.validation.fail", unit="größe", task=2, error="exit code 2\nsecond line"),
-        Event("pr.merged", unit="日本", pr=12),
-    ]
-    with listening(socket_path, "--format", "pretty") as process:
-        send(socket_path, b"".join(map(wire.encode, events)))
-        lines = [process.stdout.readline().decode() for _ in events]
-        end(process)
-    assert [re.sub(r"^\d\d:\d\d:\d\d\.\d{3} ", "", line) for line in lines] == [
-        'unit.started           app      {"total_tasks":3}\n',
-        "task.validation.fail   größe    task 2 exit code 2\\nsecond line\n",
-        "pr.merged              日本     pr 12\n",
-    ]
-
-
-@given(st.text(), st.text(), st.recursive(st.text(), st.lists), st.text())
-def test_no_character_that_a_terminal_obeys_is_in_a_pretty_line(
-    kind: str, unit: str, payload: object, error: str
-) -> None:
-    event = Event(kind, unit=unit, payload=payload, error=error)
-    line = EventFormatter().line(wire.decode(wire.encode(event)))
-    assert line.isprintable()
-    assert printable(line) == line
-
-
-def on_terminal(socket_path: str, **environment: str) -> bytes:
-    """What `listen --format pretty` writes to a terminal of one failed event."""
+def test_colours_are_for_a_terminal(socket_path: str) -> None:
     terminal, inside = pty.openpty()
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    environment = {**kept, "TERM": "xterm-256color", **environment}
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     with (
         open(terminal, "rb", buffering=0) as screen,
         listening(socket_path, "--format", "pretty", stdout=inside, env=environment) as process,
@@ -94,28 +58,57 @@ def on_terminal(socket_path: str, **environment: str) -> bytes:
         while b"\n" not in output:
             output += screen.read(4096)
         end(process)
-    return output
+    assert b"\x1b[31munit.failed\x1b[0m            a\\x1b[2Jb" in output
 
 
-def test_colours_are_for_terminals_that_want_them(socket_path: str, tmp_path: Path) -> None:
-    coloured = on_terminal(socket_path)
-    assert b"\x1b[31munit.failed\x1b[0m" in coloured
-    assert rb"a\x1b[2Jb" in coloured
-    without_rich = tmp_path / "rich.py"
-    without_rich.write_text("raise ImportError")
-    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONPATH": str(tmp_path)}):
-        plain = on_terminal(socket_path, **environment)
-        assert b"\x1b" not in plain
-        assert rb"unit.failed            a\x1b[2Jb" in plain
+def test_pretty_lines_are_plain_in_a_pipe(socket_path: str) -> None:
+    with listening(socket_path, "--format", "pretty", "--unit", "a*") as process:
+        send(socket_path, EVENTS[0])
+        assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d{3} unit.started           app\n", process.stdout.readline())
+        end(process)
+
+
+def test_the_report_of_a_refused_user_names_the_option(socket_path: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    send_as_another = SEND_AS.format(uid=65534, path=socket_path)
+    with listening(socket_path) as process:
+        os.chmod(socket_path, 0o666)
+        os.chmod(os.path.dirname(socket_path), 0o711)
+        sender = subprocess.Popen([sys.executable, "-c", send_as_another])
+        report = process.stderr.readline().decode()
+        assert sender.wait(30) == 0
+        end(process)
+    assert re.fullmatch(r"refused process \d+ of user 65534; .* --allow-uid 65534\n", report)
+    with listening(socket_path, "--allow-uid", "65534") as process:
+        assert subprocess.run([sys.executable, "-c", send_as_another], timeout=30).returncode == 0
+        assert b"from another user" in process.stdout.readline()
+        end(process)
+
+
+SEND_AS = """
+import os, socket
+os.setuid({uid})
+with socket.socket(socket.AF_UNIX) as sender:
+    sender.connect({path!r})
+    try:
+        sender.sendall(b'{{"type":"from another user","time":"2026-01-01T00:00:00Z"}}\\n')
+    except BrokenPipeError:
+        pass
+"""
+
+
+def test_many_lines_that_are_no_events_are_reported_once(socket_path: str) -> None:
+    with listening(socket_path) as process:
+        send(socket_path, b"no event\n" * 5000)
+        reports = [process.stderr.readline() for _ in range(2)]  # without a signal or another event
+        assert b"skipped what process" in reports[0]
+        assert b"4,999 more skipped lines" in reports[1]
+        end(process)
+        assert process.stderr.read() == b""
 
 
 # Recording
-
-
-def contents(path: Path) -> list[bytes]:
-    """The files of a record, the oldest first."""
-    numbered = sorted(path.parent.glob(f"{path.name}.*"), key=lambda file: -int(file.suffix[1:]))
-    return [file.read_bytes() for file in [*numbered, path]]
 
 
 def written(file: Path) -> bytes:
@@ -125,7 +118,7 @@ def written(file: Path) -> bytes:
         return b""  # at the beginning, and in the middle of a rotation
 
 
-def test_a_record_rotates_between_lines_and_keeps_so_many_files(socket_path: str, tmp_path: Path) -> None:
+def test_a_recording_rotates_between_lines_and_keeps_some_old_files(socket_path: str, tmp_path: Path) -> None:
     file = tmp_path / "run.ndjson"
     lines = [wire.encode(Event("x", task=number, payload="ü" * 100)) for number in range(1000, 1100)]
     with listening(socket_path, "--to", str(file), "--max-bytes", "1K", "--keep", "4") as process:
@@ -134,37 +127,48 @@ def test_a_record_rotates_between_lines_and_keeps_so_many_files(socket_path: str
         end(process)
         assert process.stdout.read() == b""
     each = 1024 // len(lines[0])
-    files = contents(file)
-    assert len(files) == 5
+    files = [Path(f"{file}.{number}").read_bytes() for number in (4, 3, 2, 1)] + [file.read_bytes()]
+    assert not os.path.exists(f"{file}.5")
     assert all(data.count(b"\n") == each and data.endswith(b"\n") for data in files[:-1])
     assert b"".join(files) == b"".join(lines)[-len(b"".join(files)) :]
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 30), max_size=8), max_size=8), st.integers(1, 40), st.integers(1, 3), st.booleans()
-)
-def test_a_record_holds_the_newest_lines_whole(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], max_bytes: int, keep: int, reopened: bool
-) -> None:
-    path = tmp_path_factory.mktemp("record") / "r"
-    record = RotatingFile(str(path), max_bytes, keep)
-    for batch in batches:
-        if reopened:
-            record.close()
-            record = RotatingFile(str(path), max_bytes, keep)
-        record.write([b"x" * size + b"\n" for size in batch])
-    record.close()
-    files = contents(path)
-    everything = b"".join(b"x" * size + b"\n" for batch in batches for size in batch)
-    assert everything.endswith(b"".join(files))
-    assert len(files) == keep + 1 or b"".join(files) == everything
-    assert all(data.endswith(b"\n") for data in files if data)
-    assert all(len(data) <= max_bytes or data.count(b"\n") == 1 for data in files)
-    following = pairwise(files)
-    assert all(len(data) + data_after.index(b"\n") + 1 > max_bytes for data, data_after in following)
+def test_two_commands_record_and_watch_the_same_run(socket_path: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+    with listening(socket_path, "--to", str(file)) as recorder:
+        send(socket_path, EVENTS[0])
+        wait_for(lambda: written(file))
+        with running("watch", str(file)) as late:
+            for event in (EVENTS[0], EVENTS[3]):  # what is there, and what follows
+                kind = wire.decode(event).type.encode()
+                assert any(kind in line for line in iter(late.stdout.readline, b""))
+                send(socket_path, EVENTS[3])
+            end(late)
+        end(recorder)
 
 
-def test_a_record_goes_on_behind_what_a_killed_listener_left(socket_path: str, tmp_path: Path) -> None:
+def test_a_recording_is_passed_on_as_the_help_says(socket_path: str, tmp_path: Path) -> None:
+    printed = run("listen", "--help").stdout.partition("record a run, watch it")[2].splitlines()
+    record, pass_on = (line.strip() for line in printed if " --to " in line or " send " in line)
+    assert record == "socketpusher listen --to run.ndjson"
+    assert pass_on == "tail -n +1 -F run.ndjson | socketpusher send /tmp/other.sock"
+    file, other = tmp_path / "run.ndjson", f"{socket_path}2"
+    with listening(socket_path, "--to", str(file)) as recorder:
+        send(socket_path, EVENTS[0])
+        wait_for(lambda: written(file))
+        with listening(other) as late:
+            tail = subprocess.Popen(["tail", "-n", "+1", "-F", str(file)], stdout=subprocess.PIPE)
+            with tail, running("send", other, stdin=tail.stdout) as sender:
+                assert late.stdout.readline() == EVENTS[0]
+                send(socket_path, b"".join(EVENTS[1:]))
+                assert [late.stdout.readline() for _ in EVENTS[1:]] == EVENTS[1:]
+                tail.terminate()
+                assert sender.wait(30) == 0
+            end(late)
+        end(recorder)
+
+
+def test_a_recording_continues_after_an_incomplete_line(socket_path: str, tmp_path: Path) -> None:
     file = tmp_path / "run.ndjson"
     file.write_bytes(b'{"type":"whole"}\n{"type":"hal')
     with listening(socket_path, "--to", str(file)) as process:
@@ -174,35 +178,83 @@ def test_a_record_goes_on_behind_what_a_killed_listener_left(socket_path: str, t
     assert file.read_bytes() == b'{"type":"whole"}\n{"type":"hal\n' + EVENTS[0]
 
 
-def test_a_full_disk_ends_it_with_a_sentence_and_whole_lines(socket_path: str, tmp_path: Path) -> None:
-    # A limit on the size of files fails in the same place, after a part of the data likewise.
+def test_a_full_disk_ends_it_and_loses_no_line(socket_path: str, tmp_path: Path, bus: Bus) -> None:
+    # A limit on the size of files fails in the same place, also after a part of the data.
     file = tmp_path / "run.ndjson"
-    with listening(socket_path, "--to", str(file)) as process:
+    config = PusherConfig(socket_path, reconnect_backoff=0.01, max_reconnect_backoff=0.05)
+    with listening(socket_path, "--to", str(file)) as process, SocketPusher(bus, config) as pusher:
+        bus.emit(Event("x", task=0))
+        wait_for(lambda: written(file).count(b"\n") == 1)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (300, 300))
-        send(socket_path, b"".join(EVENTS))
+        for number in range(1, 20):
+            bus.emit(Event("x", task=number))
         assert process.wait(30) == 1
-        errors = process.stderr.read().decode()
-    assert file.read_bytes() == b"".join(EVENTS[: file.read_bytes().count(b"\n")])
-    missing = len(EVENTS) - file.read_bytes().count(b"\n")
-    assert 0 < missing < len(EVENTS)
-    assert errors == (
-        "socketpusher listen: can't record any more: File too large; make room or choose another file; "
-        f"{missing} lines that came are not in it: {file}\n"
-    )
+        assert process.stderr.read().decode() == (
+            "socketpusher listen: can't record to a file: File too large; make room or choose another file; "
+            f"pushers send again what is missing: {file}\n"
+        )
+        assert written(file).endswith(b"\n")
+        with listening(socket_path, "--to", str(file)) as following:
+            assert pusher.flush(30)
+            wait_for(lambda: b'"task":19}' in written(file))
+            end(following)
+    tasks = [wire.decode(line).task for line in written(file).splitlines()]
+    assert list(dict.fromkeys(tasks)) == list(range(20))  # what the pusher can't know to be read comes twice
+
+
+def test_a_new_file_is_made_after_the_old_one_was_moved(socket_path: str, tmp_path: Path) -> None:
+    file, moved = tmp_path / "run.ndjson", tmp_path / "moved"
+    with listening(socket_path, "--to", str(file)) as process:
+        send(socket_path, EVENTS[0])
+        wait_for(lambda: written(file) == EVENTS[0])
+        file.rename(moved)
+        send(socket_path, EVENTS[1])
+        wait_for(lambda: written(file) == EVENTS[1])
+        file.unlink()
+        process.send_signal(signal.SIGHUP)
+        wait_for(file.exists)  # at once
+        send(socket_path, EVENTS[2])
+        wait_for(lambda: written(file) == EVENTS[2])
+        end(process)
+    assert moved.read_bytes() == EVENTS[0]
+
+
+def test_a_terminal_that_is_closed_ends_a_recording(socket_path: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+    terminal = Terminal(*COMMAND, "listen", socket_path, "--to", str(file))
+    try:
+        terminal.shows(f"listening on {socket_path}"[:80])
+        terminal.hang_up()
+        assert terminal.process.wait(30) == 128 + signal.SIGHUP
+    finally:
+        terminal.close()
     assert not os.path.exists(socket_path)
 
 
+def test_a_second_recorder_to_the_same_file_is_refused(socket_path: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+    with listening(socket_path, "--to", str(file)) as process:
+        second = run("listen", f"{socket_path}2", "--to", str(file))
+        end(process)
+    assert second.returncode == 1
+    assert second.stderr == (
+        "socketpusher listen: can't record to a file: another process records to it; "
+        f"end that one or choose another file: {file}\n"
+    )
+
+
 def test_a_signal_loses_no_line_that_was_read(socket_path: str, tmp_path: Path) -> None:
-    """A Ctrl-C between the read and the write, made certain by a record whose lines are awaited in between."""
+    """A Ctrl-C between the read and the write, made certain by a signal in between."""
     file = tmp_path / "run.ndjson"
     code = f"""
 import os, signal, sys
-from socketpusher.cli import listen, main
-decode = listen.decode
+from socketpusher import wire
+from socketpusher.cli import main
+decode = wire.decode
 def interrupted(line):
     os.kill(os.getpid(), signal.SIGINT)
     return decode(line)
-listen.decode = interrupted
+wire.decode = interrupted
 sys.exit(main(["listen", {socket_path!r}, "--to", {str(file)!r}, "--type", "*"]))
 """
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
@@ -215,7 +267,7 @@ sys.exit(main(["listen", {socket_path!r}, "--to", {str(file)!r}, "--type", "*"])
     assert file.read_bytes() == EVENTS[0]
 
 
-def test_what_can_not_be_recorded_to_is_a_sentence(socket_path: str, tmp_path: Path) -> None:
+def test_an_unsuitable_file_is_a_sentence(socket_path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for file in (tmp_path, tmp_path / "pipe", tmp_path / "missing" / "file"):
         result = run("listen", socket_path, "--to", str(file))
@@ -225,7 +277,7 @@ def test_what_can_not_be_recorded_to_is_a_sentence(socket_path: str, tmp_path: P
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "1T", "ten", "1.5M", ""])
-def test_a_size_that_is_none_is_told(size: str) -> None:
+def test_an_invalid_size_is_reported(size: str) -> None:
     result = run("listen", "--to", "x", f"--max-bytes={size}")
     assert result.returncode == 2
     assert "is not a size such as 4096, 100K, 100M or 1G" in result.stderr

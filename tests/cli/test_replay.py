@@ -1,9 +1,11 @@
 """`socketpusher replay`: the same events again, when they are due."""
 
+import gzip
 import os
 import pty
 import re
 import signal
+import subprocess
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, wire
-from socketpusher.cli.pace import Pace
-from support.cli import run, running
+from socketpusher.cli.replay import ReplayClock
+from support.cli import COMMAND, run, running
 from support.consumer import Consumer
 from support.waiting import stop, wait_for
 
@@ -52,6 +54,21 @@ def test_it_reads_standard_input_and_names_the_lines_that_are_no_events(consumer
     assert consumer.wait_for_tasks(1) == [0]
 
 
+def test_lines_are_sent_byte_for_byte(consumer: Consumer, recording: Path) -> None:
+    lines = [
+        b'{"type": "unit.started", "time": "2026-11-23T18:08:00.123456789+01:00", "unit": "a", "id": "s-1"}\n',
+        b'{"type":"graph","time":"2026-11-23T17:08:00Z","payload":{"nodes":[]},"x":12345678901234567890123}\n',
+        b'{"type":"unit.failed","time":"2026-11-23T17:08:01Z","unit":"a","id":"s-2","retained":true}\n',
+    ]
+    for name, data in (("run.ndjson", b"".join(lines)), ("run.ndjson.gz", gzip.compress(b"".join(lines)))):
+        recording.with_name(name).write_bytes(data)
+        result = run("replay", str(recording.with_name(name)), consumer.path, "--speed", "max")
+        assert (result.returncode, result.stderr.count("\n")) == (0, 1)
+        wait_for(lambda: len(consumer.lines()) % len(lines) == 0)
+    wait_for(lambda: len(consumer.lines()) == 2 * len(lines))
+    assert b"".join(b"".join(pieces) for pieces in consumer.connections) == 2 * b"".join(lines)
+
+
 def test_an_event_comes_when_it_is_due_and_not_before(consumer: Consumer, recording: Path) -> None:
     recording.write_bytes(recorded(0, 4, 8))
     result = run("replay", str(recording), consumer.path, "--speed", "10")
@@ -71,11 +88,11 @@ def test_a_long_pause_is_announced_and_ctrl_c_ends_it(consumer: Consumer, record
         assert re.fullmatch(rb"sent 1 event to .* s\n", process.stderr.read())
 
 
-def test_a_clock_that_was_set_back_stops_nothing_and_is_told(consumer: Consumer, recording: Path) -> None:
+def test_a_clock_that_was_set_back_stops_nothing_and_is_reported(consumer: Consumer, recording: Path) -> None:
     recording.write_bytes(recorded(0, 0.1, -3600, -3599.9))
     result = run("replay", str(recording), consumer.path)
     assert result.returncode == 0
-    assert result.stderr.endswith(" s; the clock of the recording goes back 1 time\n")
+    assert result.stderr.endswith(" s; the recording's clock goes back 1 time\n")
     assert consumer.wait_for_tasks(4) == [0, 1, 2, 3]
 
 
@@ -111,33 +128,33 @@ def test_progress_on_a_terminal_is_drawn_and_wiped(consumer: Consumer, recording
 
 @given(st.lists(st.floats(0, 100).map(lambda step: round(step, 3))), st.sampled_from([0.5, 1.0, 10.0]))
 def test_times_that_rise_are_kept(steps: list[float], speed: float) -> None:
-    pace = Pace(speed)
+    clock = ReplayClock(speed)
     time = START
     for step in [0.0, *steps]:
         time += timedelta(seconds=step)
-        assert pace.due(time) == pytest.approx((time - START).total_seconds() / speed)
-    assert pace.set_back == 0
+        assert clock.due(time) == pytest.approx((time - START).total_seconds() / speed)
+    assert clock.set_back == 0
 
 
 @given(st.lists(st.floats(-5000, 5000)))
 def test_an_event_is_never_due_before_the_one_before_it(times: list[float]) -> None:
-    pace = Pace(1.0)
-    due = [pace.due(START + timedelta(seconds=second)) for second in times]
+    clock = ReplayClock(1.0)
+    due = [clock.due(START + timedelta(seconds=second)) for second in times]
     assert due == sorted(due)
     assert all(0 <= after - before <= 10_000 for before, after in pairwise(due))
 
 
 def test_a_little_disorder_does_not_slow_a_recording_down() -> None:
-    pace = Pace(1.0)
-    dues = [pace.due(START + timedelta(seconds=second)) for number in range(100) for second in (number + 0.5, number)]
+    clock = ReplayClock(1.0)
+    dues = [clock.due(START + timedelta(seconds=second)) for number in range(100) for second in (number + 0.5, number)]
     assert dues == pytest.approx([number for number in range(100) for _ in range(2)])
-    assert pace.set_back == 0
+    assert clock.set_back == 0
 
 
 def test_a_clock_that_was_set_back_goes_on_from_there() -> None:
-    pace = Pace(2.0)
-    assert [pace.due(START + timedelta(seconds=second)) for second in (0, 10, -3600, -3596, 10)] == [0, 5, 5, 7, 1810]
-    assert pace.set_back == 1
+    clock = ReplayClock(2.0)
+    assert [clock.due(START + timedelta(seconds=second)) for second in (0, 10, -3600, -3596, 10)] == [0, 5, 5, 7, 1810]
+    assert clock.set_back == 1
 
 
 # Mistakes
@@ -152,8 +169,33 @@ def test_a_recording_that_is_not_there_is_a_sentence(socket_path: str, tmp_path:
         )
 
 
+def test_arguments_in_the_wrong_order_are_recognized(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0))
+    result = run("replay", consumer.path, str(recording))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "socketpusher replay: can't read the recording: it is a socket; the recording comes first: "
+        f"socketpusher replay {recording} {consumer.path}: {consumer.path}\n"
+    )
+
+
+def test_a_recording_for_a_path_is_recognized(recording: Path) -> None:
+    recording.write_bytes(recorded(0))
+    result = run("replay", str(recording), str(recording))
+    assert result.returncode == 1
+    assert "it is not a socket; choose another path" in result.stderr
+
+
+def test_a_closed_standard_input_is_a_sentence(consumer: Consumer) -> None:
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "replay", "-", consumer.path]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("socketpusher replay: can't read standard input: it is closed")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("speed", ["-1", "nan", "inf", "fast", ""])
-def test_a_speed_that_is_none_is_told(speed: str) -> None:
+def test_an_invalid_speed_is_refused(speed: str) -> None:
     result = run("replay", "-", f"--speed={speed}")
     assert result.returncode == 2
     assert "is neither a number from 0 on nor max" in result.stderr

@@ -159,7 +159,7 @@ pusher.close(30)
     assert [event.type for event in consumer.events()].count("parent") == 20
 
 
-def test_a_child_whose_host_is_gone_is_not_held_up(consumer: Consumer) -> None:
+def test_a_child_whose_host_has_ended_is_not_delayed(consumer: Consumer) -> None:
     lines = f"""{FORK}
 pid = os.fork()
 if pid == 0:
@@ -284,7 +284,7 @@ def test_interrupts_of_a_forked_child_that_emits_lose_and_repeat_nothing_else(co
     assert len(tasks) == len(set(tasks))
 
 
-def test_what_the_host_has_still_to_log_when_it_forks_is_not_logged_by_the_child(consumer: Consumer) -> None:
+def test_pending_log_records_of_the_host_are_not_written_by_a_forked_child(consumer: Consumer) -> None:
     lines = f"""{FORK}
 import logging
 class Slow(logging.Handler):
@@ -293,7 +293,7 @@ class Slow(logging.Handler):
         may_go_on.wait(60)
 said, may_go_on = [], threading.Event()
 logging.getLogger("socketpusher").addHandler(Slow())
-say = pusher._supervisor._say
+say = pusher._supervisor._log_message
 say(logging.WARNING, "first")
 while not said:
     time.sleep(0.001)

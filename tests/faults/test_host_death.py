@@ -101,7 +101,7 @@ os.kill(pid, signal.SIGSTOP)
 for number in range(2000):
     bus.emit(Event("x", task=number, payload="x" * 1000))
 assert not pusher.flush(0)
-while len(pusher._supervisor.outbox._kept) < 2:
+while len(pusher._supervisor.outbox._unsettled) < 2:
     time.sleep(0.001)
 print(pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -171,16 +171,14 @@ DIRECTORIES = {
 
 
 @pytest.mark.parametrize("fate", DIRECTORIES)
-def test_a_working_directory_that_is_gone_does_not_matter(consumer: Consumer, tmp_path, fate: str) -> None:
+def test_a_removed_working_directory_does_not_matter(consumer: Consumer, tmp_path, fate: str) -> None:
     lines = f"{HELPERS}{IN_A_DIRECTORY}{DIRECTORIES[fate]}{EMIT_AND_KILL}"
     code, output, errors = producer_script.run(lines, consumer.path, env={"DIRECTORY": str(tmp_path / "gone")})
     assert (code, output) == (0, "6 6 0 0 1\n"), errors
     wait_for(lambda: set(consumer.tasks()) == set(range(6)))
 
 
-def test_a_relative_entry_of_pythonpath_does_not_matter_to_a_directory_that_is_gone(
-    consumer: Consumer, tmp_path
-) -> None:
+def test_a_relative_entry_of_pythonpath_does_not_matter_in_a_removed_directory(consumer: Consumer, tmp_path) -> None:
     """An interpreter refuses to start there."""
     lines = f"{HELPERS}{IN_A_DIRECTORY}pusher.start()\nos.rmdir(directory){EMIT_AND_KILL}"
     path = os.pathsep.join([os.path.relpath(SOURCE), "elsewhere"])

@@ -65,7 +65,7 @@ def test_another_user_may_be_allowed(bus: Bus, squatter: socket.socket) -> None:
     assert received(squatter).count(b"\n") == 1
 
 
-def test_roots_listener_is_everybodys(consumer) -> None:
+def test_a_listener_run_by_root_is_trusted(consumer) -> None:
     os.chmod(os.path.dirname(consumer.path), 0o777)
     os.chmod(consumer.path, 0o777)
     lines = """

@@ -92,7 +92,7 @@ def test_what_was_not_read_is_sent_again_first_and_counted(bus: Bus, consumer: C
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
-def test_with_ids_a_gap_is_a_loss_that_the_books_count(bus: Bus, consumer: Consumer, overflow: str) -> None:
+def test_with_ids_every_gap_is_a_counted_loss(bus: Bus, consumer: Consumer, overflow: str) -> None:
     consumer.stall()
     config = PusherConfig(socket_path=consumer.path, buffer_size=50, event_ids=True, overflow=overflow)
     with SocketPusher(bus, config) as pusher:
@@ -238,7 +238,7 @@ def test_a_display_that_restarts_under_load_ends_with_the_same_picture(bus: Bus,
     assert {u: (s, c) for u, (s, _, c) in picture(last).items()} == {u: (truth[u], completed[u]) for u in UNITS}
 
 
-def test_after_the_run_a_new_consumer_is_told_all_of_it(bus: Bus, consumer: Consumer) -> None:
+def test_after_the_run_a_new_consumer_gets_its_whole_state(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK))
     pusher.set_graph({"a": []}, 1)
     with pusher:
@@ -256,7 +256,7 @@ def test_after_the_run_a_new_consumer_is_told_all_of_it(bus: Bus, consumer: Cons
     assert (again[0].type, again[0].payload["nodes"][0]["status"]) == ("graph", "complete")
 
 
-def test_what_is_told_again_says_so_and_is_not_counted(bus: Bus, consumer: Consumer) -> None:
+def test_repeated_lines_are_marked_and_not_counted(bus: Bus, consumer: Consumer) -> None:
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path, event_ids=True, **QUICK)) as pusher:
         for event in (Event("x"), Event("unit.started", "a"), Event("y")):
             bus.emit(event)
@@ -297,7 +297,7 @@ def test_events_that_come_twice_up_to_the_last_do_not_change_what_is_newest(
     assert picture([*lines, *lines[again:]]) == picture(lines)
 
 
-def test_a_flush_returns_as_soon_as_what_was_taken_back_is_sent_again(bus: Bus, consumer: Consumer) -> None:
+def test_a_flush_returns_when_unread_lines_are_sent_again(bus: Bus, consumer: Consumer) -> None:
     """The same number may be flushed twice: what was on the socket the first time was never read."""
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, write_timeout=60, **QUICK))
     pusher.set_graph({f"unit-{number:05}": [] for number in range(8000)}, 4)  # more than a socket takes

@@ -174,7 +174,7 @@ def test_a_connection_that_was_quiet_but_lasted_is_followed_without_a_pause(bus:
         assert quick >= 1  # the first never is; the machine may be busy at one of the others
 
 
-def test_a_consumer_that_stalls_is_looked_at_ever_more_seldom(bus: Bus, consumer: Consumer) -> None:
+def test_a_stalled_consumer_is_checked_with_longer_and_longer_pauses(bus: Bus, consumer: Consumer) -> None:
     consumer.stall()
     with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
         for number in range(3):
@@ -269,7 +269,7 @@ def test_a_relative_path_is_relative_to_where_the_host_started_it(bus: Bus, cons
 # The machine
 
 
-def test_a_host_without_descriptors_is_told_and_leaves_nothing(bus: Bus, consumer: Consumer) -> None:
+def test_a_host_without_descriptors_gets_an_error_and_leaves_nothing(bus: Bus, consumer: Consumer) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
@@ -316,7 +316,7 @@ TRACKED = "from multiprocessing import resource_tracker; resource_tracker.ensure
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root for a mount of its own")
 @pytest.mark.parametrize("state", ["ro", "size=4k"])
-def test_a_machine_without_shared_memory_is_told_so(consumer: Consumer, state: str) -> None:
+def test_a_missing_shared_memory_is_reported(consumer: Consumer, state: str) -> None:
     """multiprocessing's semaphores need /dev/shm. Tried in a mount namespace, where it can't be written or is full."""
     lines = """
 try:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from socketpusher import Bus, Event, SocketPusher, wire
 from socketpusher.channel.spool_directory import databases
 from socketpusher.writer.spool import Spool
 from support import cli, producer_script
 from support.consumer import Consumer
+from support.spooling import drain, leave, pusher_with
 from support.waiting import is_running, stop, wait_for
 
 # How a host begins in which the pusher has the spool.
@@ -34,34 +35,6 @@ pusher = SocketPusher(bus, config)
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool"
-
-
-def pusher_with(path: str, spool: Path, bus: Bus, **given) -> SocketPusher:
-    given = {"event_ids": True, "reconnect_backoff": 0.01, "max_reconnect_backoff": 0.1, **given}
-    return SocketPusher(bus, PusherConfig(path, spool=spool, **given))
-
-
-def leave(path: str, spool: Path, numbers: range, **given) -> None:
-    """What a pusher without a consumer leaves."""
-    bus = Bus()
-    pusher = pusher_with(path, spool, bus, **given)
-    pusher.set_graph({f"unit {numbers.start}": []}, 1)
-    pusher.start(wait=False)
-    for number in numbers:
-        bus.emit(Event("x", task=number))
-    pusher.close()
-    stats = pusher.stats()
-    assert (stats.emitted, stats.pending, stats.spooled) == (len(numbers),) * 3
-    assert (stats.sent, stats.dropped) == (0, 0)
-
-
-def drain(path: str, spool: Path) -> None:
-    """A pusher without events sends what others have left."""
-    pusher = pusher_with(path, spool, Bus())
-    pusher.start()
-    wait_for(lambda: not databases(str(spool)))
-    pusher.close()
-    assert os.listdir(spool) == []
 
 
 def wait_until_received(pusher: SocketPusher) -> None:
@@ -93,7 +66,7 @@ def test_a_run_needs_no_consumer(socket_path: str, spool: Path, bus: Bus) -> Non
     consumer.go_away()
 
 
-def test_what_earlier_pushers_left_comes_first_each_run_as_it_was(socket_path: str, spool: Path, bus: Bus) -> None:
+def test_spools_of_earlier_pushers_come_first_each_with_its_run(socket_path: str, spool: Path, bus: Bus) -> None:
     leave(socket_path, spool, range(100))
     leave(socket_path, spool, range(100, 120))
     consumer = Consumer(socket_path)
@@ -198,7 +171,7 @@ def test_what_was_read_when_close_gives_up_is_not_on_the_disk(consumer: Consumer
 
 
 @pytest.mark.parametrize("who", ["writer", "host", "both"])
-def test_who_is_killed_costs_no_event_that_the_writer_had(socket_path: str, spool: Path, who: str) -> None:
+def test_a_kill_loses_no_event_that_the_writer_had(socket_path: str, spool: Path, who: str) -> None:
     lines = f"""
 pusher.start(wait=False)
 for number in range(3000):
@@ -281,7 +254,7 @@ pusher.start(wait=False)
 for number in range(5000):
     bus.emit(Event("x", task=number))
 print(pusher.stats().writer_pid, flush=True)
-while pusher._supervisor.outbox.waits():
+while pusher._supervisor.outbox.has_waiting():
     time.sleep(0.001)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -346,7 +319,7 @@ def test_two_hosts_share_a_directory(socket_path: str, spool: Path, bus: Bus) ->
     consumer.go_away()
 
 
-def test_a_spool_with_nothing_in_it_keeps_nobody_up(socket_path: str, spool: Path) -> None:
+def test_an_empty_spool_does_not_delay_close(socket_path: str, spool: Path) -> None:
     """As of writers that were killed while they made it."""
     leave(socket_path, spool, range(10))
     for number in range(2, 5):
@@ -450,7 +423,7 @@ def test_what_exceeds_the_quota_is_dropped_and_counted(socket_path: str, spool: 
     consumer.go_away()
 
 
-def test_what_waits_behind_a_full_spool_follows_what_is_in_it(socket_path: str, spool: Path, bus: Bus) -> None:
+def test_lines_that_wait_for_a_full_spool_follow_those_in_it(socket_path: str, spool: Path, bus: Bus) -> None:
     pusher = pusher_with(socket_path, spool, bus, spool_bytes=300_000, buffer_size=20)
     pusher.start(wait=False)
     for number in range(600):
@@ -618,12 +591,12 @@ def test_a_damaged_spool_loses_itself_and_not_the_next(socket_path: str, spool: 
         assert pusher.flush(30)
     assert consumer.wait_for_tasks(201) == [*range(100), *range(200, 301)]
     assert os.listdir(spool) == [f"{damaged.name}.damaged"]
-    assert caplog.text.count(f"was put aside as {damaged.name}.damaged") == 1
+    assert caplog.text.count(f"was renamed to {damaged.name}.damaged") == 1
     assert "sent 100 events that an earlier pusher left" in caplog.text
     consumer.go_away()
 
 
-def test_a_left_spool_with_odd_values_is_put_aside(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
+def test_a_spool_with_wrong_values_is_put_aside(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
     for first in (0, 100):
         leave(socket_path, spool, range(first, first + 100))
     with closing(sqlite3.connect(databases(str(spool))[0])) as database:
@@ -639,17 +612,6 @@ def test_a_left_spool_with_odd_values_is_put_aside(socket_path: str, spool: Path
     pusher.close()
     assert caplog.text.count("100 events are lost") == 1
     consumer.go_away()
-
-
-def test_drain_says_what_is_lost(consumer: Consumer, spool: Path) -> None:
-    leave("/nowhere/s", spool, range(100))
-    with closing(sqlite3.connect(databases(str(spool))[0])) as database:
-        database.execute("UPDATE batches SET crc = 1")
-        database.commit()
-    ran = cli.run("drain", str(spool), consumer.path)
-    assert ran.returncode == 1
-    assert "less those that are lost in 00000001-" in ran.stderr
-    assert all(".db.damaged" in name for name in os.listdir(spool))  # with its log, where SQLite keeps that
 
 
 def test_a_spool_that_is_damaged_while_it_is_in_use_is_counted(socket_path: str, spool: Path, bus: Bus, caplog) -> None:
@@ -736,54 +698,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 # The commands
 
 
-def test_drain_sends_what_waits(socket_path: str, spool: Path) -> None:
-    leave(socket_path, spool, range(50))
-    ran = cli.run("drain", str(spool), socket_path)
-    assert ran.returncode == 1
-    assert "can't connect to the consumer" in ran.stderr
-    consumer = Consumer(socket_path)
-    ran = cli.run("drain", str(spool), socket_path)
-    assert (ran.returncode, ran.stderr) == (0, f"sent 50 events to {socket_path}\n")
-    assert consumer.wait_for_tasks(50) == list(range(50))
-    ran = cli.run("drain", str(spool), socket_path)
-    assert (ran.returncode, ran.stderr) == (0, f"nothing waits in {spool}\n")
-    consumer.go_away()
-
-
-def test_drain_of_no_directory_makes_none(spool: Path) -> None:
-    ran = cli.run("drain", str(spool))
-    assert ran.returncode == 1
-    assert "there is no such spool directory" in ran.stderr
-    assert not spool.exists()
-
-
-def test_drain_leaves_to_a_program_what_it_has(consumer: Consumer, spool: Path, bus: Bus) -> None:
-    pusher = pusher_with("/nowhere/s", spool, bus)
-    pusher.start(wait=False)
-    bus.emit(Event("x", task=0))
-    wait_for(lambda: pusher.stats().spooled == 1)
-    ran = cli.run("drain", str(spool), consumer.path)
-    assert ran.returncode == 1
-    assert "1 spool in" in ran.stderr
-    assert pusher.stats().spooled == 1
-    pusher.close()
-
-
-def test_drain_that_is_interrupted_loses_nothing(consumer: Consumer, spool: Path) -> None:
-    leave("/nowhere/s", spool, range(30_000), buffer_size=100)
-    consumer.stall()
-    with cli.running("drain", str(spool), consumer.path) as process:
-        assert process.stderr is not None
-        assert b"to go" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        said = process.stderr.read().decode()
-        assert process.wait(30) == 130
-    assert re.search(r"[\d,]+ events of 30,000 are left in .*, for the next time", said)
-    consumer.go_on()
-    drain(consumer.path, spool)
-    assert sorted({*consumer.wait_for_tasks(30_000)}) == list(range(30_000))
-
-
 def test_a_drain_that_is_killed_loses_nothing_and_repeats_what_was_unread(consumer: Consumer, spool: Path) -> None:
     for first in (0, 20_000):
         leave("/nowhere/s", spool, range(first, first + 20_000))
@@ -820,14 +734,15 @@ def test_doctor_sees_what_waits(consumer: Consumer, spool: Path) -> None:
     def said() -> str:
         return cli.run("doctor", consumer.path, "--spool", str(spool)).stdout
 
-    assert f"warn  spool          there is no directory {spool}" in said()
+    assert f"warn  spool          the directory {spool} does not exist" in said()
     leave("/nowhere/s", spool, range(50))
-    assert re.search(r"warn  spool          what 1 pusher has left waits in .*: [\d,]+ bytes, 0 in use", said())
+    assert re.search(r"warn  spool          .* has events of 1 pusher: [\d.]+ [KM]iB, 0 in use", said())
     assert f"socketpusher drain {spool} {consumer.path}" in said()
     drain(consumer.path, spool)
-    assert f"ok    spool          nothing waits in {spool}" in said()
+    assert f"ok    spool          nothing is waiting in {spool}" in said()
     (spool / "00000001-0123456789ab.db.damaged").touch()
-    assert "these were damaged and put aside: 00000001-0123456789ab.db.damaged" in said()
+    assert "damaged files were put aside in" in (text := said())
+    assert "00000001-0123456789ab.db.damaged" in text
     spool.chmod(0o755)
     assert "FAIL  spool" in said()
     spool.chmod(0o700)

@@ -144,13 +144,13 @@ def test_a_flush_in_a_signal_handler_that_has_interrupted_an_emit_sends_what_tha
         assert supervisor is not None
         outbox, flushed = supervisor.outbox, []
 
-        def interrupted(batch, real=outbox._joined):
+        def interrupted(batch, real=outbox._make_frame):
             if outbox.interrupted() and not flushed:
                 flushed.append(None)
                 flushed[0] = pusher.flush(5)
             return real(batch)
 
-        monkeypatch.setattr(outbox, "_joined", interrupted)
+        monkeypatch.setattr(outbox, "_make_frame", interrupted)
         wait_for(lambda: bus.emit(Event("x")) or flushed)
         assert flushed == [True]
 

@@ -158,8 +158,8 @@ def test_a_stopped_writer_costs_the_host_bounded_bytes_and_close_its_deadline(
     assert stats.emitted == 30_000
     assert 7_000 < stats.pending < 9_000  # 8 MiB of such events, and what the pipe holds
     assert stats.dropped == 30_000 - stats.pending
-    wait_for(lambda: "the writer process does not keep up" in caplog.text)
-    assert caplog.text.count("does not keep up") == 1
+    wait_for(lambda: "the writer process is falling behind" in caplog.text)
+    assert caplog.text.count("is falling behind") == 1
     assert not pusher.flush(0.1)
     start = time.monotonic()
     pusher.close(timeout=0.2)
@@ -205,11 +205,11 @@ def test_refusing_is_logged_once_when_it_begins_and_once_with_its_count(
         os.kill(pid, signal.SIGCONT)
         assert pusher.flush(30)
         bus.emit(Event("x", task=-1))  # what tells that there is room again
-        wait_for(lambda: "keeps up again" in caplog.text)
+        wait_for(lambda: "has caught up" in caplog.text)
         dropped = pusher.stats().dropped
         assert dropped > 10_000
-    assert caplog.text.count("the writer process does not keep up") == 1
-    assert f"the writer process keeps up again; {dropped} events dropped" in caplog.text
+    assert caplog.text.count("the writer process is falling behind") == 1
+    assert f"the writer process has caught up; {dropped} events were dropped" in caplog.text
 
 
 def test_a_writer_that_was_stopped_goes_on_where_it_was(bus: Bus, consumer: Consumer) -> None:
@@ -261,7 +261,7 @@ def test_a_writer_that_dies_while_the_pusher_closes_is_followed_by_one_that_send
     assert (pusher.stats().sent, pusher.stats().dropped) == (1000, 0)
 
 
-def test_how_the_units_stand_is_known_to_the_next_writer(bus: Bus, consumer: Consumer) -> None:
+def test_the_next_writer_knows_the_state_of_the_units(bus: Bus, consumer: Consumer) -> None:
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, **QUICK))
     pusher.set_graph(Graph({"a": [], "b": ["a"]}, tasks={"a": 2}), 1)
     with pusher:
@@ -368,7 +368,7 @@ def test_what_is_held_when_the_pusher_closes_is_sent(bus: Bus, consumer: Consume
         while not pusher.stats().dropped:
             bus.emit(Event("log", payload="x" * 100_000))
         bus.emit(Event("unit.completed", "a"))
-        assert supervisor.outbox.holds()
+        assert supervisor.outbox.has_held()
         closing = threading.Thread(target=pusher.close, args=(60,))
         closing.start()
         wait_for(lambda: supervisor.ledger.close_target > 0)

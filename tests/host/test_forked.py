@@ -38,7 +38,7 @@ def outlet_with(channel: Channel, *lines: bytes) -> ForkedOutlet:
     return ForkedOutlet(channel, deque(lines), lambda: None)  # type: ignore[arg-type]
 
 
-def test_what_the_host_can_not_take_in_yet_is_left_to_a_thread() -> None:
+def test_lines_that_the_host_can_not_receive_yet_are_sent_by_a_thread() -> None:
     channel = Channel(refusals=3)
     outlet = outlet_with(channel, b"a\n")
     outlet.put()
@@ -46,7 +46,7 @@ def test_what_the_host_can_not_take_in_yet_is_left_to_a_thread() -> None:
     wait_for(lambda: not outlet._lock.locked())  # and the next event finds it free
 
 
-def test_what_is_left_when_no_thread_can_be_started_is_handed_over_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_handed_over_at_exit_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 

@@ -45,7 +45,7 @@ def test_a_logging_handler_can_not_make_the_caller_of_close_exit(log: Log) -> No
 
 @pytest.mark.parametrize("log", [Signalling], indirect=True)
 @pytest.mark.parametrize("error", [SystemExit, ValueError, KeyboardInterrupt])
-def test_what_a_signal_handler_raises_meanwhile_is_not_swallowed(log: Log, error: type[BaseException]) -> None:
+def test_an_exception_of_a_signal_handler_is_not_swallowed(log: Log, error: type[BaseException]) -> None:
     def on_signal(*_: object) -> None:
         raise error
 

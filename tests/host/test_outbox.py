@@ -45,7 +45,7 @@ def outbox(ledger: Ledger, queue: Queue) -> Outbox:
     return outbox
 
 
-def test_the_books_are_made_true_when_a_writer_died_between_two_entries(ledger: Ledger, outbox: Outbox) -> None:
+def test_the_ledger_is_corrected_when_a_writer_died_between_two_updates(ledger: Ledger, outbox: Outbox) -> None:
     """It had sent lines 0 to 2 and dropped line 3; it had entered that 0 was read and what it dropped, no more."""
     outbox._write_at = float("inf")  # one batch, however busy the machine is
     for number in range(4):
@@ -62,7 +62,7 @@ def test_the_books_are_made_true_when_a_writer_died_between_two_entries(ledger: 
     assert [(frame.batch.first, frame.batch.end) for frame in queue.frames] == [(1, 3), (4, 4)]
 
 
-def test_what_was_emitted_while_there_was_no_writer_goes_to_the_next(outbox: Outbox, queue: Queue) -> None:
+def test_events_emitted_without_a_writer_go_to_the_next_one(outbox: Outbox, queue: Queue) -> None:
     outbox.push(Event("x", task=1))
     assert outbox.detach()
     outbox.push(Event("x", task=2))
@@ -115,7 +115,7 @@ def test_a_batch_is_bounded(outbox: Outbox, queue: Queue, monkeypatch: pytest.Mo
     assert [(frame.batch.first, frame.batch.end) for frame in queue.frames[1:]] == [(0, 2), (2, 4), (4, 5)]
 
 
-def test_a_full_queue_makes_the_outbox_refuse_and_room_makes_it_take_again(
+def test_a_full_queue_makes_the_outbox_refuse_and_room_makes_it_accept_again(
     ledger: Ledger, outbox: Outbox, queue: Queue
 ) -> None:
     queue.full = True
@@ -132,7 +132,7 @@ def test_a_full_queue_makes_the_outbox_refuse_and_room_makes_it_take_again(
     assert (outbox.mode, outbox.accepted()) == (Mode.OPEN, accepted + 1)
 
 
-def test_an_outbox_that_has_refused_takes_events_again_when_half_of_its_room_is_free(
+def test_an_outbox_that_has_refused_accepts_again_when_half_of_its_room_is_free(
     ledger: Ledger, outbox: Outbox, queue: Queue
 ) -> None:
     line = b"x" * 9 + b"\n"
@@ -162,7 +162,7 @@ def test_a_line_larger_than_all_limits_is_taken_when_nothing_waits(outbox: Outbo
         )
     )
 )
-def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int, int]]) -> None:
+def test_lines_that_are_neither_settled_nor_dropped_are_kept(steps: list[tuple[str, int, int]]) -> None:
     ledger = Ledger()
     outbox = Outbox(ledger, PusherConfig(), lambda: None, logger.log)
     outbox.attach(Queue())  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int
         else:
             ledger.settled = max(ledger.settled, min(a, end))
         assert outbox.put_rest()
-        kept = [int(n) for k in outbox._kept if k.frame is not None for n in k.frame.batch.data.split()]
+        kept = [int(n) for k in outbox._unsettled if k.frame is not None for n in k.frame.batch.data.split()]
         assert kept == sorted(kept)
         assert set(kept) <= model
         assert all(number < ledger.settled for number in model - set(kept))
@@ -192,7 +192,7 @@ def test_what_was_neither_settled_nor_dropped_is_kept(steps: list[tuple[str, int
     ledger.close()
 
 
-def test_whoever_emitted_before_is_not_taken_for_a_handler_that_has_interrupted_itself(outbox: Outbox) -> None:
+def test_an_earlier_emit_does_not_count_as_interrupted(outbox: Outbox) -> None:
     """The pusher's thread has the lock; two that write at once would tear lines."""
     outbox.push(Event("x"))
     with outbox._lock:
@@ -243,7 +243,7 @@ def test_an_interrupt_while_the_thread_is_woken_does_not_let_it_sleep_on(
     assert woken
 
 
-def test_an_interrupted_put_wakes_the_thread_which_puts_what_was_in_hand(
+def test_an_interrupted_put_wakes_the_thread_which_puts_the_rest(
     ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken: list[None] = []
@@ -280,7 +280,7 @@ def test_an_emit_that_goes_on_in_a_forked_child_does_not_wait_for_the_lock_of_th
     assert outbox.accepted() == 0
 
 
-@pytest.mark.parametrize("step", ["_batch_length", "_joined", "_queue"])
+@pytest.mark.parametrize("step", ["_batch_length", "_make_frame", "_queue"])
 def test_an_emit_that_was_held_up_until_the_pusher_had_closed_changes_nothing(
     outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -313,7 +313,7 @@ def refusing(outbox: Outbox, queue: Queue) -> None:
         outbox.push(Event("x", payload="x" * 100_000))
 
 
-def test_what_says_where_the_run_stands_is_held_while_other_events_are_refused(
+def test_lines_that_change_the_state_of_the_run_are_held_while_others_are_refused(
     ledger: Ledger, outbox: Outbox, queue: Queue
 ) -> None:
     refusing(outbox, queue)
@@ -322,34 +322,34 @@ def test_what_says_where_the_run_stands_is_held_while_other_events_are_refused(
         outbox.push(event)
     assert (outbox.accepted(), len(outbox.held), outbox.dropped()) == (accepted, 2, dropped + 2)
     assert outbox.emitted() == accepted + dropped + 4
-    outbox.take_held()
+    outbox.accept_held()
     assert len(outbox.held) == 2  # there is no room yet
     queue.full = False
     ledger.received_offset = outbox._accepted_bytes
     outbox.push(Event("z"))  # has to come behind what is held
     assert outbox.dropped() == dropped + 3
-    outbox.take_held()
+    outbox.accept_held()
     outbox.push(Event("last"))
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-3:]] == [b"unit.starte", b"unit.comple", b'last","time']
     assert outbox.emitted() == accepted + dropped + 6
-    assert outbox._accepted_bytes == outbox._kept[-1].offset
+    assert outbox._accepted_bytes == outbox._unsettled[-1].offset
 
 
 @pytest.mark.parametrize("event_ids", [False, True])
-def test_of_what_is_held_only_what_still_matters_is_kept(ledger: Ledger, queue: Queue, event_ids: bool) -> None:
+def test_only_held_lines_that_still_matter_are_kept(ledger: Ledger, queue: Queue, event_ids: bool) -> None:
     outbox = Outbox(ledger, PusherConfig(event_ids=event_ids), lambda: None, logger.log)
     assert outbox.attach(queue)  # type: ignore[arg-type]
     refusing(outbox, queue)
     dropped = outbox.dropped()
     for number in range(HELD_LINES + 10):
         outbox.push(Event("task.started", "a", task=number))
-    outbox.take_held()
+    outbox.accept_held()
     assert [line[-3:-2] for line in outbox.held] == [b"5"]
     assert outbox.dropped() == dropped + HELD_LINES + 9
 
 
-def test_what_a_held_run_is_filled_in_with_is_kept(outbox: Outbox, queue: Queue) -> None:
+def test_the_graph_for_a_held_run_is_kept(outbox: Outbox, queue: Queue) -> None:
     refusing(outbox, queue)
     graph = {"nodes": [{"id": "a"}]}
     for payload in ({"graph": {}}, {"graph": graph}, {"parallelism": 2}, None):
@@ -357,13 +357,13 @@ def test_what_a_held_run_is_filled_in_with_is_kept(outbox: Outbox, queue: Queue)
         outbox.push(Event("unit.started", "a"))
     for number in range(HELD_LINES):
         outbox.push(Event("task.started", "a", task=number))
-    outbox.take_held()
+    outbox.accept_held()
     events = list(map(decode, outbox.held))
     assert [event.payload for event in events[:-2]] == [{"graph": graph}, {"parallelism": 2}, None]
     assert [event.type for event in events[-2:]] == ["unit.started", "task.started"]
 
 
-def test_what_is_held_is_bounded_in_bytes(outbox: Outbox, queue: Queue) -> None:
+def test_held_lines_are_bounded_in_bytes(outbox: Outbox, queue: Queue) -> None:
     refusing(outbox, queue)
     for number in range(200):
         outbox.push(Event("unit.failed", f"u{number}", error="e" * 100_000))
@@ -372,12 +372,12 @@ def test_what_is_held_is_bounded_in_bytes(outbox: Outbox, queue: Queue) -> None:
     assert outbox.emitted() == outbox.accepted() + len(outbox.held) + outbox.dropped()
 
 
-def test_what_is_held_goes_with_the_rest_when_the_pusher_closes(outbox: Outbox, queue: Queue) -> None:
+def test_held_lines_are_sent_when_the_pusher_closes(outbox: Outbox, queue: Queue) -> None:
     refusing(outbox, queue)
     outbox.push(Event("orch.completed"))
     accepted = outbox.accepted()
     outbox.stop_accepting()
-    outbox.take_held(at_once=True)
+    outbox.accept_held(at_once=True)
     assert (outbox.accepted(), len(outbox.held), outbox.mode) == (accepted + 1, 0, Mode.SEALED)
 
 
@@ -391,12 +391,12 @@ def test_a_line_that_is_refused_while_room_is_found_comes_before_the_next_of_its
     outbox.mode = Mode.OPEN
     outbox._refuse(b'{"type":"unit.started","time":"2026-01-01T00:00:00Z","unit":"a"}\n')
     outbox.push(Event("unit.completed", "a"))
-    outbox.take_held()
+    outbox.accept_held()
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-2:]] == [b"unit.starte", b"unit.comple"]
 
 
-def test_a_held_line_wakes_the_thread_that_sleeps_for_nothing_is_left_to_put(ledger: Ledger, queue: Queue) -> None:
+def test_a_held_line_wakes_a_thread_that_sleeps_because_nothing_else_waits(ledger: Ledger, queue: Queue) -> None:
     """If the host emits nothing more, nobody else would find that there is room."""
     woken = []
     outbox = Outbox(ledger, PusherConfig(), lambda: woken.append(1), logger.log)
@@ -408,7 +408,7 @@ def test_a_held_line_wakes_the_thread_that_sleeps_for_nothing_is_left_to_put(led
     assert (len(outbox.held), woken, outbox.asleep) == (1, [1], False)
 
 
-def test_what_is_emitted_while_the_held_lines_are_looked_through_comes_behind_them(
+def test_lines_emitted_while_held_ones_are_pruned_come_after_them(
     ledger: Ledger, outbox: Outbox, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing(outbox, queue)
@@ -419,17 +419,17 @@ def test_what_is_emitted_while_the_held_lines_are_looked_through_comes_behind_th
     class Meanwhile(Digest):
         def __init__(self, *arguments: object, **named: object) -> None:
             ledger.received_offset = outbox._accepted_bytes  # there is room now
-            assert outbox.holds()  # or a flush would not wait for them
+            assert outbox.has_held()  # or a flush would not wait for them
             outbox.push(Event("unit.completed", "a"))
             super().__init__(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("socketpusher.host.outbox.Digest", Meanwhile)
-    outbox.take_held()
+    outbox.accept_held()
     assert outbox.put_rest()
     assert [line[9:20] for line in queue.lines()[-2:]] == [b"task.starte", b"unit.comple"]
 
 
-def test_what_is_still_held_when_the_pusher_ends_stays_counted(outbox: Outbox, queue: Queue) -> None:
+def test_lines_still_held_when_the_pusher_ends_stay_counted(outbox: Outbox, queue: Queue) -> None:
     """It ends between two writers, or by itself."""
     refusing(outbox, queue)
     outbox.push(Event("unit.completed", "a"))
@@ -451,12 +451,12 @@ def test_long_lines_of_one_unit_leave_room_for_its_end(ledger: Ledger, queue: Qu
         outbox.push(Event("unit.progress", "a", payload={"done": number, "message": "m" * 10_000}))
         if woken:
             woken.clear()
-            outbox.take_held()
+            outbox.accept_held()
     outbox.push(Event("unit.completed", "a"))
     assert outbox.held[-1][9:23] == b"unit.completed"
 
 
-def test_a_line_fits_when_it_is_told_again(ledger: Ledger, queue: Queue) -> None:
+def test_a_line_fits_when_it_is_repeated(ledger: Ledger, queue: Queue) -> None:
     outbox = Outbox(ledger, PusherConfig(max_line_bytes=1024), lambda: None, logger.log)
     assert outbox.attach(queue)  # type: ignore[arg-type]
     for size in range(900, 1024):

@@ -141,7 +141,7 @@ def test_a_relay_that_is_killed_between_the_acknowledgement_and_the_release(sock
         with relaying(socket_path, server.url, "--duplicate-window", "1s") as relay:
             all_there(server, work)
             relay.end()
-            assert "were there already" in relay.said
+            assert "were stored already" in relay.said
 
 
 def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Server) -> None:
@@ -158,7 +158,7 @@ def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Serv
         relay.says("the stream EVENTS is full: maximum messages exceeded; purge it or raise its limits")
         before = server.messages()
         server.call(purge)
-        relay.says("the stream EVENTS takes events again")
+        relay.says("the stream EVENTS accepts events again")
         wait_for(lambda: last(server) == 5000)
         assert tasks(before) + tasks(server.messages()) == list(range(1, 5001))
         assert relay.said.count("is full") == 1

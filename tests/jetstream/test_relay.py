@@ -31,7 +31,7 @@ def fails(path: str, to: str, *options: str) -> str:
     return lines[0]
 
 
-def test_the_payload_is_the_line_byte_for_byte_and_the_subject_tells_where_from(
+def test_the_payload_is_the_line_byte_for_byte_and_the_subject_names_the_source(
     socket_path: str, server: Server
 ) -> None:
     lines = [
@@ -58,15 +58,15 @@ def test_the_payload_is_the_line_byte_for_byte_and_the_subject_tells_where_from(
     assert len(set(ids)) == 5
 
 
-def test_what_comes_behind_later_ones_of_its_session_is_left_out_and_counted(socket_path: str, server: Server) -> None:
+def test_an_event_out_of_order_is_skipped_and_counted(socket_path: str, server: Server) -> None:
     with relaying(socket_path, server.url) as relay:
         send(socket_path, b"".join(b'{"type":"a",%b,"id":"run-%d"}\n' % (TIME, n) for n in (1, 5, 2, 6, 5)))
         wait_for(lambda: server.count() == 3)
         relay.end()
-        assert "stored 3 in EVENTS, 1 left out that came behind later ones" in relay.said
+        assert "stored 3 in EVENTS, 1 skipped as out of order" in relay.said
 
 
-def test_a_line_that_is_too_long_for_the_server_comes_with_a_note(socket_path: str, server: Server) -> None:
+def test_a_line_that_is_too_long_for_the_server_gets_a_placeholder(socket_path: str, server: Server) -> None:
     event = Event("big", unit="app", payload="x" * 1_048_450)
     line = wire.encode(event)[:-2] + b',"id":"run-1"}\n'
     assert 1_048_500 < len(line) <= 1_048_576
@@ -74,7 +74,7 @@ def test_a_line_that_is_too_long_for_the_server_comes_with_a_note(socket_path: s
         send(socket_path, line)
         wait_for(lambda: server.count() == 1)
         relay.end()
-        assert "1 with a note in place of a payload" in relay.said
+        assert "1 with a placeholder for a payload" in relay.said
     (message,) = server.messages()
     assert wire.parse(message.data)["id"] == "run-1"
     assert wire.decode(message.data).unit == "app"
@@ -91,7 +91,7 @@ def test_a_signal_ends_it_with_nothing_left(socket_path: str, server: Server, nu
         assert relay.said.endswith("stored 1 in EVENTS\n")
 
 
-def test_a_signal_while_the_server_is_gone_leaves_what_is_not_stored_in_the_socket(
+def test_a_signal_while_the_server_is_down_leaves_unstored_lines_in_the_socket(
     socket_path: str, server: Server
 ) -> None:
     with relaying(socket_path, server.url) as relay:
@@ -122,7 +122,7 @@ def numbered(*numbers: int, kind: str = "a") -> bytes:
     return b"".join(b'{"type":"%b",%b,"id":"run-%d"}\n' % (kind.encode(), TIME, n) for n in numbers)
 
 
-def test_a_graph_is_told_where_it_is_news_only(socket_path: str, server: Server) -> None:
+def test_a_graph_is_published_only_before_new_events(socket_path: str, server: Server) -> None:
     """A consumer that came to an older graph behind newer events would see the run go back."""
     with relaying(socket_path, server.url):
         send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(2))
@@ -139,11 +139,11 @@ def test_a_graph_is_told_where_it_is_news_only(socket_path: str, server: Server)
     assert ids[6].startswith("h:")
 
 
-def test_a_server_that_is_not_there_is_told_once_and_waited_for(socket_path: str, tmp_path: Path) -> None:
+def test_a_missing_server_is_reported_once_and_waited_for(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path / "nats")
     relay = Relay(socket_path, server.url)
     try:
-        relay.says("Connection refused; start a server there, or give another URL; trying until it works")
+        relay.says("Connection refused; start a server there, or give another URL; retrying")
         send(socket_path, wire.encode(Event("a")))  # which is kept by the socket
         wait(1.5)  # for more attempts
         server.start()
@@ -157,8 +157,8 @@ def test_a_server_that_is_not_there_is_told_once_and_waited_for(socket_path: str
 
 
 @pytest.mark.parametrize("url", ["", "http://localhost", "nats://", "nats://h:port", "nats://a,,nats://b"])
-def test_an_address_that_is_none_is_told(socket_path: str, url: str) -> None:
-    assert "is no address of a NATS server: give one such as nats://localhost" in fails(socket_path, url)
+def test_an_invalid_address_is_reported(socket_path: str, url: str) -> None:
+    assert "is not the address of a NATS server: give one such as nats://localhost" in fails(socket_path, url)
 
 
 def test_a_password_is_never_shown(socket_path: str) -> None:
@@ -166,11 +166,11 @@ def test_a_password_is_never_shown(socket_path: str) -> None:
     assert "secret" not in said
 
 
-def test_a_server_without_jetstream_is_told(socket_path: str, tmp_path: Path) -> None:
+def test_a_server_without_jetstream_is_reported(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path / "nats", jetstream=False)
     server.start()
     try:
-        assert "there is no JetStream at that server" in fails(socket_path, server.url)
+        assert "JetStream is not enabled at that server" in fails(socket_path, server.url)
     finally:
         server.kill()
 
@@ -184,14 +184,14 @@ authorization { users: [
 """
 
 
-def test_users_and_passwords(socket_path: str, tmp_path: Path) -> None:
+def test_users_and_passwords_are_accepted_and_wrong_ones_reported(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path / "nats", config=AUTHORIZATION)
     server.start()
     try:
         address = f"127.0.0.1:{server.port}"
-        assert "it does not accept these credentials; give others" in fails(socket_path, f"nats://all:wrong@{address}")
+        assert "it refuses these credentials; give others" in fails(socket_path, f"nats://all:wrong@{address}")
         denied = fails(socket_path, f"nats://none:right@{address}")
-        assert 'does not permit this user a publish to "$JS.API.STREAM.INFO.EVENTS"; grant that' in denied
+        assert 'does not permit this user a publish to "$JS.API.STREAM.INFO.EVENTS"; grant it' in denied
         with relaying(socket_path, f"nats://all:right@{address}") as relay:
             send(socket_path, wire.encode(Event("a")))
             wait_for(lambda: server.count(user="all", password="right") == 1)
@@ -204,11 +204,11 @@ def test_users_and_passwords(socket_path: str, tmp_path: Path) -> None:
         server.kill()
 
 
-def test_a_token(socket_path: str, tmp_path: Path) -> None:
+def test_a_token_authenticates(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path / "nats", config='authorization { token: "right" }')
     server.start()
     try:
-        assert "it does not accept these credentials" in fails(socket_path, server.url, "--token", "wrong")
+        assert "it refuses these credentials" in fails(socket_path, server.url, "--token", "wrong")
         with relaying(socket_path, server.url, "--token", "right"):
             send(socket_path, wire.encode(Event("a")))
             wait_for(lambda: server.count(token="right") == 1)
@@ -229,7 +229,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return files
 
 
-def test_tls(socket_path: str, tmp_path: Path, certificate: tuple[str, str]) -> None:
+def test_tls_connections_and_their_errors(socket_path: str, tmp_path: Path, certificate: tuple[str, str]) -> None:
     cert, key = certificate
     tls = f'tls {{ cert_file: "{cert}", key_file: "{key}", ca_file: "{cert}", verify: true }}'
     server = Server(tmp_path / "nats", config=tls)
@@ -239,7 +239,7 @@ def test_tls(socket_path: str, tmp_path: Path, certificate: tuple[str, str]) -> 
         assert "its certificate is not trusted" in fails(socket_path, url)
         ended = run("relay", socket_path, "--to", url, "--tls-ca", cert)
         assert ended.returncode == 1
-        assert "if it asks for a certificate, give it" in ended.stderr.splitlines()[-1]
+        assert "if it requires a certificate, give" in ended.stderr.splitlines()[-1]
         options = ("--tls-ca", cert, "--tls-cert", cert, "--tls-key", key)
         with relaying(socket_path, url, *options) as relay:
             send(socket_path, wire.encode(Event("a")))
@@ -253,18 +253,19 @@ def test_tls(socket_path: str, tmp_path: Path, certificate: tuple[str, str]) -> 
         server.kill()
 
 
-def test_no_password_is_sent_where_tls_is_asked_for_and_not_there(socket_path: str, server: Server) -> None:
-    assert "it offers no TLS" in fails(socket_path, f"tls://user:secret@127.0.0.1:{server.port}")
+def test_no_password_is_sent_if_tls_is_requested_and_missing(socket_path: str, server: Server) -> None:
+    assert "it does not offer TLS" in fails(socket_path, f"tls://user:secret@127.0.0.1:{server.port}")
 
 
 @pytest.mark.parametrize(
     ("config", "options", "what"),
     [
-        ({"subjects": ["other.>"]}, (), "it takes the subjects other.>, not events.>"),
+        ({"subjects": ["other.>"]}, (), "its subjects are other.>, not events.>"),
         ({"subjects": ["events.>"], "retention": "workqueue"}, (), "its retention is 'workqueue', not 'limits'"),
         ({"subjects": ["events.>"], "no_ack": True}, (), "it acknowledges nothing"),
         ({"subjects": ["events.>"], "max_age": 60}, ("--max-age", "2m"), "its max_age is 60 s, not 120 s"),
-        ({"subjects": ["events.>"], "max_msg_size": 1000}, (), "it takes 1000 bytes a message"),
+        ({"subjects": ["events.>"], "max_bytes": 1 << 30}, ("--max-bytes", "3K"), "its max_bytes is 1 GiB, not 3 KiB"),
+        ({"subjects": ["events.>"], "max_msg_size": 1000}, (), "its messages have at most 1000 bytes"),
     ],
 )
 def test_a_stream_that_is_set_up_otherwise_is_told_and_left_alone(
@@ -278,18 +279,20 @@ def test_a_stream_that_is_set_up_otherwise_is_told_and_left_alone(
 
     made = server.call(make).config
     said = fails(socket_path, server.url, *options)
-    assert f"the stream EVENTS is there but can't be used: {what}" in said
+    assert f"the stream EVENTS exists but can't be used: {what}" in said
     assert said.endswith("; change it, or name another stream")
     assert server.call(look) == made
 
 
-def test_subjects_of_another_stream_and_replicas_without_a_cluster_are_told(socket_path: str, server: Server) -> None:
+def test_subjects_of_another_stream_and_replicas_without_a_cluster_are_reported(
+    socket_path: str, server: Server
+) -> None:
     async def make(js: Any) -> Any:
         return await js.add_stream(name="OTHER", subjects=["events.a.>"])
 
     assert "replicas > 1 not supported" in fails(socket_path, server.url, "--replicas", "3")
     server.call(make)
-    assert "name the one that takes the subjects events.>, or choose" in fails(socket_path, server.url)
+    assert "name the stream that has the subjects events.>, or choose" in fails(socket_path, server.url)
 
 
 def test_a_stream_without_batches_takes_events_one_by_one(socket_path: str, server: Server) -> None:
@@ -298,13 +301,13 @@ def test_a_stream_without_batches_takes_events_one_by_one(socket_path: str, serv
 
     server.call(make)
     with relaying(socket_path, server.url) as relay:
-        relay.says("the stream EVENTS takes no atomic batches")
+        relay.says("the stream EVENTS does not accept atomic batches")
         send(socket_path, b"".join(wire.encode(Event("a", task=task)) for task in range(100)))
         wait_for(lambda: server.count() == 100)
     assert [wire.decode(message.data).task for message in server.messages()] == list(range(100))
 
 
-def test_two_relays_at_one_socket_are_told(socket_path: str) -> None:
+def test_a_second_relay_at_one_socket_is_refused(socket_path: str) -> None:
     relay = Relay(socket_path, f"nats://127.0.0.1:{free_port()}")
     try:
         relay.says("listening on")
@@ -316,7 +319,7 @@ def test_two_relays_at_one_socket_are_told(socket_path: str) -> None:
         relay.kill()
 
 
-def test_what_a_pusher_tells_again_is_neither_stored_twice_nor_late(socket_path: str, server: Server) -> None:
+def test_repeated_lines_of_a_pusher_are_neither_stored_twice_nor_out_of_order(socket_path: str, server: Server) -> None:
     again = numbered(1, kind="orch.started") + numbered(2).replace(b"}\n", b',"retained":true}\n')
     with relaying(socket_path, server.url):
         send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(2, 3))
@@ -329,7 +332,7 @@ def test_what_a_pusher_tells_again_is_neither_stored_twice_nor_late(socket_path:
     assert [message.headers["Nats-Msg-Id"] for message in server.messages()][4:] == ["run-4/graph", "run-4"]
 
 
-def test_without_ids_the_stream_knows_again_what_a_pusher_tells_again(socket_path: str, server: Server) -> None:
+def test_without_ids_repeated_lines_of_a_pusher_are_recognized(socket_path: str, server: Server) -> None:
     line = wire.encode(Event("unit.started", "a"))
     with relaying(socket_path, server.url):
         send(socket_path, line)

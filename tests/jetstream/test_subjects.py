@@ -14,7 +14,7 @@ from socketpusher.jetstream.subjects import (
     graph_message_id,
     last_stored_seq,
     message_id,
-    number,
+    parse_event_id,
     source,
     subject,
     subject_filter,
@@ -45,15 +45,15 @@ def test_a_filter_takes_names_literally(host: str | None, session: str | None, e
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "a.", ".a", "a..b", "a b", "*", "a.>", "ä", "x" * 201])
-def test_a_prefix_that_can_not_be_one_is_told(prefix: str) -> None:
-    with pytest.raises(ValueError, match="a prefix of subjects must be words"):
+def test_an_invalid_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="the prefix of subjects must be words"):
         checked_prefix(prefix)
 
 
 @given(st.integers(1, 10**18 - 1), st.text(min_size=1, max_size=100))
-def test_the_last_message_tells_up_to_where_a_session_is_stored(n: int, session: str) -> None:
+def test_the_last_message_id_has_the_last_stored_number(n: int, session: str) -> None:
     of = EventId(session, n)
-    assert number(f"{session}-{n}") == of
+    assert parse_event_id(f"{session}-{n}") == of
     assert last_stored_seq(message_id(of)) == n
     assert last_stored_seq(graph_message_id(of)) == n - 1
     assert message_id(of).isascii()
@@ -61,8 +61,8 @@ def test_the_last_message_tells_up_to_where_a_session_is_stored(n: int, session:
 
 
 @pytest.mark.parametrize("id", [None, 5, "", "a", "-1", "a-", "a-0", "a-01", "a-1x", "a-٣", "a-" + "9" * 19])
-def test_what_has_not_the_form_of_an_id_is_none(id: object) -> None:
-    assert number(id) is None
+def test_an_invalid_id_is_not_parsed(id: object) -> None:
+    assert parse_event_id(id) is None
 
 
 def test_the_id_of_a_line_depends_on_the_host_and_on_every_byte() -> None:

@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from socketpusher import Bus, Event, Gap, PusherConfig, SkippedLine, SocketPusher, listen, wire
 from socketpusher.config import MAX_LINE_BYTES
 from socketpusher.listener.listener import Listener
+from support.profile import scaled
+from support.senders import line
 from support.waiting import wait_for
 
 END = "the end of the test"
-
-
-def line(name: str | int, more: str = "") -> bytes:
-    return b'{"type":"%b","time":"2026-11-23T17:08:00Z"%b}\n' % (str(name).encode(), more.encode())
 
 
 class Last:
@@ -127,7 +125,7 @@ def expected(stream: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 @given(st.lists(PIECES, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(50))
 def test_any_bytes_cut_anywhere_yield_the_valid_lines_and_report_the_others(
     pieces: list[bytes], generator: random.Random
 ) -> None:
@@ -264,6 +262,24 @@ def _send(path: str, data: bytes) -> socket.socket:
     sender.connect(path)
     sender.sendall(data)
     return sender
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [10, 5000])
+def test_the_half_line_of_a_sender_that_disconnected_is_reported(
+    socket_path: str, form: Callable[..., Any], size: int
+) -> None:
+    problems: list[Any] = []
+
+    def send() -> None:
+        _send(socket_path, line(1) + line("x" * 5000)[:size]).close()
+        wait_for(lambda: problems)
+        _send(socket_path, line(END)).close()
+
+    with listen(socket_path, raw=True, on_problem=problems.append) as listener:
+        assert form(listener, send) == [line(1)]
+    assert [(type(problem), problem.line) for problem in problems] == [(SkippedLine, line("x" * 5000)[:size][:1024])]
+    assert str(problems[0]).endswith("it disconnected in the middle of a line")
 
 
 def test_a_cancelled_wait_loses_nothing(socket_path: str) -> None:

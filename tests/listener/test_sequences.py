@@ -12,7 +12,7 @@ def taken(*ids: str, sessions: SequenceTracker | None = None) -> list[tuple[str,
     sessions = sessions or SequenceTracker()
     outcomes = []
     for id in ids:
-        missed = sessions.take(id.lstrip("*"), retained=id.startswith("*"))
+        missed = sessions.observe(id.lstrip("*"), retained=id.startswith("*"))
         outcomes.append(None if missed is None else (id, list(missed)))
     return outcomes
 
@@ -62,11 +62,11 @@ def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
     sessions = SequenceTracker()
     for number in range(1, 3 * SESSIONS):
         assert taken(f"busy-{number}", f"idle{number}-1", sessions=sessions)[0] is not None
-    assert len(sessions._sessions) == SESSIONS
+    assert len(sessions._sequences) == SESSIONS
     assert taken("busy-1", sessions=sessions) == [None]
     for number in range(1, 3 * GAPS):
         taken(f"gaps-{2 * number}", sessions=sessions)
-    assert len(sessions._session._missing) == GAPS
+    assert len(sessions._sequence._missing) == GAPS
 
 
 @given(st.lists(st.integers(1, 30)))

@@ -139,7 +139,7 @@ def test_a_chunk_of_a_map_is_a_unit_named_after_the_function(bus: Bus, events: l
     assert [event.unit.split()[0] for event in events if event.type == "unit.queued"] == ["square", "square"]
 
 
-def test_many_calls_are_told_in_order(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
+def test_many_calls_are_reported_in_order(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
     with pool_class(bus, 2) as pool:
         for number in range(300):
             pool.submit_unit(str(number), square, number)
@@ -175,7 +175,7 @@ def test_a_call_in_a_process_has_started_when_the_process_begins_it(
     assert pid != os.getpid()
 
 
-def test_a_call_in_a_process_that_is_over_at_once_has_started_before_it_is_over(
+def test_a_very_short_call_in_a_process_starts_before_it_ends(
     bus: Bus, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with POOLS["fork"](bus, 1) as pool:
@@ -207,7 +207,7 @@ def test_a_pool_forks_its_workers_before_it_starts_its_thread(bus: Bus, monkeypa
     assert threads == [before] * 2
 
 
-def test_a_call_in_a_thread_says_which(bus: Bus, events: list[Event]) -> None:
+def test_a_call_in_a_thread_names_the_thread(bus: Bus, events: list[Event]) -> None:
     with EventThreadPoolExecutor(bus, 1, thread_name_prefix="builder") as pool:
         name = pool.submit_unit("app", lambda: threading.current_thread().name).result(60)
     assert name.startswith("builder")
@@ -317,7 +317,7 @@ def test_the_initializer_of_the_user_runs_in_every_process(bus: Bus) -> None:
         assert [pool.submit(initialized).result(60) for _ in range(2)] == [7, 7]
 
 
-def test_processes_that_replace_others_say_what_they_begin(bus: Bus, events: list[Event]) -> None:
+def test_replaced_processes_report_their_calls(bus: Bus, events: list[Event]) -> None:
     with POOLS["spawn"](bus, 1, max_tasks_per_child=1) as pool:
         for number in range(3):
             pool.submit_unit(str(number), square, number)
@@ -334,9 +334,7 @@ def test_a_loop_of_asyncio_may_run_calls_in_it(bus: Bus, events: list[Event]) ->
     assert [event.type for event in events] == ["unit.queued", "unit.started", "unit.completed"]
 
 
-def test_a_pool_that_nobody_shuts_down_finishes_its_work_and_goes(
-    pool_class: Pool, bus: Bus, events: list[Event]
-) -> None:
+def test_a_pool_without_shutdown_finishes_its_work_and_ends(pool_class: Pool, bus: Bus, events: list[Event]) -> None:
     pool = pool_class(bus, 1)
     futures: list[Future[int]] = [pool.submit_unit(str(number), square, number) for number in range(3)]
     gone = weakref.ref(pool)

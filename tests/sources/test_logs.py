@@ -162,7 +162,7 @@ def test_a_bus_handler_that_raises_is_logged_once_an_event(
 
 
 def test_what_the_package_logs_is_not_emitted(root: logging.Logger, events: list[Event]) -> None:
-    logging.getLogger("socketpusher").warning("a consumer does not keep up")
+    logging.getLogger("socketpusher").warning("a consumer is falling behind")
     logging.getLogger("socketpusher.part").warning("the same")
     logging.getLogger("socketpushers").warning("somebody else")
     assert [event.payload["logger"] for event in events] == ["socketpushers"]
@@ -212,7 +212,7 @@ logging.warning("in the program")
 """
 
 
-def test_records_at_the_end_of_the_interpreter_arrive_or_hurt_nobody(consumer: Consumer, socket_path: str) -> None:
+def test_records_at_interpreter_exit_arrive_or_do_no_harm(consumer: Consumer, socket_path: str) -> None:
     assert producer_script.run(LAST_WORDS, socket_path) == (0, "", "")
     messages = [json.loads(line)["payload"]["message"] for line in consumer.lines()]
     assert messages == ["in the program", "at exit"]

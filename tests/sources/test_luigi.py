@@ -129,7 +129,7 @@ build(["report"], workers={workers})
         assert told(last) == {"report": ["queued", "started", "completed"]}
 
 
-def test_what_was_complete_before_is_told_at_once_and_what_only_that_needed_is_no_unit(
+def test_complete_tasks_are_reported_at_once_and_their_requirements_are_no_units(
     consumer: Consumer, tmp_path: Path
 ) -> None:
     (tmp_path / "old").touch()
@@ -204,9 +204,7 @@ build(["report"], workers=2)
     assert error in next(event.error for event in events if event.type == "unit.failed")
 
 
-def test_a_run_that_is_left_by_an_exception_has_failed_and_its_handlers_are_gone(
-    consumer: Consumer, tmp_path: Path
-) -> None:
+def test_a_run_that_raises_has_failed_and_its_handlers_are_removed(consumer: Consumer, tmp_path: Path) -> None:
     lines = """
 NEEDS, STEPS = {}, steps({"report": Step})
 with pusher:

@@ -7,7 +7,7 @@ from support.consumer import Consumer
 from support.waiting import wait_for
 
 
-def test_a_consumer_is_told_the_graph_and_where_its_units_stand(consumer: Consumer, bus: Bus) -> None:
+def test_a_consumer_gets_the_graph_and_the_state_of_its_units(consumer: Consumer, bus: Bus) -> None:
     graph = networkx.DiGraph([("setup", "app"), ("setup", "docs"), ("app", "release"), ("docs", "release")])
     graph.nodes["app"]["tasks"] = 3
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path, reconnect_backoff=0.01))

@@ -6,10 +6,53 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import pytest
 
 COMMAND = [sys.executable, "-m", "socketpusher"]
 INSTALLED = os.path.join(os.path.dirname(sys.executable), "socketpusher")
+
+NOBODY = 65534
+for_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+_AS_NOBODY = f"import os, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); "
+
+
+def run_as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command as another user, who must be able to read the interpreter and the package."""
+    code = _AS_NOBODY + "from socketpusher.cli import main; sys.exit(main())"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    if "PermissionError" in result.stderr or "ModuleNotFoundError" in result.stderr:
+        pytest.skip("another user can't run this interpreter")
+    return result
+
+
+@contextmanager
+def hanging_up(path: str) -> Iterator[None]:
+    """A consumer of another user that accepts connections and closes them at once, as one does that refuses a user."""
+    os.chmod(os.path.dirname(path), 0o777)
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.seteuid(NOBODY)
+        try:
+            listener.bind(path)
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        os.chmod(path, 0o666)
+        thread = threading.Thread(target=_hang_up, args=(listener,))
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            os.unlink(path)
+
+
+def _hang_up(listener: socket.socket) -> None:
+    with suppress(OSError):  # of the end
+        while True:
+            listener.accept()[0].close()
 
 
 def run(*arguments: str, **options) -> "subprocess.CompletedProcess[str]":

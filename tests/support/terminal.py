@@ -23,6 +23,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._fd, inside = pty.openpty()
         self._resize(width, height)
+        self.settings_at_the_start = self.settings()
         self.process = subprocess.Popen(
             command,
             stdin=inside,
@@ -36,6 +37,10 @@ class Terminal:
 
     def _resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def settings(self) -> list:
+        """How the terminal treats what is typed: whether it echoes, whether keys come at once."""
+        return termios.tcgetattr(self._fd)
 
     def resize(self, width: int, height: int) -> None:
         self.screen.resize(height, width)
@@ -88,6 +93,12 @@ class Terminal:
     def hang_up(self) -> None:
         os.close(self._fd)
         self._fd = -1
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.process.kill()

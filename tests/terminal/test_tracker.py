@@ -1,13 +1,15 @@
 """What is known of the runs, after any events: it never raises, and it is what `RunState` says."""
 
+import traceback
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher import Event, EventType, Graph
 from socketpusher.run_state import STATUSES, RunState
-from socketpusher.terminal.tracker import GONE, NO_LEVEL, TAIL, Run, RunTracker
+from socketpusher.terminal.tracker import MAX_DISCONNECTED_RUNS, MAX_RECENT_EVENTS, NO_LEVEL, Run, RunTracker, reason
 
 BEGIN = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
 UNITS = ("a", "b", "c", "unnamed")
@@ -125,10 +127,14 @@ def test_units_stand_as_the_run_state_says(history: list[Event]) -> None:
     check(run)
 
 
-def test_of_a_graph_that_is_none_what_can_be_used_is() -> None:
-    node = {"id": "a", "level": "x", "status": ["failed"], "tasks": "3", "completed_tasks": -1}
-    others = [{"id": []}, {"id": {}}, {"id": 3}, {"id": ""}, {}, None, "b"]
-    (run,) = following(at(0, "graph", payload={"nodes": [*others, node]})).runs
+def test_a_graph_with_a_node_that_is_none_is_ignored() -> None:
+    nodes = [{"id": "a"}, {"id": 3}]
+    (run,) = following(graph_of_one(), at(0, "graph", payload={"nodes": nodes})).runs
+    assert run.names_the_same_units(graph_of_one())
+
+
+def test_counts_and_statuses_of_a_graph_that_are_malformed_are_those_of_a_unit_that_has_not_begun() -> None:
+    (run,) = following(graph_of_one(level=-1, status=["failed"], tasks="3", completed_tasks=-1)).runs
     assert statuses(run) == {"a": "pending"}
     assert list(run.levels) == [0]
     check(run)
@@ -149,11 +155,11 @@ def test_a_run_is_followed_from_its_begin_to_its_end() -> None:
     )
     (run,) = runs.runs
     assert statuses(run) == {"a": "failed", "b": "blocked", "c": "pending"}
-    assert run.units["a"].error == "SyntaxError: line 3"
-    assert run.units["b"].error == "waits for a"
+    assert run.units["a"].reason == "SyntaxError: line 3"
+    assert run.units["b"].reason == "waits for a"
     assert (run.completed_tasks, run.tasks) == (1, 5)
     assert (run.started, run.ended) == (BEGIN.timestamp() + 1, BEGIN.timestamp() + 6)
-    assert (run.outcome, run.error) == ("failed", "a failed")
+    assert (run.outcome, run.reason) == ("failed", "a failed")
     assert run.units["a"].started == BEGIN.timestamp() + 2
     assert run.units["a"].ended == BEGIN.timestamp() + 4
     assert list(run.levels) == [0, 1]
@@ -184,7 +190,7 @@ def test_units_that_no_graph_names_outlive_a_connection_that_begins_with_the_gra
     following(graph_of_one(status="complete"), runs=runs)
     run = runs.runs[0]
     assert statuses(run) == {"a": "complete", "z": "failed"}
-    assert (run.units["z"].error, run.levels[NO_LEVEL].statuses["failed"]) == ("boom", 1)
+    assert (run.units["z"].reason, run.levels[NO_LEVEL].statuses["failed"]) == ("boom", 1)
 
 
 def test_units_that_no_graph_names_are_gone_when_the_next_run_begins() -> None:
@@ -196,13 +202,13 @@ def test_the_next_run_begins_as_its_graph_says_and_without_the_errors_of_the_las
     started = [at(n, "orch.started", payload={"graph": graph_of_one(status="failed").payload}) for n in (1, 5)]
     (run,) = following(started[0], at(2, "unit.failed", "a", error="why"), at(3, "task.failed", "a"), started[1]).runs
     assert statuses(run) == {"a": "failed"}
-    assert (run.units["a"].error, run.failed_tasks) == ("", 0)
+    assert (run.units["a"].reason, run.failed_tasks) == ("", 0)
     assert (run.outcome, run.started) == ("", BEGIN.timestamp() + 5)
 
 
 def test_a_unit_that_starts_again_has_no_error_any_more() -> None:
     (run,) = following(at(0, "unit.failed", "x", error="why"), at(1, "unit.started", "x")).runs
-    assert run.units["x"].error == ""
+    assert run.units["x"].reason == ""
 
 
 def test_what_is_skipped_is_complete_and_progress_counts() -> None:
@@ -226,7 +232,8 @@ def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
     done = [at(4, "task.completed", "b", 1), at(5, "unit.completed", "unnamed")]
     runs = following(first, *begun, failed, *done)
     before = [
-        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in runs.runs[0].units.values()
+        [getattr(unit, name) for name in unit.__slots__ if name not in ("level", "run")]
+        for unit in runs.runs[0].units.values()
     ]
     runs.source_disconnected("one", 6.0)
     standing = RunState(GRAPH.payload())
@@ -235,7 +242,7 @@ def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
     again = (at(7, "graph", payload=standing.payload()), first, *begun, failed, *done)
     (run,) = following(*again, source="two", runs=runs).runs
     assert [
-        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in run.units.values()
+        [getattr(unit, name) for name in unit.__slots__ if name not in ("level", "run")] for unit in run.units.values()
     ] == before
     check(run)
 
@@ -250,6 +257,120 @@ def test_a_unit_whose_start_was_not_seen_has_no_start() -> None:
     (run,) = following(graph_of_one(status="in_progress", tasks=4, completed_tasks=3)).runs
     assert run.units["a"].started is None
     assert (run.completed_tasks, run.tasks) == (3, 4)
+
+
+def test_a_task_that_failed_is_known_after_a_reconnect() -> None:
+    """Its unit runs on. What a new connection tells has the start of the unit, but not the task's failure."""
+    began = at(2, "unit.started", "a")
+    runs = following(
+        at(1, "orch.started", payload={"graph": GRAPH.payload()}), began, at(3, "task.failed", "a", 1, error="no disk")
+    )
+    runs.source_disconnected("one", 5.0)
+    standing = GRAPH.payload()
+    standing["nodes"][0]["status"] = "in_progress"
+    following(at(1, "orch.started", payload={"graph": standing}), began, source="two", runs=runs)
+    assert (runs.runs[0].units["a"].reason, runs.runs[0].failed_tasks) == ("no disk", 1)
+
+
+# Why something failed
+
+
+def raised(error: BaseException) -> str:
+    try:
+        raise error
+    except type(error):
+        return traceback.format_exc()
+
+
+def chained() -> str:
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("second\nwith more\n  and more") from None
+    except ValueError as error:
+        error.add_note("a note")
+        return traceback.format_exc()
+
+
+@pytest.mark.parametrize(
+    "error, shown",
+    [
+        ("", ""),
+        ("no room\nmore", "no room"),
+        (raised(ZeroDivisionError("by nought")), "ZeroDivisionError: by nought"),
+        (chained(), "ValueError: second"),
+        (f"task 3 failed:\n{raised(OSError(28, 'no space'))}", "OSError: [Errno 28] no space"),
+        (raised(ExceptionGroup("all", [ValueError(1)])), "ExceptionGroup: all (1 sub-exception)"),
+        ("Traceback (most recent call last):\nKeyboardInterrupt", "KeyboardInterrupt"),
+        ("Traceback (most recent call last)", "Traceback (most recent call last)"),
+        ('Traceback (most recent call last):\n  File "a.py', 'File "a.py'),
+    ],
+)
+def test_the_reason_is_the_exception_of_a_traceback_or_the_first_line(error: str, shown: str) -> None:
+    assert reason(error) == shown
+    (run,) = following(at(0, "unit.failed", "a", error=error)).runs
+    assert run.units["a"].reason == shown
+
+
+def test_the_reason_in_a_traceback_of_a_group_is_the_last_exception_in_it() -> None:
+    error = raised(ExceptionGroup("all", [ValueError(1)]))
+    inner = raised(ValueError(2)).replace("\n", "\n    | ")
+    assert reason(f"{error}    | {inner}\n    +------") == "ValueError: 2"
+
+
+@given(st.text() | st.just("Traceback (most recent call last)").flatmap(lambda head: st.text().map(head.__add__)))
+def test_the_reason_of_any_text_is_a_line_of_it(error: str) -> None:
+    assert reason(error) in error
+    assert "\n" not in reason(error)
+
+
+def test_the_message_of_a_log_record_is_kept() -> None:
+    record = at(0, "log.error", payload={"message": "disk full\nmore"}, error=raised(OSError("no room")))
+    last = following(record).recent[-1]
+    assert (last.message, last.error) == ("disk full", "OSError: no room")
+
+
+# Clocks
+
+
+def test_the_clock_of_a_run_stands_when_it_has_ended_or_its_source_has_disconnected() -> None:
+    runs = following(at(0, "orch.started"), at(1, "unit.started", "a"))
+    run, later = runs.runs[0], BEGIN.timestamp() + 100
+    assert run.clock(later) == later
+    runs.source_disconnected("one", 7.0)
+    assert run.clock(later) == 7.0
+    following(at(9, "orch.failed"), runs=runs)
+    assert run.clock(later) == BEGIN.timestamp() + 9
+
+
+def test_the_time_that_is_left_is_told_by_the_rate_of_what_was_done_in_this_run() -> None:
+    done_before = {"id": "d", "status": "complete"}
+    graph = {"nodes": [{"id": "a"}, {"id": "b"}, {"id": "c"}, done_before]}
+    runs = following(at(0, "orch.started", payload={"graph": graph}), at(1, "unit.started", "a"))
+    run, then = runs.runs[0], BEGIN.timestamp() + 10
+    assert run.eta(then) is None
+    following(at(10, "unit.completed", "a"), runs=runs)
+    assert run.eta(then) == 20  # two more at ten seconds each
+    following(at(10, "unit.failed", "b"), at(10, "unit.blocked", "c"), runs=runs)
+    assert run.eta(then) == 0
+    following(at(11, "orch.failed"), runs=runs)
+    assert run.eta(then) is None
+
+
+def test_units_that_were_done_before_this_connection_count_for_the_time_that_is_left() -> None:
+    """The graph has their status already; that they ended in this run is told after it."""
+    graph = {"nodes": [{"id": "a", "status": "complete"}, {"id": "b"}]}
+    runs = following(at(0, "orch.started", payload={"graph": graph}), at(9, "unit.completed", "a"))
+    assert runs.runs[0].eta(BEGIN.timestamp() + 10) == 10
+
+
+def test_the_time_that_is_left_is_unknown_if_the_start_was_not_seen_or_the_source_has_disconnected() -> None:
+    (run,) = following(at(0, "unit.started", "a"), at(1, "unit.completed", "a")).runs
+    assert run.eta(BEGIN.timestamp() + 5) is None
+    runs = following(at(0, "orch.started"), at(0, "unit.started", "a"), at(1, "unit.completed", "a"))
+    runs.source_disconnected("one", 7.0)
+    assert runs.runs[0].eta(BEGIN.timestamp() + 5) is None
 
 
 # Sources come and go
@@ -300,10 +421,10 @@ def test_a_source_without_an_event_is_no_run() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     runs = following(at(0, "unit.started", "live", error="x" * 1_000_000), source="live")
-    for number in range(GONE + 5):
+    for number in range(MAX_DISCONNECTED_RUNS + 5):
         following(at(1, "unit.started", f"u{number}"), source=number, runs=runs)
         runs.source_disconnected(number, float(number))
-    assert [run.title for run in runs.runs] == ["live", *map(str, range(5, GONE + 5))]
-    following(*(at(2, "x") for _ in range(TAIL + 1)), source="live", runs=runs)
-    assert len(runs.tail) == TAIL
-    assert len(following(at(0, "x", error="x" * 1_000_000)).tail[0].error) < 1000
+    assert [run.title for run in runs.runs] == ["live", *map(str, range(5, MAX_DISCONNECTED_RUNS + 5))]
+    following(*(at(2, "x") for _ in range(MAX_RECENT_EVENTS + 1)), source="live", runs=runs)
+    assert len(runs.recent) == MAX_RECENT_EVENTS
+    assert len(following(at(0, "x", error="x" * 1_000_000)).recent[0].error) < 1000

@@ -174,7 +174,7 @@ def event_line(kind: str, unit: str = "") -> bytes:
     return b'{"type":"%b","time":"2026-01-01T00:00:00Z","unit":"%b"}\n' % (kind.encode(), unit.encode())
 
 
-def test_dropped_lines_that_say_nothing_leave_nothing_to_write() -> None:
+def test_irrelevant_dropped_lines_leave_nothing_to_write() -> None:
     """A task of no unit has a type that changes units, and changes none."""
     backlog = Backlog()
     for number in range(4):
@@ -185,7 +185,7 @@ def test_dropped_lines_that_say_nothing_leave_nothing_to_write() -> None:
     assert (backlog.empty, backlog.unsent) == (True, 4)
 
 
-def test_a_socket_that_takes_nothing_is_offered_the_same_without_putting_it_together_again() -> None:
+def test_a_blocked_socket_is_offered_the_same_lines_without_joining_them_again() -> None:
     backlog = Backlog()
     backlog.connection_made(b"")
     offered = []
@@ -199,7 +199,7 @@ def test_a_socket_that_takes_nothing_is_offered_the_same_without_putting_it_toge
     assert sorted(told.splitlines()) == told.splitlines()
 
 
-def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_read() -> None:
+def test_lines_of_a_gap_are_kept_for_the_next_writer_until_they_are_read() -> None:
     backlog = Backlog()
     for number in range(2):
         backlog.append(Batch(number, number + 1, event_line("unit.queued", f"u{number}")))
@@ -211,7 +211,7 @@ def test_what_was_told_of_dropped_lines_is_left_to_the_next_writer_until_it_is_r
     assert backlog.gaps() == []
 
 
-def test_what_comes_again_is_not_told_as_dropped_before_it_is() -> None:
+def test_lines_that_come_again_are_not_sent_as_a_gap_before() -> None:
     """A writer that dies between journal and ledger has not dropped anything, for the host keeps its copies."""
     started, completed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"started", b"completed"))
     backlog = Backlog(dropped=[(1, started)])
@@ -221,7 +221,7 @@ def test_what_comes_again_is_not_told_as_dropped_before_it_is() -> None:
     assert b"".join(backlog.data_to_send(1 << 20)) == started + completed
 
 
-def test_what_is_told_of_dropped_lines_survives_a_connection_that_is_lost_before_any_of_it_is_written() -> None:
+def test_a_gap_survives_a_connection_that_is_lost_before_it_is_written() -> None:
     failed = b'{"type":"unit.failed","unit":"a"}\n'
     backlog = Backlog()
     backlog.connection_made(b"graph\n")
@@ -232,7 +232,7 @@ def test_what_is_told_of_dropped_lines_survives_a_connection_that_is_lost_before
     assert [resolved.data for resolved in backlog.take_resolved()] == [failed[:-2] + b',"retained":true}\n']
 
 
-def test_what_is_kept_of_a_gap_does_not_grow_with_what_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_does_not_grow_with_the_number_of_dropped_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socketpusher.writer.backlog.GAP_BYTES", 1000)
     backlog = Backlog()
     backlog.append(Batch(0, 1, b"x\n"))
@@ -244,7 +244,7 @@ def test_what_is_kept_of_a_gap_does_not_grow_with_what_is_dropped(monkeypatch: p
     assert backlog.gaps() == [(1000, b'{"type":"task.started","unit":"a","task":999,"retained":true}\n')]
 
 
-def test_lines_that_are_taken_back_before_a_gap_and_dropped_are_told_first_in_it() -> None:
+def test_unread_lines_before_a_gap_that_are_dropped_come_first_in_it() -> None:
     queued, started, failed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"queued", b"started", b"failed"))
     backlog = Backlog()
     backlog.append(Batch(0, 1, queued))
@@ -258,7 +258,7 @@ def test_lines_that_are_taken_back_before_a_gap_and_dropped_are_told_first_in_it
     assert backlog.gaps() == [(3, b"".join(retained))]
 
 
-def test_what_is_told_of_dropped_lines_is_told_again_if_it_was_not_read() -> None:
+def test_the_lines_of_a_gap_are_sent_again_if_they_were_not_read() -> None:
     queued, failed = (b'{"type":"unit.%b","unit":"a"}\n' % kind for kind in (b"queued", b"failed"))
     backlog = Backlog()
     backlog.append(Batch(0, 1, queued))
@@ -279,7 +279,7 @@ def test_gaps_whose_place_has_not_come_stay_in_the_journal() -> None:
     assert Backlog(dropped=[(5, b"told\n")]).gaps() == [(5, b"told\n")]
 
 
-def test_a_gap_is_settled_only_when_it_was_told() -> None:
+def test_a_gap_is_settled_only_when_it_was_read() -> None:
     """With a spool its row leaves the disk then."""
     backlog = Backlog()
     backlog.append(Batch(0, 2, b"a\nb\n"))

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_unread_memory_rises_with_a_write_and_falls_when_it_is_read_whole(pair) 
     assert connection.unread_memory() == 0
 
 
-def test_a_peer_that_had_read_everything_is_told_from_one_that_had_not(pair) -> None:
+def test_a_peer_that_has_read_everything_is_recognized(pair) -> None:
     connection, theirs = pair
     write(connection, b"x" * 100)
     theirs.recv(100)
@@ -50,7 +51,7 @@ def test_a_peer_that_had_read_everything_is_told_from_one_that_had_not(pair) -> 
     assert connection.all_was_read(BrokenPipeError())
 
 
-def test_what_a_peer_frees_when_it_closes_does_not_look_read(pair) -> None:
+def test_memory_freed_when_a_peer_closes_does_not_count_as_read(pair) -> None:
     connection, theirs = pair
     write(connection, b"x" * 100)
     theirs.recv(50)
@@ -61,7 +62,7 @@ def test_what_a_peer_frees_when_it_closes_does_not_look_read(pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["write", "discard_input"])
-def test_whichever_call_is_told_of_the_reset_it_is_not_forgotten(pair, how: str) -> None:
+def test_a_reset_that_any_call_reports_is_remembered(pair, how: str) -> None:
     connection, theirs = pair
     write(connection, b"x" * 100)
     theirs.close()
@@ -70,7 +71,7 @@ def test_whichever_call_is_told_of_the_reset_it_is_not_forgotten(pair, how: str)
     assert not connection.all_was_read(caught.value)
 
 
-def test_a_peer_that_only_stops_sending_is_still_there(pair) -> None:
+def test_a_peer_that_only_stops_sending_is_still_connected(pair) -> None:
     connection, theirs = pair
     theirs.sendall(b"hello")
     assert connection.discard_input()
@@ -87,7 +88,7 @@ def test_a_full_socket_is_not_waited_for(pair) -> None:
             write(connection, b"x" * 65536)
 
 
-def test_a_socket_that_this_user_may_not_use_is_said_to_be_so(pair, socket_path: str) -> None:
+def test_a_missing_permission_for_the_socket_is_reported(pair, socket_path: str) -> None:
     """Root may use any, so it becomes somebody else for a moment."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -102,9 +103,23 @@ def test_a_socket_that_this_user_may_not_use_is_said_to_be_so(pair, socket_path:
     assert "give this user write permission" in str(with_advice(caught.value, socket_path))
 
 
+def test_a_file_that_is_no_socket_is_said_to_be_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    Path(path).touch()
+    with pytest.raises(ConnectionRefusedError) as caught:
+        Connection(path, {0})
+    assert "it is not a socket; choose another path" in str(with_advice(caught.value, path))
+
+
+def test_a_consumer_of_this_user_that_hangs_up_refuses_nobody(pair) -> None:
+    connection, theirs = pair
+    theirs.close()
+    assert connection.refusal() is None
+
+
 def test_a_path_is_checked_before_anything_is_started(tmp_path) -> None:
     check_path("x" * 107)
-    with pytest.raises(OSError, match="108 bytes, the system takes 107"):
+    with pytest.raises(OSError, match="108 bytes, the limit is 107"):
         check_path("x" * 108)
-    with pytest.raises(OSError, match="takes 107"):
+    with pytest.raises(OSError, match="limit is 107"):
         check_path("é" * 60)  # bytes count, not characters

@@ -93,7 +93,7 @@ def test_a_consumer_that_takes_nothing_is_given_time_before_anything_is_dropped(
     loop.writer._idle_since -= BLOCKED_GRACE
     loop.writer._enforce_bounds()
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
-    assert b"with 5 events waiting, the newest are dropped" in (drain(loop.reports) or b"")
+    assert b"5 events are waiting, so the newest are dropped" in (drain(loop.reports) or b"")
 
 
 def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
@@ -103,11 +103,11 @@ def test_without_a_consumer_the_bounds_hold_at_once(loops: list[Loop]) -> None:
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 45)
 
 
-def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: list[Loop]) -> None:
+def test_a_consumer_has_caught_up_when_half_of_the_bounds_is_free(loops: list[Loop]) -> None:
     loops.append(loop := Loop(buffer_size=10))
     loop.put(*[b"x"] * 11)
     loop.writer._enforce_bounds()
-    assert b"does not keep up" in (drain(loop.reports) or b"")
+    assert b"is falling behind" in (drain(loop.reports) or b"")
     backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     backlog.data_sent(len(b"x\n" * 4), memory=0)
@@ -115,21 +115,21 @@ def test_a_consumer_keeps_up_again_when_half_of_what_may_wait_is_written(loops: 
     assert (backlog.waiting, drain(loop.reports)) == (6, None)
     backlog.data_sent(len(b"x\n"), memory=0)
     loop.writer._enforce_bounds()
-    assert b"keeps up again; 1 events dropped" in (drain(loop.reports) or b"")
+    assert b"has caught up; 1 events were dropped" in (drain(loop.reports) or b"")
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
-def test_what_waits_is_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
+def test_waiting_lines_are_bounded_in_bytes(loops: list[Loop], overflow: str) -> None:
     loops.append(loop := Loop(buffer_size=1000, buffer_bytes=1, overflow=overflow))
     for _ in range(20):
         loop.put(b"x" * 199_999)
     loop.writer._enforce_bounds()
     assert loop.writer._own.backlog.waiting_bytes == 1_000_000  # of the 1 MiB that may always wait
     assert (loop.writer._own.backlog.waiting, loop.ledger.dropped) == (5, 15)
-    assert b"with 1 MiB waiting" in (drain(loop.reports) or b"")
+    assert b"1 MiB are waiting" in (drain(loop.reports) or b"")
 
 
-def test_with_more_bytes_than_may_wait_the_queue_is_left_to_fill_up(loops: list[Loop]) -> None:
+def test_the_queue_fills_up_when_too_many_bytes_wait(loops: list[Loop]) -> None:
     loops.append(loop := Loop(buffer_size=1, buffer_bytes=1))
     for _ in range(20):
         loop.put(b"x" * 199_999)
@@ -149,7 +149,7 @@ def test_the_end_of_the_queue_does_not_wake_the_writer_again_and_again(loops: li
 
 
 @pytest.mark.parametrize("step", ["fill_in_graph", "observe", "lines"])
-def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
+def test_an_error_of_the_preface_is_reported_once_and_lines_are_delivered(
     bus: Bus, consumer: Consumer, loops: list[Loop], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def fail(*_) -> bytes:
@@ -170,11 +170,11 @@ def test_a_fault_of_the_preface_is_reported_once_and_lines_are_delivered(
     loop.writer._own.backlog.peer_unread(0)
     loop.writer._publish()
     reports = drain(loop.reports) or b""
-    assert reports.count(b"where the run stands can't be told") == 1
+    assert reports.count(b"can't send the state of the run") == 1
     assert b"RecursionError: made to fail" in reports
 
 
-def test_what_was_read_and_comes_again_is_not_known_before(loops: list[Loop]) -> None:
+def test_lines_that_come_again_do_not_change_the_state_before(loops: list[Loop]) -> None:
     """Or tasks without a number would count twice: the writer before died before it said that they are settled."""
     task = b'{"type":"task.started","unit":"a"}\n'
     loops.append(loop := Loop([Record(Kind.READ, 1, task)]))
@@ -201,7 +201,7 @@ def test_more_batches_than_one_write_takes_are_delivered(bus: Bus, socket_path: 
     consumer.go_away()
 
 
-def test_any_finite_number_means_what_it_says(bus: Bus, consumer: Consumer) -> None:
+def test_any_finite_number_is_accepted(bus: Bus, consumer: Consumer) -> None:
     huge = 1e10
     config = PusherConfig(
         socket_path=consumer.path,
@@ -265,7 +265,7 @@ def test_a_wait_may_be_longer_than_poll_takes(loops: list[Loop]) -> None:
     assert drain(loop.wakeups) is None
 
 
-def test_whoever_sees_that_lines_are_sent_sees_all_other_numbers_of_them(
+def test_all_other_numbers_are_published_before_the_sent_ones(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flush waits for `unsent`, and its caller asks for the others."""
@@ -298,18 +298,18 @@ def test_the_journal_is_bounded_while_there_is_no_consumer(loops: list[Loop], ov
     assert sum(os.fstat(file.fileno()).st_size for file in loop.writer._journal._files) < 2 << 20
 
 
-def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
+def test_a_writer_that_dies_right_after_a_journal_rewrite_leaves_all_of_it(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing in it that was read has a number from which on lines come again, or the next writer would skip it."""
     loops.append(loop := Loop())
-    begin_anew, beyond = Journal.begin_anew, []
+    rewrite, beyond = Journal.rewrite, []
 
     def check(journal: Journal, records: list[Record]) -> None:
-        begin_anew(journal, records)
+        rewrite(journal, records)
         beyond.append(records[0].number - loop.ledger.settled)
 
-    monkeypatch.setattr(Journal, "begin_anew", check)
+    monkeypatch.setattr(Journal, "rewrite", check)
     backlog = loop.writer._own.backlog
     backlog.connection_made(b"")
     for _ in range(50):
@@ -320,7 +320,7 @@ def test_a_writer_that_dies_right_behind_a_new_journal_leaves_all_of_it(
     assert set(beyond) == {0}
 
 
-def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
+def test_a_journal_rewrite_has_only_lines_that_the_ledger_has_as_settled(
     loops: list[Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next writer skips what was read above that."""
@@ -333,11 +333,11 @@ def test_the_journal_begins_anew_with_no_more_than_the_ledger_says_is_settled(
     backlog.peer_unread(0)
     begun: list[tuple[int, int]] = []
 
-    def begin_anew(journal: Journal, records: list[Record]) -> None:
+    def rewrite(journal: Journal, records: list[Record]) -> None:
         begun.append((records[0].number, loop.ledger.settled))
 
     monkeypatch.setattr(Journal, "is_long", True)
-    monkeypatch.setattr(Journal, "begin_anew", begin_anew)
+    monkeypatch.setattr(Journal, "rewrite", rewrite)
     loop.writer._publish()
     assert begun == [(2, 2)]
 
@@ -352,32 +352,32 @@ def claim(tmp_path: Path) -> Iterator[Claim]:
     claim.lock.close()
 
 
-def test_without_a_consumer_what_comes_in_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+def test_without_a_consumer_new_lines_are_stored_at_once(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x", b"y")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.spooled, loop.ledger.settled) == (2, 2, 2)
 
 
-def test_behind_what_an_earlier_pusher_has_left_it_is_on_the_disk_at_once(loops: list[Loop], claim: Claim) -> None:
+def test_new_lines_are_stored_at_once_while_an_earlier_spool_is_sent(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.blocked_for(0.0)
     loop.writer._current = Session(Preface(None, 0, 1 << 20), Backlog(), None)
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
     loop.writer._current = loop.writer._own
 
 
-def test_what_a_consumer_leaves_waiting_goes_to_the_disk_after_a_while(loops: list[Loop], claim: Claim) -> None:
+def test_lines_that_wait_for_a_slow_consumer_are_stored_after_a_while(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.blocked_for(0.0)
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 0
     assert loop.writer._waiting_since is not None
     loop.writer._waiting_since -= SPOOL_AFTER
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
@@ -385,7 +385,7 @@ def test_more_bytes_than_may_wait_in_memory_go_to_the_disk_at_once(loops: list[L
     loops.append(loop := Loop(claim=claim, buffer_bytes=1 << 20))
     loop.blocked_for(0.0)
     loop.put(b"x" * (1 << 20))
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
@@ -398,20 +398,20 @@ def test_nothing_is_dropped_that_can_go_to_the_disk(loops: list[Loop], claim: Cl
     assert (loop.writer._own.spool is not None, loop.ledger.dropped) == (True, 0)
 
 
-def test_what_others_have_in_the_directory_counts(loops: list[Loop], claim: Claim, tmp_path: Path) -> None:
+def test_other_files_in_the_directory_count_for_the_quota(loops: list[Loop], claim: Claim, tmp_path: Path) -> None:
     (tmp_path / "of another").write_bytes(bytes(10_000_000))
     loops.append(loop := Loop(claim=claim, buffer_size=5, spool_bytes=10_010_000))
     loop.put(*[b"x" * 2000] * 50)
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.dropped) == (0, 45)
     (tmp_path / "of another").unlink()
     loop.writer._store_again_at = 0.0
     loop.writer._quota_at -= DISK_PAUSE
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 5
 
 
-def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
+def test_a_failing_disk_is_retried_after_a_pause_and_reported_once(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops.append(loop := Loop(claim=claim))
@@ -426,19 +426,19 @@ def test_a_disk_that_fails_is_left_alone_for_a_while_and_said_once(
     drain(loop.reports)
     loop.put(b"x")
     for _ in range(5):
-        loop.writer._keep_bounds()
+        loop.writer._store_or_drop()
     assert tries == 1
     loop.writer._store_again_at -= DISK_PAUSE
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert tries == 2
     assert (drain(loop.reports) or b"").count(b"does not work: no") == 1
     monkeypatch.undo()
     loop.writer._store_again_at = 0.0
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.stored == 1
 
 
-def test_a_gap_that_is_on_the_disk_is_not_told_again_out_of_the_journal(loops: list[Loop], claim: Claim) -> None:
+def test_a_gap_that_is_stored_is_not_sent_again_from_the_journal(loops: list[Loop], claim: Claim) -> None:
     told = b'{"type":"task.completed","time":"t","unit":"a"}\n'
     with closing(Spool(claim.database)) as spool:
         batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
@@ -457,12 +457,12 @@ def test_a_damaged_file_in_the_place_of_the_spool_is_put_aside_at_once(
     loops.append(loop := Loop(claim=claim))
     Path(claim.database).write_bytes(b"not a database " * 1000)  # and again
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.stored, loop.ledger.dropped) == (1, 0)
     assert (tmp_path / f"{claim.name}.db.damaged").exists()
 
 
-def test_what_a_writer_has_left_on_a_disk_that_is_gone_is_lost_once(loops: list[Loop], claim: Claim) -> None:
+def test_lines_on_a_disk_that_is_missing_are_counted_as_lost_once(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.ledger.stored = 5
     spec = WriterSpec([], "/", {"socket_path": "/nowhere/s", "spool": claim.directory}, 1, 9, 0, 4, 0, 0, claim.name)
@@ -473,33 +473,33 @@ def test_what_a_writer_has_left_on_a_disk_that_is_gone_is_lost_once(loops: list[
     assert loop.ledger.sent == 4
 
 
-def test_of_a_spool_that_is_damaged_in_use_what_is_in_memory_is_safe_again(loops: list[Loop], claim: Claim) -> None:
+def test_after_damage_of_the_spool_the_lines_in_memory_are_stored_again(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=3))
     for _ in range(6):
         loop.put(b"x" * 1000)
-        loop.writer._keep_bounds()
+        loop.writer._store_or_drop()
     spool = loop.writer._own.spool
     assert spool is not None
     assert (loop.ledger.stored, spool.not_loaded) == (6, 2)
-    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    loop.writer._on_disk_error(loop.writer._own, SpoolError("torn", damaged=True))
     assert (loop.ledger.dropped, loop.writer._own.spool is not None) == (2, True)
     loop.writer._publish()
     assert (loop.ledger.stored, loop.ledger.settled) == (4, 6)
 
 
-def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
+def test_lines_that_the_host_has_forgotten_are_counted_while_the_disk_fails(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x", b"y")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.settled == 2
 
     def fail(*_: object) -> None:
         raise SpoolError("no")
 
     monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
-    loop.writer._on_disk_trouble(loop.writer._own, SpoolError("torn", damaged=True))
+    loop.writer._on_disk_error(loop.writer._own, SpoolError("torn", damaged=True))
     loop.put(b"z")
     loop.writer._publish()
     assert (loop.ledger.stored, loop.ledger.spooled) == (2, 0)  # or a host whose writer dies would take them for sent
@@ -508,10 +508,10 @@ def test_what_the_host_has_forgotten_is_told_apart_while_no_disk_works(
 def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=1))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y", b"z")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert loop.ledger.dropped == 1
     loop.writer._store_again_at = 0.0
     loop.ledger.close_target, loop.ledger.close_deadline = 3, 2**62
@@ -520,7 +520,7 @@ def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop],
         loop.writer._check_finished()
 
 
-def test_a_left_spool_that_can_not_be_read_now_is_for_others(
+def test_a_spool_that_can_not_be_read_now_is_released(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = claim_new(claim.directory)
@@ -533,15 +533,15 @@ def test_a_left_spool_that_can_not_be_read_now_is_for_others(
 
     monkeypatch.setattr("socketpusher.writer.loop.open_spool", fail)
     for _ in range(3):
-        loop.writer._look_again_at = 0.0
-        loop.writer._look_for_inherited()
+        loop.writer._claim_again_at = 0.0
+        loop.writer._claim_inherited()
     assert not is_in_use(other.database)
     assert (drain(loop.reports) or b"").count(b"busy") == 1
     monkeypatch.undo()
-    loop.writer._look_again_at = 0.0
-    loop.writer._look_for_inherited()
-    assert [left.name for left, _ in loop.writer._left] == [other.name]
-    loop.writer._left[0][0].lock.close()
+    loop.writer._claim_again_at = 0.0
+    loop.writer._claim_inherited()
+    assert [left.name for left, _ in loop.writer._inherited] == [other.name]
+    loop.writer._inherited[0][0].lock.close()
 
 
 def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_everything(
@@ -549,7 +549,7 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
 ) -> None:
     loops.append(loop := Loop(claim=claim))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y")
     session = loop.writer._own
@@ -557,20 +557,18 @@ def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_every
     session.backlog.data_sent(2, 2)
     loop.writer._connection = object()  # type: ignore[assignment]
     loop.writer._state = State.CONNECTED
-    loop.writer._look_again_at = None
+    loop.writer._claim_again_at = None
     assert (session.backlog.empty, session.tail.waiting, session.spooling) == (True, 1, True)
     loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
-    turn = loop.writer._next_turn()
+    turn = loop.writer._next_step()
     assert turn is not None
     assert turn > time.monotonic()
     loop.writer._write(loop.writer._connection)  # type: ignore[arg-type]
-    assert loop.writer._next_turn() == turn  # a turn without a write does not put the look at the consumer off
+    assert loop.writer._next_step() == turn  # a turn without a write does not put the look at the consumer off
     loop.writer._connection = None
 
 
-def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher(
-    loops: list[Loop], claim: Claim
-) -> None:
+def test_the_next_pusher_knows_lines_that_were_sent_for_a_gap(loops: list[Loop], claim: Claim) -> None:
     told = b'{"type":"task.completed","time":"t","unit":"a","task":1}\n'
     with closing(Spool(claim.database)) as spool:
         batches = [Batch(0, 2, b"x\ny\n"), Batch(5, 5, told), Batch(5, 6, b"z\n")]
@@ -587,15 +585,15 @@ def test_what_was_told_in_the_place_of_dropped_lines_is_known_to_the_next_pusher
     assert b'"unit":"a","task":1' in b"".join(session.spool.observed())
 
 
-def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops: list[Loop], claim: Claim) -> None:
+def test_a_flush_after_dropped_lines_ends_while_lines_are_stored(loops: list[Loop], claim: Claim) -> None:
     loops.append(loop := Loop(claim=claim, buffer_size=1))
     loop.put(b"x")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y", b"z")
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     loop.writer._store_again_at = 0.0
-    loop.writer._keep_bounds()
+    loop.writer._store_or_drop()
     assert (loop.ledger.dropped, loop.ledger.stored) == (1, 2)
     session = loop.writer._own
     session.load()
@@ -608,7 +606,7 @@ def test_a_flush_behind_dropped_lines_ends_though_something_is_on_the_disk(loops
     )  # the last one was dropped, the others are sent
 
 
-def test_what_an_earlier_writer_has_on_a_disk_that_fails_for_a_moment_is_not_lost(
+def test_lines_of_an_earlier_writer_survive_a_disk_that_fails_for_a_moment(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(Spool(claim.database)) as spool:
@@ -628,7 +626,7 @@ def test_what_an_earlier_writer_has_on_a_disk_that_fails_for_a_moment_is_not_los
     assert (loop.ledger.stored, loop.ledger.dropped) == (2, 0)
 
 
-def test_a_disk_that_goes_on_failing_is_given_up(
+def test_a_disk_that_keeps_failing_is_given_up(
     loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spool(claim.database).close()

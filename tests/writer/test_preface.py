@@ -61,7 +61,7 @@ def payloads_of(lines: bytes) -> list[Any]:
 
 
 @given(st.lists(events, max_size=5), st.booleans())
-def test_whatever_a_payload_holds_lines_are_delivered(emitted: list[Event], with_graph: bool) -> None:
+def test_lines_with_any_payload_are_delivered(emitted: list[Event], with_graph: bool) -> None:
     preface = Preface(Graph({"a": []}).payload() if with_graph else None, 2, LIMIT)
     lines = preface.fill_in_graph(batch(*emitted))
     assert len(lines.data.splitlines()) == len(emitted)
@@ -122,7 +122,7 @@ def test_an_empty_graph_takes_the_place_of_one_that_was_too_long_and_not_that_of
     assert [wire.decode(line).type for line in preface.lines().splitlines()] == ["orch.started"]
 
 
-def test_how_units_stand_may_be_anything() -> None:
+def test_the_status_of_a_unit_may_be_anything() -> None:
     node = {"id": "a", "status": ["x"], "tasks": 2**63, "completed_tasks": {}, "mine": [None]}
     preface = Preface(None, 2, LIMIT)
     preface.observe(batch(Event("orch.started", payload={"graph": {"nodes": [node]}})).data)
@@ -139,7 +139,7 @@ def test_a_line_that_is_not_json_is_delivered() -> None:
     assert len(payloads_of(preface.lines())) == 1
 
 
-def test_names_that_are_no_unicode_are_those_of_the_events() -> None:
+def test_names_with_lone_surrogates_match_those_of_the_events() -> None:
     name = os.fsdecode(b"caf\xe9")
     preface = Preface(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
     lines = preface.fill_in_graph(batch(Event("orch.started"), Event("unit.failed", name)))
@@ -168,7 +168,7 @@ def test_a_graph_that_does_not_fit_is_tried_once(monkeypatch: pytest.MonkeyPatch
     assert preface.lines().startswith(lines)
 
 
-def test_a_line_that_was_filled_in_fits_when_it_is_told_again() -> None:
+def test_a_line_that_was_filled_in_fits_when_it_is_repeated() -> None:
     started = batch(Event("orch.started"))
     full = len(Preface(Graph({"a": []}).payload(), 2, LIMIT).fill_in_graph(started).data)
     for limit in range(full - 1, full + 30):
@@ -177,19 +177,19 @@ def test_a_line_that_was_filled_in_fits_when_it_is_told_again() -> None:
         assert len(preface.digest()) <= limit
 
 
-def test_units_that_a_graph_names_are_remembered_however_many_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketpusher.run_state.MOST_UNITS", 1)
+def test_units_of_a_graph_are_remembered_however_many_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketpusher.run_state.MAX_ENDED_UNITS", 1)
     preface = Preface(Graph({"a": []}).payload(), 2, LIMIT)
     preface.observe(batch(*(Event("unit.completed", unit) for unit in ("a", "b", "c"))).data)
     assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "a", "c"]
     own = Event("orch.started", payload={"graph": {"nodes": [{"id": "b"}]}})
     again = preface.fill_in_graph(batch(own, *(Event("unit.completed", unit) for unit in ("a", "b", "c", "d"))))
-    assert preface.named == {"a", "b"}
+    assert preface.graph_units == {"a", "b"}
     preface.observe(again.data)
     assert [wire.decode(line).unit for line in preface.lines().splitlines()] == ["", "", "b", "d"]
 
 
-def test_a_graph_that_was_thinned_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reduced_graph_stays_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"unit-{number:030}" for number in range(20)]
     graph = Graph({name: names[:number] for number, name in enumerate(names)}).payload()
     preface = Preface(graph, 2, 4000)

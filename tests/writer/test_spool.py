@@ -75,7 +75,7 @@ def test_rows_do_not_become_too_large(spool: Spool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("read", range(13))
-def test_what_was_read_is_gone_and_the_rest_is_there_for_another_process(spool: Spool, path: str, read: int) -> None:
+def test_read_lines_are_removed_and_another_process_finds_the_rest(spool: Spool, path: str, read: int) -> None:
     spool.append([lines(0, 3), lines(3, 8), gap(10, b"gap\n"), lines(10, 12)], STARTS, loaded=False, before=(0, b""))
     loaded = spool.load(1 << 20)
     read = loaded[0].end if read in (8, 9) else read  # those were dropped
@@ -91,7 +91,7 @@ def test_what_was_read_is_gone_and_the_rest_is_there_for_another_process(spool: 
         assert again.observed() == [b"", b"seen\n"]
 
 
-def test_the_count_is_right_whatever_is_read_in_which_steps(spool: Spool) -> None:
+def test_the_count_is_right_after_reads_of_any_size(spool: Spool) -> None:
     spool.append([lines(0, 7)], STARTS, loaded=False)
     spool.append([lines(7, 9)], STARTS, loaded=False)
     spool.append([lines(12, 20)], STARTS, loaded=False)
@@ -109,7 +109,7 @@ def test_only_what_was_loaded_can_be_read(spool: Spool) -> None:
     assert (spool.count, spool.load(1 << 20)) == (4, [lines(5, 9)])
 
 
-def test_what_begins_anew_forgets_what_was_observed_before(spool: Spool, path: str) -> None:
+def test_a_new_beginning_forgets_what_was_observed_before(spool: Spool, path: str) -> None:
     spool.append([lines(0, 2)], STARTS, loaded=True, before=(0, b"one\n"))
     spool.settle(2, b"two\n")
     assert spool.observed() == [b"one\n", b"two\n"]
@@ -141,7 +141,7 @@ def test_another_process_knows_the_graph(spool: Spool, path: str) -> None:
         assert (again.graph, again.parallelism) == ({"nodes": []}, 3)
 
 
-def test_nobody_else_can_look_inside(spool: Spool, path: str) -> None:
+def test_no_other_process_can_open_the_database(spool: Spool, path: str) -> None:
     spool.append([lines(0, 5)], STARTS, loaded=False)
     with closing(sqlite3.connect(path, timeout=0)) as other, pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("SELECT * FROM batches").fetchall()
@@ -201,7 +201,7 @@ def short(path: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [torn, foreign, another_database, short])
-def test_a_damaged_file_is_told_from_a_disk_that_fails(path: str, damage: Callable[[str], None]) -> None:
+def test_a_damaged_file_and_a_failing_disk_are_different_errors(path: str, damage: Callable[[str], None]) -> None:
     with closing(Spool(path)) as spool:
         for first in range(100):
             spool.append([Batch(first, first + 1, b"x" * 1000 + b"\n")], STARTS, loaded=False)
@@ -239,7 +239,7 @@ def test_a_file_that_can_not_be_opened_is_not_damaged(path: str) -> None:
         "DROP TABLE observed",
     ],
 )
-def test_what_was_not_written_so_is_damage(path: str, change: str) -> None:
+def test_changed_content_counts_as_damage(path: str, change: str) -> None:
     with closing(Spool(path)) as spool:
         spool.append([lines(0, 5)], STARTS, loaded=False, before=(0, b"told\n"))
     with closing(sqlite3.connect(path)) as database:

@@ -1,1 +1,1 @@
-"""What goes between host and writer: the queue, the batches in it, the shared numbers and the messages."""
+"""What host and writer share: the queue, the batches in it, the ledger, the journal and the messages."""

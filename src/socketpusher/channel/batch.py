@@ -1,24 +1,24 @@
-"""Lines, numbered: what goes from the host to the writer and what both keep until it is settled.
+"""Batches of numbered lines, which the host sends to the writer. Both keep them until they are settled.
 
-Every line that the outbox accepts gets the next number, from 0. A batch is a run of lines with consecutive numbers. A
-line is settled (AMQP's word) once its consumer has read it, as far as can be known, or it was dropped.
+Every line that the outbox accepts gets the next number, from 0. A batch is a range of lines with consecutive numbers. A
+line is settled (AMQP's word) when its consumer has read it, as far as the kernel shows, or when it was dropped.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 SPARSE_BYTES = 4096
-"""With lines of so many bytes on average it is faster to go from newline to newline than to search all bytes: 40 and
+"""If lines are longer than this on average, in bytes, searching from newline to newline is faster than counting: 40 and
 250 microseconds for a megabyte."""
 
 
 def whole_lines(data: bytes) -> list[bytes]:
-    """The lines, with their newlines."""
+    """Split data into lines, with their newlines."""
     return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
 class Batch(NamedTuple):
-    """A run of whole lines: numbers `first` to `end - 1`, joined in `data`."""
+    """Whole lines with the numbers `first` to `end - 1`, joined in `data`."""
 
     first: int
     end: int
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
         return self.data.count(b"\n", start, stop)
 
     def has_line(self, prefix: bytes) -> bool:
-        """Whether a line begins with this."""
+        """Whether a line begins with `prefix`."""
         if self.data.startswith(prefix):
             return True
         if self._is_sparse():
@@ -47,13 +47,13 @@ class Batch(NamedTuple):
             start = end
 
     def lines(self, first: int, end: int) -> "Batch":
-        """The part with the numbers `first` to `end - 1`, both inside the batch."""
+        """The lines `first` to `end - 1`, which must be in the batch."""
         if (first, end) == (self.first, self.end):
             return self
         return Batch(first, end, b"".join(whole_lines(self.data)[first - self.first : end - self.first]))
 
     def without(self, first: int, end: int) -> "list[Batch]":
-        """What is left of it without the lines `first` to `end - 1`: none, one or two batches."""
+        """The batch without the lines `first` to `end - 1`: zero, one or two batches."""
         parts = []
         if self.first < first:
             parts.append(self.lines(self.first, min(first, self.end)))

@@ -1,7 +1,7 @@
-"""The clock that host and writer share, and points in time on it.
+"""The clock that host and writer share, and deadlines on it.
 
-Hosts freeze and shift the clocks of `time` (freezegun replaces `time.monotonic` in every module). This one is asked for
-by its number, which nobody replaces.
+Hosts freeze and shift the clocks of `time` (freezegun replaces `time.monotonic` in every module). This one is read by
+its number, which nobody replaces.
 """
 
 import time
@@ -11,7 +11,7 @@ now = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 """Seconds on the monotonic clock of this machine, the same in every process."""
 
 LONGEST_WAIT = 1e6
-"""The longest that one call may wait, in seconds: poll(2) takes 24 days, a lock 292 years. Whoever waits asks again."""
+"""The longest wait of one call, in seconds; then the caller repeats it. poll(2) takes 24 days, a lock 292 years."""
 
 _LAST = 2**63 - 1
 
@@ -20,7 +20,7 @@ class Deadline:
     """A point in time.
 
     Args:
-        seconds: How far it is from now. It may be far away; below 0 counts as 0.
+        seconds: The time from now. A negative one counts as 0.
     """
 
     __slots__ = ("at",)
@@ -29,13 +29,13 @@ class Deadline:
         self.at = now() + max(0.0, seconds)
 
     def remaining(self) -> float:
-        """The seconds until then, from 0 to `LONGEST_WAIT`."""
+        """The seconds that are left, from 0 to `LONGEST_WAIT`."""
         return min(max(0.0, self.at - now()), LONGEST_WAIT)
 
     def over(self) -> bool:
-        """Whether it has passed."""
+        """Whether the deadline has passed."""
         return now() >= self.at
 
     def nanoseconds(self) -> int:
-        """The same as a 64-bit int, as the ledger keeps it."""
+        """The deadline as a 64-bit int for the ledger, in nanoseconds."""
         return min(int(self.at * 1e9), _LAST) if self.at < _LAST / 1e9 else _LAST

@@ -1,11 +1,11 @@
-"""Descriptors that are ours in a process that is not.
+"""File descriptors of this package in a host's process.
 
-A host closes descriptors that it does not know (a daemon closes them all), and opens files of its own on the same
-numbers. So every descriptor of ours remembers which file it is, and is neither written nor closed when it is another.
-None is 0 to 2, for whatever a host has closed there it may open again.
+A host may close descriptors that it does not know (a daemon closes all of them), and open its own files under the same
+numbers. So a `Descriptor` remembers its file, and is neither written nor closed if its number stands for another file.
+None of them is 0 to 2, because a host that has closed one of these may open it again.
 
-`write_now` writes without giving up the GIL: beside CPU-bound threads it takes 5 ms and more to get it back. Only a
-descriptor that does not block may be written so.
+`write_now` writes without giving up the GIL: beside CPU-bound threads it takes 5 ms and more to get it back. It needs a
+non-blocking descriptor.
 """
 
 import os
@@ -25,7 +25,7 @@ try:
     _write = _libc.write
     _write.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
     _write.restype = ctypes.c_ssize_t
-except (ImportError, OSError, AttributeError):  # built without libffi, or without a C library that can be asked
+except (ImportError, OSError, AttributeError):  # a Python without libffi, or no loadable C library
     _libc = None
 
 _STAT_BYTES = 512  # more than any struct stat; it begins with the device and the inode
@@ -33,13 +33,13 @@ _HAS_FSTAT = _libc is not None and hasattr(_libc, "fstat")  # exported by glibc 
 
 
 def write_now(fd: int, data: bytes, offset: int = 0) -> Iterator[int]:
-    """A write of `data` from `offset` on, to a descriptor that does not block.
+    """Prepare a write of `data` from `offset` on to a non-blocking descriptor.
 
     Returns:
-        An iterator of C. It writes when it is asked for its one item: how many bytes were taken, or -1 for none. So
-        `list.extend` writes and takes note of it in one call, in which no signal handler can come.
+        An iterator of C. It writes when it is asked for its one item: the number of bytes written, or -1 for none. So
+        `list.extend` writes and stores the result in one call, which no signal handler can interrupt.
     """
-    # `starmap` hands its tuple on. `map` would make one, and then the garbage collector may run finalizers before 3.12.
+    # `starmap` passes its tuple on. `map` would create one, and before 3.12 that may run the garbage collector.
     if _libc is None:
         return starmap(os.write, ((fd, memoryview(data)[offset:]),))
     start: Any = data if not offset else (ctypes.cast(data, ctypes.c_void_p).value or 0) + offset  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def write_now(fd: int, data: bytes, offset: int = 0) -> Iterator[int]:
 
 
 def _identity(fd: int) -> object:
-    """Which file a descriptor refers to; None if it is closed. Without giving up the GIL where that is possible."""
+    """The file that a descriptor refers to; None if it is closed. Keeps the GIL where possible."""
     if _HAS_FSTAT:
         stat = ctypes.create_string_buffer(_STAT_BYTES)
         return stat.raw[:16] if _libc.fstat(fd, stat) == 0 else None
@@ -59,10 +59,10 @@ def _identity(fd: int) -> object:
 
 
 class Descriptor:
-    """An open file of ours. It is closed by `close`, or when nobody refers to it any more.
+    """An open file of this package. It is closed by `close`, or when the object is deleted.
 
     Args:
-        fd: The descriptor, which is given away.
+        fd: The descriptor; this object owns it from now on.
     """
 
     __slots__ = ("_fd", "_identity")
@@ -76,11 +76,11 @@ class Descriptor:
         return self._fd
 
     def intact(self) -> bool:
-        """Whether the number still stands for the file that it stood for."""
+        """Whether the number still stands for the same file."""
         return self._identity is not None and _identity(self._fd) == self._identity
 
     def close(self) -> None:
-        """Close the file, unless somebody else has. Calling it again does nothing."""
+        """Close the file, unless somebody else has closed it. Calling it again does nothing."""
         if self._fd >= 0 and self.intact():
             with suppress(OSError):
                 os.close(self._fd)
@@ -91,10 +91,10 @@ class Descriptor:
 
 @contextmanager
 def above_standard() -> Iterator[None]:
-    """Descriptors that are made here are above 2, whatever the host has closed."""
+    """In this context, new descriptors are above 2, even if the host has closed 0, 1 or 2."""
     held = []
     try:
-        with suppress(OSError):  # there is no /dev/null, or no descriptor left
+        with suppress(OSError):  # no /dev/null, or no descriptor left
             while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
                 held.append(fd)
             os.close(fd)
@@ -105,7 +105,7 @@ def above_standard() -> Iterator[None]:
 
 
 def pipe() -> tuple[Descriptor, Descriptor]:
-    """A pipe of which neither end blocks: what is read, and what is written."""
+    """Make a pipe with non-blocking ends. Returns the reading and the writing end."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
     ends = Descriptor(reader), Descriptor(writer)
     for end in ends:
@@ -114,23 +114,23 @@ def pipe() -> tuple[Descriptor, Descriptor]:
 
 
 def wake(end: Descriptor) -> None:
-    """Wake whoever polls the other end of a pipe."""
+    """Wake the process that polls the other end of a pipe."""
     if end.intact():
         with suppress(OSError):
             list(write_now(end.fileno(), b"w"))
 
 
 def drain(end: Descriptor) -> bytes | None:
-    """What a pipe holds, up to 64 KiB; b"" at its end; None if it is empty, or was closed by somebody else."""
+    """Read up to 64 KiB from a pipe. Returns b"" at its end, None if it is empty or somebody else has closed it."""
     buffer = bytearray(65536)
     try:
         return bytes(buffer[: os.readv(end.fileno(), [buffer])]) if end.intact() else None
-    except BlockingIOError:  # of `readv`, for eventlet makes `read` wait
+    except BlockingIOError:  # of `readv`; with eventlet `read` would wait
         return None
 
 
 def memory_file(content: bytes = b"", size: int = 0) -> Descriptor:
-    """A file in memory that has no name: nothing of it is left when its last user is gone."""
+    """Make an anonymous file in memory, which disappears when its last descriptor is closed."""
     if hasattr(os, "memfd_create"):
         file = Descriptor(os.memfd_create("socketpusher"))
     else:
@@ -144,7 +144,7 @@ def memory_file(content: bytes = b"", size: int = 0) -> Descriptor:
 
 
 def read_whole(fd: int) -> bytes:
-    """Everything in a file, from its start."""
+    """Read a whole file, from its start."""
     size = os.fstat(fd).st_size
     parts: list[bytes] = []
     offset = 0
@@ -155,7 +155,7 @@ def read_whole(fd: int) -> bytes:
 
 
 def process_descriptor(pid: int) -> Descriptor | None:
-    """What becomes readable when the process ends; None where there is no such thing, or no such process."""
+    """A pidfd, which becomes readable when the process ends; None if the platform has none, or no such process."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
@@ -166,9 +166,9 @@ def process_descriptor(pid: int) -> Descriptor | None:
 
 
 def wait(readable: list[int], writable: list[int], seconds: float | None) -> set[int]:
-    """Sleep until one of the descriptors can be read or written, is closed, or so many seconds have passed."""
+    """Sleep until a descriptor is readable, writable or closed, or for `seconds`. Returns the ready descriptors."""
     timeout = None if seconds is None else max(0.0, seconds)
-    if not hasattr(select, "poll"):  # eventlet takes it away
+    if not hasattr(select, "poll"):  # eventlet removes it
         ready = select.select(readable, writable, [], timeout)
         return {*ready[0], *ready[1]}
     poll = select.poll()
@@ -180,7 +180,7 @@ def wait(readable: list[int], writable: list[int], seconds: float | None) -> set
 
 
 def hung_up(end: Descriptor) -> bool:
-    """Whether nobody has the other end of a pipe any more, though there may be something to read."""
+    """Whether the other end of a pipe is closed. There may still be data to read."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
@@ -190,9 +190,9 @@ def hung_up(end: Descriptor) -> bool:
 
 @contextmanager
 def borrowed(end: Descriptor, kind: int) -> Iterator[socket.socket]:
-    """A descriptor as a Unix socket, for as long as the block: a socket object would close whatever has its number."""
+    """A descriptor as a socket object, which does not close it: its number may stand for another file then."""
     borrower = socket.socket(socket.AF_UNIX, kind, fileno=end.fileno())
-    borrower.setblocking(False)  # gevent would wait by itself
+    borrower.setblocking(False)  # otherwise gevent would wait
     try:
         yield borrower
     finally:

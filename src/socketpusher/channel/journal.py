@@ -1,8 +1,8 @@
-"""What a writer leaves to the next one: the lines that say where the run stands, in memory that outlives it.
+"""The lines from which the next writer learns the state of the run, in memory that outlives a writer.
 
-A record is 13 bytes, big endian, and lines: its kind, a number of lines as `batch` counts them, and its size in bytes.
-Records are appended. When they have become many the writer begins anew in another file, with what still matters. One
-store into the ledger says which file holds and up to where, so a writer may die between any two instructions.
+A record is a head of 13 bytes, big endian, and lines. The head has its kind, a line number of `batch`, and the size of
+the lines in bytes. Records are appended. When there are many, the writer rewrites the journal in the other file, with
+those that still matter. One store into the ledger selects the file and its length, so a writer may die at any time.
 """
 
 import os
@@ -14,23 +14,23 @@ from typing import NamedTuple
 from .descriptors import Descriptor, memory_file
 from .ledger import Ledger
 
-LEAST_BYTES = 1 << 20
-"""So long may a file become in any case, in bytes."""
+MIN_LIMIT = 1 << 20
+"""A shorter file is never rewritten, in bytes."""
 
 _HEAD = struct.Struct("!BQI")
 
 
 class Kind(IntEnum):
-    """What has become of the lines of a record."""
+    """What happened to the lines of a record."""
 
     READ = 1
-    """They were read, or given up before all others: they are among those below the number."""
+    """They were read, or given up before all others. Their numbers are below the record's."""
     DROPPED = 2
-    """They were dropped: their place is before the line with the number."""
+    """They were dropped just before the line with the record's number."""
 
 
 class Record(NamedTuple):
-    """Lines, and where they belong."""
+    """Lines and their place."""
 
     kind: Kind
     number: int
@@ -41,17 +41,17 @@ class Journal:
     """The records, in one of two files.
 
     Args:
-        ledger: Where it stands which file holds, and up to where.
+        ledger: Its `journal` selects the file and its length.
         files: The files.
     """
 
     def __init__(self, ledger: Ledger, files: tuple[Descriptor, Descriptor]) -> None:
         self._ledger = ledger
         self._files = files
-        self._limit = LEAST_BYTES
+        self._limit = MIN_LIMIT
 
     def records(self) -> Iterator[Record]:
-        """What was written, by whichever writer."""
+        """All records, including those of earlier writers."""
         size, which = divmod(self._ledger.journal, 2)
         data = os.pread(self._files[which].fileno(), size, 0)
         start = 0
@@ -61,21 +61,21 @@ class Journal:
             yield Record(Kind(kind), number, data[start - length : start])
 
     def append(self, records: list[Record]) -> None:
-        """Add records. Raises `OSError` if there is no room; nothing is changed then."""
+        """Append records. Raises `OSError` if there is no room; then nothing is changed."""
         end, which = divmod(self._ledger.journal, 2)
         self._ledger.journal = 2 * self._write(records, which, end) + which
 
     @property
     def is_long(self) -> bool:
-        """Whether it is time to begin anew."""
+        """Whether it is time to call `rewrite`."""
         return self._ledger.journal // 2 > self._limit
 
-    def begin_anew(self, records: list[Record]) -> None:
-        """Keep these records only. Raises as `append`."""
+    def rewrite(self, records: list[Record]) -> None:
+        """Replace all records by these. Raises as `append`."""
         which = 1 - self._ledger.journal % 2
         end = self._write(records, which, 0)
         self._ledger.journal = 2 * end + which
-        self._limit = max(LEAST_BYTES, 2 * end)
+        self._limit = max(MIN_LIMIT, 2 * end)
         os.ftruncate(self._files[1 - which].fileno(), 0)
 
     def _write(self, records: list[Record], which: int, end: int) -> int:
@@ -91,5 +91,5 @@ class Journal:
 
 
 def journal_files() -> tuple[Descriptor, Descriptor]:
-    """Files for a journal, which have no names."""
+    """Make the two anonymous files of a journal."""
     return memory_file(), memory_file()

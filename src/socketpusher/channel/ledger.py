@@ -1,8 +1,7 @@
 """The numbers that host and writer share, in memory that both map: reading one costs no round trip.
 
-Each cell has one process that writes it, so no lock is needed; a cell is 8 aligned bytes, which the processors that
-CPython runs on store and load as one. The memory has no name in the file system, so nothing is left of it when the
-last process that maps it is gone, however that ends.
+Only one process writes each cell, so no lock is needed. A cell is 8 aligned bytes, which the processors that CPython
+runs on store and load atomically. The memory is anonymous, so it disappears with the last process that maps it.
 """
 
 import mmap
@@ -12,10 +11,8 @@ from collections.abc import Iterator
 from .descriptors import Descriptor, memory_file
 
 RANGES = 4096
-"""How many ranges of dropped lines the host may leave unread.
-
-The writer adds at most one for a batch that it has received. When the table is full, it postpones dropping.
-"""
+"""How many ranges of dropped lines the table holds. The writer adds at most one for each batch that it receives. When
+the host has not read the table and it is full, the writer postpones dropping."""
 
 _abandoned: list[object] = []  # maps that can't be closed, see `Ledger.close`
 
@@ -37,32 +34,32 @@ class _Cell:
 
 
 class Ledger:
-    """The shared numbers. Lines are counted in the numbers that `batch.Batch` gives them.
+    """The shared numbers. Line numbers are those of `batch.Batch`.
 
     Args:
         file: The file to map; by default a new one.
 
     Written by the host while a writer runs:
-        flush_target: The writer reports as soon as every line below it is on the socket.
-        close_target: The number after the last line there will be, once `close_deadline` is set.
-        close_deadline: When the writer gives up what it still has, in nanoseconds of `time.monotonic_ns`; 0 while open.
+        flush_target: The writer reports when every line below this number is on the socket.
+        close_target: The number after the last line, once `close_deadline` is set.
+        close_deadline: When the writer gives up what is left, in nanoseconds of `time.monotonic_ns`; 0 while open.
 
     Written by the writer:
-        received_offset: Up to where it has taken the stream of all lines, in bytes.
-        received: The number after the last line that it has taken.
+        received_offset: How much of the stream of all lines it has received, in bytes.
+        received: The number after the last line that it has received.
         unsent: The lowest number of a line that is not on the socket.
-        settled: Every line below was read by a consumer, as far as can be known, or dropped, or is on the disk.
+        settled: Every line below this number was read by a consumer, as far as is known, or dropped, or is on disk.
         high_water: The number after the highest line that was ever put on a socket.
-        sent: How many lines are on the socket, or were read from it.
-        dropped: How many lines the writer dropped.
-        resent: How many lines were put on a socket again.
-        connections: How many connections there were.
+        sent: The number of lines that are on the socket or were read from it.
+        dropped: The number of lines that the writer dropped.
+        resent: The number of lines that were put on a socket again.
+        connections: The number of connections so far.
         connected: 1 while connected, else 0.
-        journal: Which file of the journal holds, and up to where; see `journal.Journal`.
-        read: Every line below was read by a consumer, as far as can be known, or dropped.
-        stored: How many lines are on the disk and not read.
-        spooled: How many of them are not on the socket.
-        inherited: How many lines of earlier pushers are on the disk and not read.
+        journal: The current file of the journal and its length, see `journal.Journal`.
+        read: Every line below this number was read by a consumer, as far as is known, or dropped.
+        stored: The number of lines that are on disk and not read.
+        spooled: The number of these lines that are not on the socket.
+        inherited: The number of lines of earlier pushers that are on disk and not read.
     """
 
     flush_target = _Cell(0)
@@ -88,7 +85,7 @@ class Ledger:
 
     def __init__(self, file: Descriptor | None = None) -> None:
         self.file = memory_file(size=_SIZE) if file is None else file
-        # Before 3.13 a map has a descriptor of its own, which it closes whatever that stands for by then.
+        # Before 3.13 a map has a descriptor of its own, and closes it even if the number stands for another file.
         keep_no_descriptor = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         self._map = mmap.mmap(self.file.fileno(), _SIZE, **keep_no_descriptor)
         self._view = memoryview(self._map).cast("q")
@@ -99,12 +96,12 @@ class Ledger:
         return self.unread_ranges() < RANGES
 
     def drop(self, first: int, end: int) -> None:
-        """Say that the lines `first` to `end - 1` were dropped. For the writer, after `can_drop`."""
+        """Note that the lines `first` to `end - 1` were dropped. For the writer, after `can_drop`."""
         written = self._ranges_written
         cell = _CELLS + 2 * (written % RANGES)
         self.cells[cell] = first
         self.cells[cell + 1] = end
-        self._ranges_written = written + 1  # last, for a writer that is killed here must not leave half a range
+        self._ranges_written = written + 1  # last: a writer that is killed here must not leave half a range
         self.dropped += end - first
 
     def take_dropped(self) -> Iterator[tuple[int, int]]:
@@ -115,15 +112,15 @@ class Ledger:
             self._ranges_read = read + 1
 
     def unread_ranges(self) -> int:
-        """How many ranges `take_dropped` would yield."""
+        """The number of ranges that `take_dropped` would yield."""
         return self._ranges_written - self._ranges_read
 
     def close(self) -> None:
-        """Let go of the memory. The numbers stay readable as they are."""
+        """Unmap the memory. The numbers stay readable."""
         if isinstance(self.cells, list):
             return
         self.cells = self._view[:_CELLS].tolist()
-        if sys.version_info < (3, 13) and not self.file.intact():  # so the map's own is not its own either
+        if sys.version_info < (3, 13) and not self.file.intact():  # then the map's descriptor may be another file, too
             _abandoned.append((self._map, self._view))
             return
         self._view.release()

@@ -1,4 +1,4 @@
-"""What host and writer tell each other besides lines: plain data, as JSON."""
+"""The messages between host and writer besides lines: plain data, as JSON."""
 
 import dataclasses
 import json
@@ -7,32 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ORPHAN_TIMEOUT = 5.0
-"""How long a writer whose host is gone may take to send what it has, in seconds."""
+"""How long a writer may take to send the remaining lines after its host has ended, in seconds."""
 
 REPORT_BYTES = 4096
-"""The longest report, in bytes: what a pipe takes as a whole or not at all (PIPE_BUF)."""
+"""The longest report, in bytes: a pipe takes that much atomically (PIPE_BUF)."""
 
 FILES = ("spec", "queue", "wakeups", "reports", "ledger", "journal", "journal", "graph", "spool", "host")
-"""The files that a writer is sent through its standard input, in this order: a `WriterSpec`, the queue to read, what
-wakes it, where its `Report` goes, the shared numbers, the two files of the journal, the payload of the `graph` event as
-JSON (or null), the lock of the spool, if there is one, and what becomes readable when the host ends, if there is
-that."""
+"""The files that are sent to a writer through its standard input, in this order: a `WriterSpec`, the queue, the pipe
+that wakes it, the pipe for each `Report`, the ledger, the two files of the journal, the payload of the `graph` event as
+JSON (or null), the lock of the spool if there is one, and a descriptor that becomes readable when the host ends, where
+the platform has one."""
 
 
 @dataclass(frozen=True)
 class WriterSpec:
-    """What a writer process is given.
+    """What a writer process needs to know.
 
     Args:
-        search_path: Where it finds modules besides those of the standard library: absolute paths.
-        directory: The directory to work in: that of a relative `config["socket_path"]`, or "/".
+        search_path: Absolute paths of the directories with modules besides those of the standard library.
+        directory: The working directory: that of a relative `config["socket_path"]`, or "/".
         config: The fields of the pusher's `PusherConfig`.
         parallelism: How many units may run at a time.
-        received: The number of the first line that it will be given.
+        received: The number of the first line that it will receive.
         high_water: The number after the highest line that an earlier writer put on a socket.
-        sent: How many lines earlier writers have put on a socket and not taken back.
-        resent: How many of them were put there again.
-        connections: How many connections earlier writers had.
+        sent: The number of lines that earlier writers have sent, without those that must be sent again.
+        resent: The number of lines that earlier writers have put on a socket again.
+        connections: The number of connections of earlier writers.
         spool: The name of the spool in the directory `config["spool"]`; "" if there is none.
     """
 
@@ -48,26 +48,26 @@ class WriterSpec:
     spool: str = ""
 
     def encode(self) -> bytes:
-        """As JSON. It is ASCII, so lone surrogates in names survive."""
+        """Encode as JSON. It is ASCII, so lone surrogates in names survive."""
         return json.dumps({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "WriterSpec":
-        """What `encode` has made."""
+        """Decode the result of `encode`."""
         return cls(**json.loads(data))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the writer tells the host.
+    """A report of the writer to the host.
 
     Args:
         text: What happened, for the log.
-        level: How bad it is, a level of `logging`; 0 if it is not for the log.
-        failure: Why an attempt to connect failed, as `errno` and text; (0, "") if it is not about that.
+        level: A level of `logging`; 0 if the text is not for the log.
+        failure: The `errno` and text of a failed attempt to connect; else (0, "").
         pid: The writer's process id, in the first report; else 0.
-        ready: Whether it has begun to work.
-        done: Whether it ends because there is nothing more to do.
+        ready: Whether the writer is ready.
+        done: Whether the writer ends because there is nothing more to do.
     """
 
     text: str = ""
@@ -79,8 +79,8 @@ class Report:
 
     def encode(self) -> bytes:
         """One line of JSON, at most `REPORT_BYTES` long."""
-        said = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
-        line = json.dumps(said).encode() + b"\n"
+        given = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
+        line = json.dumps(given).encode() + b"\n"
         if len(line) > REPORT_BYTES:
             return dataclasses.replace(self, text=self.text[-REPORT_BYTES // 16 :]).encode()
         return line
@@ -88,16 +88,16 @@ class Report:
 
 @dataclass
 class Reports:
-    """Cuts what comes out of the writer's pipe into reports."""
+    """Splits the data from the writer's pipe into reports."""
 
     _rest: bytes = field(default=b"", repr=False)
 
     def feed(self, data: bytes) -> None:
-        """Take data in."""
+        """Add data from the pipe."""
         self._rest += data
 
     def __iter__(self) -> Iterator[Report]:
-        """The reports that are complete. What is none, as the interpreter's own last words, is for the log."""
+        """The complete reports. A line that is not a report, such as an interpreter's error, becomes a log text."""
         while b"\n" in self._rest:
             line, _, rest = self._rest.partition(b"\n")
             report = _report(line)
@@ -108,7 +108,7 @@ class Reports:
 
 def _report(line: bytes) -> Report:
     try:
-        said = json.loads(line)
-        return Report(**{**said, "failure": tuple(said.get("failure", (0, "")))})
+        given = json.loads(line)
+        return Report(**{**given, "failure": tuple(given.get("failure", (0, "")))})
     except (ValueError, TypeError, AttributeError):
         return Report(line.decode(errors="backslashreplace"), level=40)

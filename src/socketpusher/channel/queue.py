@@ -1,14 +1,14 @@
 """Both ends of the `multiprocessing.Queue` between host and writer, and how a batch is framed in its pipe.
 
-The standard library's `put` hands an object to a feeder thread, which needs the GIL to begin and again after each
-write. Beside CPU-bound threads that is 5 ms and more each time. So here `put` writes into the pipe itself, without
-giving up the GIL and without waiting. Its `get` waits inside a message, however long the host is stopped; so the writer
-reads the pipe without waiting, too.
+The standard library's `put` hands an object to a feeder thread, which needs the GIL to start and again after each
+write. Beside CPU-bound threads that takes 5 ms and more each time. So here `put` writes into the pipe itself, without
+giving up the GIL and without waiting. The standard library's `get` would wait in the middle of a message if the host is
+stopped, so the writer reads the pipe without waiting, too.
 
-A frame is 28 bytes, big endian, and the lines: their size in bytes, where they end in the stream of all lines in bytes,
-the number of the first line, and the number after the last one.
+A frame is a head of 28 bytes, big endian, and the lines. The head has their size in bytes, their end offset in the
+stream of all lines in bytes, the number of the first line, and the number after the last one.
 
-All private names of multiprocessing that this package uses stand in this file: a queue's `_reader` and `_writer`.
+Only this file uses private names of multiprocessing: `_reader` and `_writer` of a queue.
 """
 
 import fcntl
@@ -24,23 +24,23 @@ from .batch import Batch
 from .descriptors import Descriptor, write_now
 
 PIPE_BYTES = 1 << 20
-"""The size of the queue's pipe where it can be set, in bytes: what Linux lets any user ask for (pipe(7))."""
+"""The size of the queue's pipe where it can be set, in bytes: the most that Linux allows every user (pipe(7))."""
 
 JOINED_BYTES = 64 << 10
-"""A batch up to this size is written together with the head of its frame, so that the reader wakes once."""
+"""The largest batch that is written together with its head, in bytes: the reader then wakes once."""
 
 READ_BYTES = 256 << 10
-"""How much is read at once, in bytes. A larger batch is read straight into the memory that it stays in."""
+"""How much is read at once, in bytes. A larger batch is read into a buffer of its own."""
 
 _HEAD = struct.Struct("!IQQQ")
 
 
 class Frame:
-    """A batch on its way into a pipe.
+    """A batch that is being written into a pipe.
 
     Args:
         batch: The lines.
-        offset: Where they end in the stream of all lines, in bytes.
+        offset: Their end offset in the stream of all lines, in bytes.
     """
 
     __slots__ = ("batch", "offset", "pieces", "taken")
@@ -50,11 +50,11 @@ class Frame:
         self.batch = batch
         self.offset = offset
         self.pieces = (head + batch.data,) if len(batch.data) <= JOINED_BYTES else (head, batch.data)
-        self.taken: tuple[list[int], ...] = tuple([] for _ in self.pieces)  # what each write took of each piece
+        self.taken: tuple[list[int], ...] = tuple([] for _ in self.pieces)  # for each piece, the bytes of each write
 
 
-class BatchQueue(Queue):  # type: ignore[type-arg]  # at run time it takes none
-    """The host's end. It is made in the "fork" context, so its semaphores have no names and nobody tracks them."""
+class BatchQueue(Queue):  # type: ignore[type-arg]  # not generic at run time
+    """The host's end. It is made in the "fork" context, so its semaphores have no names, and nothing tracks them."""
 
     def __init__(self) -> None:
         try:
@@ -65,25 +65,25 @@ class BatchQueue(Queue):  # type: ignore[type-arg]  # at run time it takes none
                     vars(self)[end].close()
             reason = f"can't make a multiprocessing.Queue: {error.strerror}; it needs room in a writable /dev/shm"
             raise OSError(error.errno, reason) from error
-        # Taken out of the queue, which would close whatever file of the host has their numbers later. The reader stays
-        # open here as well: a pipe without a reader raises SIGPIPE, and that ends a host that has its default.
+        # Taken out of the queue, which would later close a file of the host with the same number. The reader stays open
+        # here as well: a write to a pipe without a reader raises SIGPIPE, which by default ends the host.
         self.reader = Descriptor(os.dup(self._reader.fileno()))  # type: ignore[attr-defined]
         self.writer = Descriptor(os.dup(self._writer.fileno()))  # type: ignore[attr-defined]
         self._reader.close()  # type: ignore[attr-defined]
         self._writer.close()  # type: ignore[attr-defined]
         os.set_blocking(self.writer.fileno(), False)
-        self._turn: object = None  # whose turn it is to write
+        self._turn: object = None  # identifies the last call of `put`, which may be a signal handler's
         if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
-            with suppress(OSError):  # the user's pipes take too much memory already
+            with suppress(OSError):  # the user's pipes use too much memory already
                 fcntl.fcntl(self.writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def put(self, frame: Frame, block: bool = False, timeout: float | None = None) -> bool:  # type: ignore[override]
-        """Write what the pipe takes of a frame now. To be called with the same frame until it is in as a whole.
+        """Write as much of a frame as the pipe takes now. Call it with the same frame until it is written.
 
-        A signal handler may interrupt this, call `put` itself, and return: then it has been its turn, and this returns.
+        A signal handler may interrupt this and call `put` itself. Then this call writes no more and returns False.
 
         Returns:
-            Whether it is in as a whole.
+            Whether the whole frame is written.
         """
         self._turn = turn = object()
         for piece, taken in zip(frame.pieces, frame.taken, strict=True):
@@ -91,7 +91,7 @@ class BatchQueue(Queue):  # type: ignore[type-arg]  # at run time it takes none
                 if not self.writer.intact():
                     return False
                 write = write_now(self.writer.fileno(), piece, written)
-                # CPython looks for signals behind calls and backward jumps. There is none from here to the write.
+                # CPython checks for signals after calls and backward jumps. There is none from here to the write.
                 if self._turn is not turn:
                     return False
                 try:
@@ -104,7 +104,7 @@ class BatchQueue(Queue):  # type: ignore[type-arg]  # at run time it takes none
 
     def close(self) -> None:
         """Close both ends of the pipe. A writer reads what is in it, and then its end."""
-        self._turn = None  # whoever was about to write finds that it is not its turn
+        self._turn = None  # so that an interrupted `put` writes no more
         self.reader.close()
         self.writer.close()
 
@@ -113,24 +113,24 @@ class QueueReader:
     """The writer's end.
 
     Args:
-        fd: The pipe, of which this process must be the only one that reads.
+        fd: The pipe; no other process may read it.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         os.set_blocking(fd, False)
         self._buffer = bytearray(READ_BYTES)
-        self._start = self._stop = 0  # where in the buffer lies what is read and not handed out
-        self._large: tuple[int, int, int, bytearray, int] | None = None  # a batch of which a part is read
+        self._start = self._stop = 0  # the part of the buffer that is read and not yielded yet
+        self._large: tuple[int, int, int, bytearray, int] | None = None  # a large batch that is read in part
         self.drained = False  # whether the last read found nothing
-        self.ended = False  # whether no more can come: every process that could write is gone
+        self.ended = False  # whether no process can write any more
 
     def fileno(self) -> int:
         """The descriptor, for polling."""
         return self._fd
 
     def read(self) -> Iterator[tuple[int, Batch]]:
-        """What one read of the pipe completes: batches, and where each ends in the stream of all lines, in bytes."""
+        """Read the pipe once. Yields each complete batch after its end offset in the stream of all lines, in bytes."""
         large = self._large
         target = memoryview(self._buffer)[self._stop :] if large is None else memoryview(large[3])[large[4] :]
         try:
@@ -146,12 +146,12 @@ class QueueReader:
             yield from self._cut()
         elif large[4] + count == len(large[3]):
             self._large = None
-            yield large[0], Batch(large[1], large[2], large[3])  # type: ignore[arg-type]  # read as bytes are
+            yield large[0], Batch(large[1], large[2], large[3])  # type: ignore[arg-type]  # used like bytes
         else:
             self._large = (*large[:4], large[4] + count)
 
     def _cut(self) -> Iterator[tuple[int, Batch]]:
-        """The batches that are whole in the buffer; one that does not fit gets memory of its own."""
+        """Yield the complete batches in the buffer. A batch that does not fit gets a buffer of its own."""
         buffer = self._buffer
         with memoryview(buffer) as view:
             while self._stop - self._start >= _HEAD.size:

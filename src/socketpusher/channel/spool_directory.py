@@ -1,9 +1,9 @@
-"""The directory of the spools: whose it is, which files are in it, and who has each of them.
+"""The directory of the spools: its permissions, its files, and the locks that say which process owns a spool.
 
-A pusher's spool is a database of its own, NAME.db, beside NAME.lock. Who has locked the latter owns both: the host and
-its writers share the lock; once they are gone, the next pusher with this directory takes it. The kernel lets a lock go
-with the last process that holds it, however that ends. Names begin with a number that rises, so their order is that of
-the pushers, and no clock is asked.
+Each pusher has its own spool, a database NAME.db, beside NAME.lock. The process that holds the lock owns both. A host
+and its writers share the lock; after they have ended, the next pusher with this directory takes it. The kernel releases
+a lock when the last process that holds it ends. Names begin with a rising number, so they sort in the order of the
+pushers without a clock.
 """
 
 import errno
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from .descriptors import Descriptor, above_standard
 
 DAMAGED = ".damaged"
-"""What is put behind the name of a database that can't be read."""
+"""The suffix that a database gets if it can't be read."""
 
 _NAME = re.compile(r"(\d{8,}-[0-9a-f]{12})\.(?:lock|db)")
 _ENDINGS = ("", "-wal", "-shm", "-journal")
@@ -26,24 +26,24 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def check_directory(path: str) -> None:
-    """Make the directory if it is missing, for this user only.
+    """Check the directory, and create it if it is missing, for this user only.
 
     Raises:
-        OSError: It can't be made or used, is another user's, or is open to others.
+        OSError: It can't be created or used, belongs to another user, or is accessible to others.
     """
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         status = os.stat(path)
     except OSError as error:
-        reason = "something else has that name" if isinstance(error, FileExistsError) else error.strerror
+        reason = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
         advice = f"{reason}; choose a directory that this user can write to"
         raise _refused(error.errno or errno.EIO, advice, path) from error
     if status.st_uid != os.geteuid():
-        advice = f"it is user {status.st_uid}'s, and this is user {os.geteuid()}; choose a directory of its own"
+        advice = f"it belongs to user {status.st_uid}, not to this user, {os.geteuid()}; choose another directory"
         raise _refused(errno.EPERM, advice, path)
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise _refused(errno.EPERM, f"others may look into it, its mode is {mode:04o}; chmod 700 it", path)
+        raise _refused(errno.EPERM, f"other users can access it, its mode is {mode:04o}; run chmod 700 on it", path)
 
 
 def _refused(code: int, why: str, path: str) -> OSError:
@@ -51,12 +51,12 @@ def _refused(code: int, why: str, path: str) -> OSError:
 
 
 class SpoolError(Exception):
-    """The disk, or a database on it, does not do what it should.
+    """A spool can't be read or written.
 
     Args:
         text: What is wrong.
-        damaged: Whether the file is torn or foreign, and will be so the next time; else the disk may be full, or can't
-            be written to.
+        damaged: Whether the file is torn or foreign, so that a retry can't help. Otherwise the disk may be full or not
+            writable.
     """
 
     def __init__(self, text: str, damaged: bool = False) -> None:
@@ -65,7 +65,7 @@ class SpoolError(Exception):
 
 
 class Claim(NamedTuple):
-    """A spool that is this process's, for as long as the lock is open here."""
+    """A spool that this process owns, as long as the lock is open here."""
 
     directory: str
     name: str
@@ -77,26 +77,26 @@ class Claim(NamedTuple):
         return os.path.join(self.directory, self.name + ".db")
 
     def remove(self) -> None:
-        """Remove every file of the spool, and let go of it."""
+        """Remove every file of the spool, and release the lock."""
         self.remove_database()
         with suppress(OSError):
             os.unlink(os.path.join(self.directory, self.name + ".lock"))
         self.lock.close()
 
     def remove_database(self) -> None:
-        """Remove what is in it, which needs no room on the disk."""
+        """Remove the database, which needs no room on the disk."""
         for ending in _ENDINGS:
             with suppress(OSError):
                 os.unlink(self.database + ending)
 
     def put_aside(self) -> str:
-        """Give a database that can't be read another name, under which nobody tries again.
+        """Rename a database that can't be read, so that no pusher tries it again.
 
         Returns:
-            The name.
+            The new name.
 
         Raises:
-            OSError: It can't be done.
+            OSError: It can't be renamed.
         """
         os.rename(self.database, self.database + DAMAGED)
         for ending in _ENDINGS[1:]:
@@ -106,10 +106,10 @@ class Claim(NamedTuple):
 
 
 def claim_new(directory: str) -> Claim:
-    """A spool behind all others. Nothing of it is on the disk but the lock.
+    """Claim a new spool, with a name after all others. Only its lock is on the disk yet.
 
     Raises:
-        OSError: The lock can't be made, or the file system has none.
+        OSError: The lock can't be created, or the file system has no locks.
     """
     while True:
         number = 1 + max((int(name.partition("-")[0]) for name in names(directory)), default=0)
@@ -117,13 +117,13 @@ def claim_new(directory: str) -> Claim:
             return claim
 
 
-def claim_inherited(directory: str, most: int) -> list[Claim]:
-    """The spools that earlier pushers have left, at most so many, oldest first; now they are this process's."""
+def claim_inherited(directory: str, limit: int) -> list[Claim]:
+    """Claim the spools that earlier pushers have left, at most `limit` of them, oldest first."""
     claims: list[Claim] = []
     for name in names(directory):
-        if len(claims) == most:
+        if len(claims) == limit:
             break
-        with suppress(OSError):  # another has removed it, or the directory
+        with suppress(OSError):  # another process has removed it, or the directory
             if (claim := _claim(directory, name)) is not None:
                 if os.path.exists(claim.database):
                     claims.append(claim)
@@ -133,7 +133,7 @@ def claim_inherited(directory: str, most: int) -> list[Claim]:
 
 
 def _claim(directory: str, name: str) -> Claim | None:
-    """None if another process has it."""
+    """Claim a spool. Returns None if another process owns it."""
     path = os.path.join(directory, name + ".lock")
     try:
         with above_standard():
@@ -142,11 +142,11 @@ def _claim(directory: str, name: str) -> Claim | None:
     except BlockingIOError:
         return None
     except OSError as error:
-        raise _refused(error.errno or errno.EIO, f"no file in it can be locked: {error.strerror}", directory) from error
+        raise _refused(error.errno or errno.EIO, f"can't lock a file in it: {error.strerror}", directory) from error
     with suppress(FileNotFoundError):
         if os.path.samestat(os.stat(path), os.fstat(lock.fileno())):
             return Claim(directory, name, lock)
-    return None  # it was removed meanwhile
+    return None  # the lock was removed meanwhile
 
 
 def names(directory: str) -> list[str]:
@@ -156,13 +156,13 @@ def names(directory: str) -> list[str]:
 
 
 def databases(directory: str) -> list[str]:
-    """The paths of the spools with something in them, oldest first, whoever has them."""
+    """The paths of all databases, oldest first, whether a process owns them or not."""
     paths = (os.path.join(directory, name + ".db") for name in names(directory))
     return [path for path in paths if os.path.exists(path)]
 
 
 def is_in_use(database: str) -> bool:
-    """Whether a process has the spool."""
+    """Whether a process owns the spool."""
     with suppress(FileNotFoundError), open(database.removesuffix(".db") + ".lock", "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -172,7 +172,7 @@ def is_in_use(database: str) -> bool:
 
 
 def bytes_of_others(claim: Claim) -> int:
-    """How much all other files in the directory take, in bytes."""
+    """The size of all other files in the directory, in bytes."""
     size = 0
     with os.scandir(claim.directory) as entries:
         for entry in entries:

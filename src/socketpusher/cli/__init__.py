@@ -1,13 +1,13 @@
-"""The command `socketpusher`: one module a sub-command, and what they share here.
+"""The command `socketpusher`: one module per command, and what the commands share.
 
-Exit codes: 0 as wished, 1 for a failure, 2 for a command line that is not understood, and 128 + n where signal n ended
-it: 130 for Ctrl-C, 141 for a reader of the output that is gone (`| head`), 143 for SIGTERM.
+Exit codes: 0 for success, 1 for a failure, 2 for a mistake on the command line, and 128 + n if signal n ended the
+command: 130 for Ctrl-C, 143 for SIGTERM, 141 if the reader of its output has ended (`| head`).
 """
 
 import signal
 from threading import current_thread, main_thread
 
-# While modules are imported, an exception in the middle of one makes a mess: Ctrl-C just ends the process until then.
+# An exception in the middle of an import could be printed by something else: until the end of this, Ctrl-C just kills.
 _raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
 if _raises:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

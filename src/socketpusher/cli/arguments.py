@@ -1,25 +1,44 @@
-"""What the parsers of several sub-commands have in common."""
+"""What the parsers of several commands have in common."""
 
 import argparse
 import re
-from typing import TypeAlias
+import textwrap
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from ..config import default_socket_path
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""What `argparse` gives to add sub-commands to."""
+"""What `argparse` gives to add commands to."""
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, keeps those with indented lines, and does not repeat all options.
+
+    argparse either rewraps everything or nothing, and breaks lines inside the names of options.
+    """
+
+    def add_usage(self, usage: Any, actions: Iterable[argparse.Action], *rest: Any, **named: Any) -> None:
+        """Add the usage line."""
+        arguments = [action for action in actions if not action.option_strings]
+        if len(arguments) < len(list(actions)):
+            arguments.insert(0, argparse.Action(["options"], "", nargs=0))
+        super().add_usage(usage, arguments, *rest, **named)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(part if "\n " in part else "\n".join(self._split_lines(part, width)) for part in paragraphs)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def add_command(
     commands: Commands, name: str, summary: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
-    """Add a sub-command whose help teaches by examples."""
+    """Add a command whose help teaches by examples."""
     return commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=summary, description=description, epilog=examples, formatter_class=HelpFormatter
     )
 
 
@@ -30,15 +49,61 @@ def add_path(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_consumer(parser: argparse.ArgumentParser) -> None:
+    """Add PATH, and the options that say which consumer may be there and how long to wait for one."""
+    add_path(parser, "where the consumer listens")
+    parser.add_argument("--wait", action="store_true", help="wait for a consumer if nobody listens there yet")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long to wait for a consumer: with --wait at the start (default: without limit), and if it is lost, "
+        "at the end (default: 5)",
+    )
+    add_allowed_users(parser)
+
+
+def add_allowed_users(
+    parser: argparse.ArgumentParser, what: str = "also send to a consumer that runs as this user"
+) -> None:
+    """Add the option that allows another user at the other end; `what` says in the help what it may do."""
+    parser.add_argument(
+        "--allow-uid",
+        action="append",
+        default=[],
+        type=int,
+        metavar="UID",
+        help=f"{what}; may be given more than once",
+    )
+
+
+def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
+    """Add the same option for a command that listens."""
+    add_allowed_users(
+        parser, "let this user send, too; programs of that user must allow yours: PusherConfig(allow_uids=...)"
+    )
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0 on, as an argument's type."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
 def positive(text: str) -> int:
-    """A whole number from 1 on, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    """Return a whole number from 1 on, as an argument's type."""
+    if not text.isdecimal() or not 1 <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on that fits 64 bits")
     return int(text)
 
 
 def size(text: str) -> int:
-    """A number of bytes from 1 on, such as 4096, 100K, 100M or 1G (powers of 1024), as an argument's type."""
+    """Return a number of bytes, such as 4096, 100K, 100M or 1G (powers of 1024), as an argument's type."""
     match = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
     if match is None or int(match[1]) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 100K, 100M or 1G")

@@ -1,12 +1,10 @@
 """What is wrong between a pusher and its consumer, check by check, each with a remedy. It changes and sends nothing.
 
-Whether a consumer reads can't be seen without sending it something. Whether it takes the connection can: Linux lists in
-/proc/net/unix the connections that wait at a socket to be accepted. And of the process that listens, /proc tells
-whether it is stopped.
+Whether a consumer reads can't be seen without sending it something. Whether it accepts the connection can: Linux lists
+in /proc/net/unix the connections that wait to be accepted, and /proc/PID/stat says whether the listener is stopped.
 """
 
 import errno
-import multiprocessing
 import os
 import re
 import select
@@ -15,9 +13,8 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import Literal, NamedTuple
 
 from ..channel.spool_directory import DAMAGED, check_directory, databases, is_in_use
 from ..config import PusherConfig, default_socket_path
@@ -25,238 +22,206 @@ from ..events import Bus, Event
 from ..listener.listener import listen
 from ..pusher import SocketPusher
 from ..unix_socket import SUN_PATH_MAX, credentials
+from .output import plural, size_text
 
-ACCEPTED_WITHIN = 2.0
-"""A consumer that is well takes a connection in so many seconds, and in a few milliseconds if it has nothing to do."""
+ACCEPT_TIMEOUT = 2.0
+"""A healthy consumer accepts a connection within this time, in seconds; an idle one within milliseconds."""
+
+REFUSAL_TIMEOUT = 0.5
+"""A consumer that refuses this user hangs up within this time after it accepted the connection, in seconds."""
 
 # A line of /proc/net/unix: the flags, the state and the name of a socket, as it was given to bind.
 _ENTRY = re.compile(r"\S+: \S+ \S+ (\S+) \S+ (\S+) +\S+ (.+)")
 _LISTENS, _WAITS = "00010000", "02"  # the flags of a listener, the state of a connection that is not accepted
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What a check found.
-
-    Args:
-        verdict: "skip" if an earlier check failed that this one needs, or the system does not tell.
-        name: What was looked at.
-        reason: What was found, or why nothing could be.
-        remedy: What to do; "" if nothing needs to be done.
-    """
+class Check(NamedTuple):
+    """What a check found, or why it was skipped, and what to do about it, if anything."""
 
     verdict: Literal["ok", "warn", "FAIL", "skip"]
-    name: str
     reason: str
     remedy: str = ""
 
 
-def examine(path: str | None, spool: str | None = None) -> Iterator[Check]:
-    """Check everything from the path to the pusher, in order.
+def examine(
+    given: str | None, spool: str | None = None, allow_uids: Collection[int] = ()
+) -> Iterator[tuple[str, Check]]:
+    """Check everything from the path to the pusher, in order. Yields the name of each check, and the check.
 
     Args:
-        path: Where the consumer listens; None for the default.
+        given: Where the consumer listens; None for the default.
         spool: The directory of a spool; None for none.
+        allow_uids: The users, besides this one and root, whose consumers may have the events.
     """
-    yield from _socket_checks(path)
-    if spool is not None:
-        yield _spool(spool, default_socket_path() if path is None else path)
-    memory = _shared_memory()
-    yield memory
-    if memory.verdict == "ok":
-        yield _pusher()
-    else:
-        yield Check("skip", "pusher", "without shared memory none can start")
-
-
-def _socket_checks(given: str | None) -> Iterator[Check]:
     path = default_socket_path() if given is None else given
-    passed = True
-    for check in (_path(path, given is None), _length(path), _directory(path), _socket(path)):
-        if check.name in ("length", "directory", "socket") and not passed:
-            check = Check("skip", check.name, "see above")
-        passed = passed and check.verdict != "FAIL"
-        yield check
-    if passed:
-        yield from _connection(path)
-    else:
-        for name in ("listener", "user", "reading"):
-            yield Check("skip", name, "see above")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        steps: dict[str, Callable[[], Check]] = {
+            "path": lambda: _path(path, given is None),
+            "directory": lambda: _directory(path),
+            "socket": lambda: _socket(path),
+            "listener": lambda: _listener(path, probe),
+            "user": lambda: _user(probe, {os.geteuid(), 0, *allow_uids}),
+            "reading": lambda: _reading(path, probe),
+        }
+        failed = False
+        for name, step in steps.items():
+            check = Check("skip", "see above") if failed else step()
+            failed = failed or (check.verdict == "FAIL" and name != "user")
+            yield name, check
+    if spool is not None:
+        yield "spool", _spool(spool, path)
+    yield "pusher", _pusher()
 
 
 def _path(path: str, default: bool) -> Check:
     if not path:
-        return Check("FAIL", "path", "it is empty", f"leave it out for the default, {default_socket_path()}")
+        return Check("FAIL", "it is empty", f"leave it out for the default, {default_socket_path()}")
+    if (size := len(os.fsencode(path))) > SUN_PATH_MAX:
+        remedy = "choose a shorter path, or one relative to the working directory"
+        return Check("FAIL", f"{path} has {size} bytes; a Unix socket takes {SUN_PATH_MAX}", remedy)
     if not default:
         where = "" if os.path.isabs(path) else f", in {os.getcwd()}"
-        return Check("ok", "path", f"{path}, as given{where}")
+        return Check("ok", f"{path}, as given{where}")
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime_dir):
-        return Check("ok", "path", f"{path}, by XDG_RUNTIME_DIR")
+        return Check("ok", f"{path}, from XDG_RUNTIME_DIR")
     if runtime_dir:
-        return Check(
-            "warn",
-            "path",
-            f"{path}, by the home directory, for XDG_RUNTIME_DIR is not an absolute path: {runtime_dir}",
-            "set it to an absolute path, for the consumer too, or give the path",
-        )
-    return Check("ok", "path", f"{path}, by the home directory, for XDG_RUNTIME_DIR is not set")
-
-
-def _length(path: str) -> Check:
-    size = len(os.fsencode(path))
-    found = f"{size} of the {SUN_PATH_MAX} bytes that a Unix socket takes"
-    if size > SUN_PATH_MAX:
-        return Check("FAIL", "length", found, "choose a shorter path, or one relative to the working directory")
-    return Check("ok", "length", found)
+        reason = f"{path}, in the home directory: XDG_RUNTIME_DIR is not an absolute path: {runtime_dir}"
+        return Check("warn", reason, "set it to an absolute path, for the consumer too, or give the path")
+    return Check("ok", f"{path}, in the home directory: XDG_RUNTIME_DIR is not set")
 
 
 def _directory(path: str) -> Check:
     directory = os.path.dirname(path) or os.curdir
+
     try:
         status = os.stat(directory)
     except FileNotFoundError:
-        return Check(
-            "FAIL", "directory", f"{directory} does not exist", f"start the consumer, or: mkdir -p -m 700 {directory}"
-        )
+        return Check("FAIL", f"{directory} does not exist", f"start the consumer, or: mkdir -p -m 700 {directory}")
     except NotADirectoryError:
-        return Check("FAIL", "directory", f"a part of {directory} is not a directory", "choose another path")
+        return Check("FAIL", f"a part of {directory} is not a directory", "choose another path")
     except OSError as error:
         return Check(
             "FAIL",
-            "directory",
-            f"{directory} can't be reached by {_me()}: {error.strerror}",
-            "give this user search permission (x) for every directory on the way, or choose another path",
+            f"{_me()} can't reach {directory}: {error.strerror}",
+            "give this user search permission (x) for each directory in the path, or choose another path",
         )
     if not stat.S_ISDIR(status.st_mode):
-        return Check("FAIL", "directory", f"{directory} is {_kind(status.st_mode)}", "choose another path")
+        return Check("FAIL", f"{directory} is {_kind(status.st_mode)}", "choose another path")
     found = f"{directory}, {_owner_and_mode(status)}"
     if not os.access(directory, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        return Check(
-            "FAIL", "directory", f"{found}: {_me()} may not enter it", f"chmod +x {directory}, or run as its owner"
-        )
+        return Check("FAIL", f"{found}: {_me()} may not enter it", f"chmod +x {directory}, or run as its owner")
     if status.st_uid not in (os.geteuid(), 0):
-        return Check(
-            "warn", "directory", f"{found}: its owner can put another socket in its place", "choose one of your own"
-        )
+        return Check("warn", f"{found}: its owner can replace the socket", "choose a directory of your own")
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        who = "anybody" if status.st_mode & 0o002 else f"group {status.st_gid}"
-        return Check(
-            "warn", "directory", f"{found}: {who} can put another socket in its place", f"chmod go-w {directory}"
-        )
-    return Check("ok", "directory", found)
+        who = "anyone" if status.st_mode & 0o002 else f"group {status.st_gid}"
+        return Check("warn", f"{found}: {who} can replace the socket", f"chmod go-w {directory}")
+    return Check("ok", found)
 
 
 def _socket(path: str) -> Check:
     try:
-        status = os.lstat(path)
-        target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else None
+        target = os.readlink(path) if os.path.islink(path) else None
         status = os.stat(path)
     except FileNotFoundError:
         start = f"start the consumer, for example: socketpusher listen {path}"
         if os.path.islink(path):
-            dangling = f"it is a symbolic link to {os.readlink(path)}, where there is nothing"
-            return Check("FAIL", "socket", dangling, f"remove the link, and {start}")
-        return Check("FAIL", "socket", f"there is nothing at {path}", start)
+            dangling = f"it is a symbolic link to {os.readlink(path)}, which does not exist"
+            return Check("FAIL", dangling, f"remove the link, and {start}")
+        return Check("FAIL", f"{path} does not exist", start)
     except OSError as error:
-        return Check("FAIL", "socket", f"it can't be looked at: {error.strerror}", "choose another path")
+        return Check("FAIL", f"it can't be examined: {error.strerror}", "choose another path")
     what = f"a symbolic link to {target}, " if target is not None else ""
     if not stat.S_ISSOCK(status.st_mode):
-        return Check(
-            "FAIL", "socket", f"{what}{_kind(status.st_mode)} is in its place", "move it away, or choose another path"
-        )
+        found = f"{what}{_kind(status.st_mode)} is in its place"
+        return Check("FAIL", found, "move it away, or choose another path")
     found = what + _owner_and_mode(status)
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        return Check(
-            "FAIL",
-            "socket",
-            f"{found}: {_me()} may not write to it",
-            "run the consumer and the pusher as the same user, or let the consumer open its socket to this one",
-        )
+        remedy = "run the consumer and the pusher as the same user, or let the consumer open its socket to this one"
+        return Check("FAIL", f"{found}: {_me()} may not write to it", remedy)
     if target is not None:
-        return Check("warn", "socket", f"{found}: pushers follow it, socketpusher listen does not", f"use {target}")
+        return Check("warn", f"{found}: pushers follow it, socketpusher listen does not", f"use {target}")
     if status.st_uid not in (os.geteuid(), 0):
-        return Check("warn", "socket", f"{found}: it is another user's", "see below whether a pusher sends to it")
+        return Check("warn", f"{found}: another user's", "see below whether a pusher sends to it")
     if status.st_mode & 0o002:
-        return Check("warn", "socket", f"{found}: anybody may send to it", f"chmod go-w {path}, if that is not wanted")
-    return Check("ok", "socket", found)
+        return Check("warn", f"{found}: anyone may send to it", f"chmod go-w {path}, if that is not wanted")
+    return Check("ok", found)
 
 
-def _connection(path: str) -> Iterator[Check]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except OSError as error:
-            yield _not_connected(path, error)
-            for name in ("user", "reading"):
-                yield Check("skip", name, "see above")
-            return
-        pid, uid = credentials(probe)
-        yield Check("ok", "listener", f"{_process(pid)} listens")
-        yield _user(uid)
-        yield _reading(path, pid)
+def _listener(path: str, probe: socket.socket) -> Check:
+    probe.setblocking(False)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        remedy = f"start the consumer again; socketpusher listen {path} replaces the file"
+        return Check("FAIL", "the socket is stale: no process listens on it any more", remedy)
+    except BlockingIOError:
+        reason = "the queue of connections is full: a process listens but does not accept them"
+        remedy = f"continue or restart the consumer; to see its process: ss -xlp src {path}"
+        return Check("FAIL", reason, remedy)
+    except OSError as error:
+        if error.errno == errno.EPROTOTYPE:
+            return Check("FAIL", "the socket is not a stream socket", "let the consumer listen on one (SOCK_STREAM)")
+        return Check("FAIL", f"can't connect to it: {error.strerror}", "choose another path")
+    return Check("ok", f"{_process(credentials(probe)[0])} listens")
 
 
-def _not_connected(path: str, error: OSError) -> Check:
-    reason, remedy = {
-        errno.ECONNREFUSED: (
-            "the socket is stale: nobody listens on it any more",
-            f"start the consumer again; socketpusher listen {path} replaces the file",
-        ),
-        errno.EAGAIN: (
-            "the queue of connections is full: somebody listens, but takes none",
-            f"continue or restart the consumer; which process it is tells: ss -xlp src {path}",
-        ),
-        errno.EPROTOTYPE: (
-            "the socket is not a stream socket",
-            "let the consumer listen on one (SOCK_STREAM)",
-        ),
-    }.get(error.errno or 0, (f"it can't be connected: {error.strerror}", "choose another path"))
-    return Check("FAIL", "listener", reason, remedy)
-
-
-def _user(uid: int | None) -> Check:
+def _user(probe: socket.socket, uids: set[int]) -> Check:
+    _, uid = credentials(probe)
     if uid is None:
-        return Check("skip", "user", "the system does not tell who listens")
-    if uid in (os.geteuid(), 0):
-        return Check("ok", "user", f"it runs as user {uid}, who may have the events of {_me()}")
+        return Check("skip", "the system does not say who listens")
+    if uid in uids:
+        return Check("ok", f"it runs as user {uid}, who may have the events of {_me()}")
     return Check(
         "FAIL",
-        "user",
         f"it runs as user {uid}, and a pusher of {_me()} sends only to that user and root",
-        f"run both as the same user, or set PusherConfig(allow_uids=({uid},))",
+        f"run both as the same user, or allow user {uid}: PusherConfig(allow_uids=({uid},)), "
+        f"or for a command --allow-uid {uid}",
     )
 
 
-def _reading(path: str, pid: int | None) -> Check:
+def _hung_up(probe: socket.socket, timeout: float) -> Check | None:
+    """What to say if the consumer closes the connection within this time, in seconds."""
+    poll = select.poll()
+    poll.register(probe, 0)
+    if not poll.poll(timeout * 1000):
+        return None
+    pid, uid = credentials(probe)
+    if uid == os.geteuid():
+        remedy = "nothing if the consumer serves one connection at a time; else see its own log"
+        return Check("warn", f"{_process(pid)} hung up at once", remedy)
+    return Check(
+        "FAIL",
+        f"{_process(pid)} of user {uid} hung up at once, so it seems to refuse {_me()}",
+        f"run both as the same user, or let it allow this one: socketpusher listen --allow-uid {os.geteuid()}",
+    )
+
+
+def _reading(path: str, probe: socket.socket) -> Check:
+    pid, uid = credentials(probe)
+    if (found := _hung_up(probe, 0)) is not None:
+        return found
     if sys.platform != "linux":
-        return Check("skip", "reading", "the system does not tell without sending something")
+        return Check("skip", "the system does not say whether it reads unless something is sent")
     if _is_stopped(pid):
-        return Check("FAIL", "reading", f"{_process(pid)} is stopped", f"continue it: kill -CONT {pid}")
-    deadline = time.monotonic() + ACCEPTED_WITHIN
+        return Check("FAIL", f"{_process(pid)} is stopped", f"continue it: kill -CONT {pid}")
+    deadline = time.monotonic() + ACCEPT_TIMEOUT
     while True:
         states = _connections(path, pid)
         if states is None:
-            return Check("skip", "reading", "the system does not list the listener, as in another container")
+            return Check("skip", "the system does not list the listener, as in another container")
         if _WAITS not in states:
-            return Check("ok", "reading", "it took the connection; nothing was sent")
+            # One that refuses this user has accepted the connection first.
+            found = _hung_up(probe, 0 if uid == os.geteuid() else REFUSAL_TIMEOUT)
+            return found or Check("ok", "it accepted the connection; nothing was sent")
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)
     if len(states) > states.count(_WAITS):
-        return Check(
-            "warn",
-            "reading",
-            f"it is connected, but took no further connection in {ACCEPTED_WITHIN:g} s",
-            "nothing, if the consumer serves one connection at a time; else restart it",
-        )
-    return Check(
-        "FAIL",
-        "reading",
-        f"{_process(pid)} took no connection in {ACCEPTED_WITHIN:g} s",
-        "restart the consumer; it hangs, or does not call accept",
-    )
+        reason = f"it is connected, but accepted no further connection in {ACCEPT_TIMEOUT:g} s"
+        return Check("warn", reason, "nothing if it serves one connection at a time; else restart it")
+    reason = f"{_process(pid)} accepted no connection in {ACCEPT_TIMEOUT:g} s"
+    return Check("FAIL", reason, "restart the consumer; it hangs, or does not call accept")
 
 
 def _connections(path: str, pid: int | None) -> list[str] | None:
@@ -291,48 +256,35 @@ def _is_stopped(pid: int | None) -> bool:
 
 
 def _spool(directory: str, path: str) -> Check:
-    """What waits in a spool. Only what no process has can be counted."""
+    """What is waiting in a spool. Only what no process is using can be counted."""
     if not os.path.isdir(directory):
-        return Check(
-            "warn", "spool", f"there is no directory {directory}", "nothing: the first pusher with it makes it"
-        )
+        remedy = "nothing: the first pusher that uses it makes it"
+        return Check("warn", f"the directory {directory} does not exist", remedy)
     try:
         check_directory(directory)
         found, damaged = databases(directory), [name for name in os.listdir(directory) if DAMAGED in name]
-        used = [database for database in found if is_in_use(database)]
-        size = sum(os.path.getsize(database) for database in found)
+        used = sum(map(is_in_use, found))
+        size = sum(map(os.path.getsize, found))
     except OSError as error:
-        return Check("FAIL", "spool", f"{error.strerror}: {directory}", "choose another directory, or change this one")
+        return Check("FAIL", f"{error.strerror}: {directory}", "choose another directory, or change this one")
     if damaged:
         names = ", ".join(sorted(damaged))
-        remedy = "sqlite3 FILE .recover may get events back; remove it then"
-        return Check("warn", "spool", f"in {directory} these were damaged and put aside: {names}", remedy)
+        remedy = "sqlite3 FILE .recover may recover events; then remove the file"
+        return Check("warn", f"damaged files were put aside in {directory}: {names}", remedy)
     if not found:
-        return Check("ok", "spool", f"nothing waits in {directory}")
-    free = len(found) - len(used)
-    left = "what 1 pusher has left waits" if len(found) == 1 else f"what {len(found)} pushers have left waits"
-    what = f"{left} in {directory}: {size:,} bytes, {len(used)} in use"
-    if not free:
-        return Check("ok", "spool", what)
-    return Check("warn", "spool", what, f"start a pusher with it, or: socketpusher drain {directory} {path}")
-
-
-def _shared_memory() -> Check:
-    try:
-        multiprocessing.get_context("fork").Lock()  # whose file, with this context, is gone again at once
-    except (OSError, ImportError) as error:
-        return Check(
-            "FAIL",
-            "shared memory",
-            f"multiprocessing can't make a semaphore: {error}",
-            "let this user write to /dev/shm, where a container may need --tmpfs /dev/shm",
-        )
-    return Check("ok", "shared memory", "multiprocessing can make semaphores")
+        return Check("ok", f"nothing is waiting in {directory}")
+    what = f"{directory} has events of {plural(len(found), 'pusher')}: {size_text(size)}, {used} in use"
+    if used == len(found):
+        return Check("ok", what)
+    return Check("warn", what, f"start a pusher that uses it, or: socketpusher drain {directory} {path}")
 
 
 def _pusher() -> Check:
     """Whether a pusher can start, and deliver to a listener of our own: the user's consumer is left alone."""
-    remedy = "let this user start processes (ulimit -u), open files (ulimit -n) and write to a TMPDIR with a short name"
+    remedy = (
+        "let this user start processes (ulimit -u), open files (ulimit -n), and write to /dev/shm and to a TMPDIR with "
+        "a short name; a container may need --tmpfs /dev/shm"
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="sp") as directory:
             path = os.path.join(directory, "s")
@@ -340,11 +292,11 @@ def _pusher() -> Check:
             with listen(path) as events, SocketPusher(bus, PusherConfig(path)) as pusher:
                 bus.emit(Event("doctor"))
                 if not pusher.flush() or not select.select([events], [], [], 5.0)[0]:
-                    return Check("FAIL", "pusher", "it starts, but its event does not arrive", remedy)
-    except (OSError, RuntimeError) as error:
+                    return Check("FAIL", "it starts, but its event does not arrive", remedy)
+    except (OSError, RuntimeError, ImportError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Check("FAIL", "pusher", f"it can't start: {reason}", remedy)
-    return Check("ok", "pusher", "it starts, and delivers to a listener of its own")
+        return Check("FAIL", f"it can't start: {reason}", remedy)
+    return Check("ok", "it starts, and delivers to a listener of its own")
 
 
 def _me() -> str:

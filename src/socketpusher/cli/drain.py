@@ -1,36 +1,107 @@
 """`socketpusher drain`: what pushers have left in a spool, to a socket."""
 
 import argparse
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_command, add_path
+from .arguments import Commands, add_command, add_consumer
+from .output import plural, status
+
+if TYPE_CHECKING:
+    from ..pusher import SocketPusher
 
 _DESCRIPTION = """\
-Sends what pushers have left in a spool, the directory of PusherConfig(spool=DIRECTORY), to whoever listens on a Unix
-socket: the oldest run first, each with its graph and where it stood, the events in their order and with their ids. What
-the consumer has read leaves the disk.
+Sends the events that pushers have left in a spool, the directory of PusherConfig(spool=DIRECTORY), to the consumer that
+listens on a Unix socket: the oldest run first, each with its graph and state, the events in order and with their ids.
+Events that the consumer has read are deleted from the disk.
 
-It ends when nothing is left but what another program has; Ctrl-C ends it earlier, and loses nothing. There must be a
-consumer when it starts; if that goes away another one is waited for. The exit code is 0 if everything was sent, else 1.
+The command ends when nothing is left but what another program is using. Ctrl-C ends it earlier and loses nothing. If
+the consumer disconnects, the command waits for another one. The exit code is 0 if everything was sent, else 1.
 """
 
 _EXAMPLES = """\
 examples:
   socketpusher drain /var/spool/myapp
   socketpusher drain /var/spool/myapp /tmp/run.sock
-  socketpusher doctor --spool /var/spool/myapp        what waits there
+  socketpusher doctor --spool /var/spool/myapp     what is waiting there
 """
+
+PROGRESS_INTERVAL = 2.0
+"""How often to report how many events are left, in seconds."""
+
+CLAIM_TIMEOUT = 1.0
+"""A database that is not taken within this time is in use by another program, in seconds."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the sub-command."""
-    parser = add_command(commands, "drain", "send what waits in a spool", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("directory", metavar="DIRECTORY", help="the directory that PusherConfig has as its spool")
-    add_path(parser, "where the consumer listens")
+    parser = add_command(commands, "drain", "send what is waiting in a spool", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("directory", metavar="DIRECTORY", help="the spool directory of a PusherConfig")
+    add_consumer(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it until nothing is left. Returns the exit code."""
-    from .draining import drain
+    """Send everything that no other program is using. Returns the exit code."""
+    from ..channel.spool_directory import databases
+    from .flow_control import SIGNAL_FLUSH_TIMEOUT, start_pusher
 
-    return drain(arguments.directory, arguments.path)
+    directory = arguments.directory
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, "there is no such spool directory; pushers make theirs", directory)
+    if not databases(directory):
+        status(f"nothing is waiting in {directory}")
+        return 0
+    damaged_before = _damaged(directory)
+    pusher = start_pusher(arguments, spool=directory)
+    before = pusher.stats().inherited
+    try:
+        sent = _wait(pusher, directory)
+    finally:
+        left = pusher.stats().inherited
+        pusher.close(SIGNAL_FLUSH_TIMEOUT)
+        if left:
+            status(f"{plural(left, 'event')} of {before:,} are left in {directory} for the next time")
+    damaged = _damaged(directory) - damaged_before
+    lost = f", without those lost in {', '.join(sorted(damaged))}" if damaged else ""
+    status(f"sent {plural(sent, 'event')} to {pusher.config.socket_path}{lost}")
+    if others := databases(directory):
+        status(
+            f"{plural(len(others), 'spool')} in {directory} can't be read or is in use; "
+            f"to see which: socketpusher doctor --spool {directory}"
+        )
+    return int(bool(others or damaged))
+
+
+def _damaged(directory: str) -> set[str]:
+    from ..channel.spool_directory import DAMAGED
+
+    return {name for name in os.listdir(directory) if name.endswith(DAMAGED)}
+
+
+def _wait(pusher: "SocketPusher", directory: str) -> int:
+    """Wait until nothing is left that this pusher can have. Returns how many events that was."""
+    from ..channel.spool_directory import databases
+    from .flow_control import LOST, check_refusal
+
+    sent, last = 0, pusher.stats().inherited
+    reported = changed = time.monotonic()
+    connected = True
+    while databases(directory):
+        time.sleep(0.02)
+        stats, now = pusher.stats(), time.monotonic()
+        if stats.inherited != last:
+            sent += max(0, last - stats.inherited)
+            last, changed = stats.inherited, now
+        if not last and now - changed > CLAIM_TIMEOUT:
+            break
+        if connected and not stats.connected:
+            status(LOST.format(pusher.config.socket_path))
+        connected = stats.connected
+        check_refusal(pusher)
+        if now - reported > PROGRESS_INTERVAL:
+            reported = now
+            status(f"{plural(last, 'event')} left")
+    return sent + last

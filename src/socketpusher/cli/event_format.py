@@ -2,112 +2,74 @@
 
 import os
 import sys
-import unicodedata
-from collections.abc import Callable
 
 import orjson
 
 from ..events import Event
+from ..terminal.text import width
+from .output import printable
 
 TYPE_WIDTH = 22
 """Room for the longest known event type."""
 
 UNIT_WIDTH = 32
-"""The column of units grows with the longest one seen, up to so many columns."""
+"""The column of units grows with the longest one seen, up to this many columns."""
 
-PAYLOAD_CHARACTERS = 160
-"""Of a payload that is longer as JSON only the beginning is shown."""
+MAX_CHARACTERS = 400
+"""The middle of a longer text is left out: the last line of a traceback says most."""
 
-_GREEN = ("completed", "merged", "ok", "approved", "committed")
-_RED = ("failed", "fail", "conflict")
-_YELLOW = ("blocked", "retry", "backpressure")
-
-Paint = Callable[[str, str], str]
-"""Gives a text a style, such as "red" or "dim"."""
-
-
-def _plain(text: str, style: str) -> str:
-    return text
+_COLORS = {
+    "green": ("completed", "merged", "ok", "approved", "committed"),
+    "red": ("failed", "fail", "conflict"),
+    "yellow": ("blocked", "retry", "backpressure"),
+}
+_JOINER = "\u200d"  # keeps an emoji of several characters together, and is harmless
+_CODES = {"dim": 2, "red": 31, "green": 32, "yellow": 33}
 
 
 class EventFormatter:
     """Makes lines of events.
 
     Args:
-        colorize: Gives a text a style; by default none.
+        colors: Whether the lines are coloured, by ANSI's escape sequences.
     """
 
-    def __init__(self, colorize: Paint = _plain) -> None:
-        self._paint = colorize
+    def __init__(self, colors: bool = False) -> None:
+        self._colors = colors
         self._unit_width = 8
 
     def line(self, event: Event) -> str:
-        """The event as a line, without a newline."""
-        kind, unit = printable(event.type), printable(event.unit)
-        self._unit_width = max(self._unit_width, min(_columns(unit), UNIT_WIDTH))
+        """Return the event as a line, without a newline."""
+        kind, unit = _shown(event.type), _shown(event.unit)
+        self._unit_width = max(self._unit_width, min(width(unit), UNIT_WIDTH))
         time = f"{event.time.astimezone():%H:%M:%S.%f}"[:-3] if event.time is not None else ""
-        details = [
+        last = event.type.rpartition(".")[2]
+        color = next((color for color, words in _COLORS.items() if last in words), "")
+        words = [
+            self._paint(time, "dim"),
+            self._paint(kind, color) + " " * (TYPE_WIDTH - width(kind)),
+            unit + " " * (self._unit_width - width(unit)),
             f"task {event.task}" if event.task is not None else "",
             f"pr {event.pr}" if event.pr is not None else "",
-            _payload(event.payload),
-            self._paint(printable(event.error), "red") if event.error else "",
+            _shown(orjson.dumps(event.payload).decode()) if event.payload is not None else "",
+            self._paint(_shown(event.error), "red") if event.error else "",
         ]
-        style = _style(event.type)
-        return " ".join(
-            [
-                self._paint(time, "dim"),
-                self._paint(kind, style) + _padding(kind, TYPE_WIDTH),
-                unit + _padding(unit, self._unit_width),
-                *filter(None, details),
-            ]
-        ).rstrip()
+        return " ".join(words[:3] + list(filter(None, words[3:]))).rstrip()
+
+    def _paint(self, text: str, color: str) -> str:
+        return f"\x1b[{_CODES[color]}m{text}\x1b[0m" if self._colors and color and text else text
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would obey, or that would not be seen."""
-    if text.isprintable():
+def shows_colors() -> bool:
+    """Whether standard output is to be coloured: see no-color.org and force-color.org."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb")
+
+
+def _shown(text: str) -> str:
+    text = _JOINER.join(map(printable, text.split(_JOINER)))
+    if (excess := len(text) - MAX_CHARACTERS) <= 0:
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def paint_for_terminal() -> Paint:
-    """What colours the lines: rich, if it is there and standard output is a terminal that shows colours."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return _plain
-    try:
-        from rich.color import ColorSystem
-        from rich.console import Console
-        from rich.style import Style
-    except ImportError:  # optional, the extra `terminal`
-        return _plain
-    if Console().color_system is None:
-        return _plain
-    styles = {name: Style.parse(name) for name in ("dim", "red", "green", "yellow")}
-
-    def colorize(text: str, style: str) -> str:
-        return styles[style].render(text, color_system=ColorSystem.STANDARD) if style else text
-
-    return colorize
-
-
-def _style(kind: str) -> str:
-    what = kind.rpartition(".")[2]
-    return "red" if what in _RED else "green" if what in _GREEN else "yellow" if what in _YELLOW else ""
-
-
-def _payload(payload: object) -> str:
-    if payload is None:
-        return ""
-    shown = printable(orjson.dumps(payload).decode())
-    return shown if len(shown) <= PAYLOAD_CHARACTERS else shown[: PAYLOAD_CHARACTERS - 3] + "..."
-
-
-def _padding(text: str, width: int) -> str:
-    return " " * (width - _columns(text))
-
-
-def _columns(text: str) -> int:
-    """How wide the text is in a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    half = MAX_CHARACTERS // 2
+    return f"{text[:half]} ... {excess:,} characters left out ... {text[-half:]}"

@@ -1,149 +1,248 @@
-"""What `send` and `replay` have in common: events of a file, to a socket, no faster than its consumer reads them."""
+"""What `send`, `replay` and `drain` share: events of a file, to a socket, no faster than its consumer reads them."""
 
+import argparse
+import codecs
+import gzip
+import json
+import logging
+import os
 import sys
 import time
-import types
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import BinaryIO
+from errno import EBADF, EIO, ETIMEDOUT
+from typing import Any, BinaryIO, cast
 
 from .. import wire
-from ..config import PusherConfig
-from ..events import Bus, Event
+from ..config import MAX_LINE_BYTES, PusherConfig
+from ..events import Bus, Event, EventType
+from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
-from .event_format import printable
+from .output import plural, status
 
 FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
-"""After so many events or bytes the consumer is waited for: well below the 1000 events that may wait in the writer, and
-the 8 MiB that may be on their way to it, so that nothing is dropped."""
+"""After this many events or bytes, wait for the consumer. Nothing is dropped: 1000 events may wait in the writer, and
+8 MiB may be on their way to it."""
 
 CONSUMER_STALL_TIMEOUT = 86_400.0
-"""A consumer may pause so long, in seconds, before the pusher gives its connection up and sends what it had not read to
-the next one."""
+"""How long a consumer may pause before the pusher gives its connection up, in seconds."""
 
 NEW_CONSUMER_TIMEOUT = 5.0
-"""At the end another consumer is waited for so long, in seconds."""
+"""How long to wait for another consumer at the end, unless --timeout is given, in seconds."""
 
 SIGNAL_FLUSH_TIMEOUT = 1.0
-"""After a signal what waits may take so long, in seconds."""
+"""How long sending may take after a signal, in seconds."""
+
+REFUSAL_TIMEOUT = 1.0
+"""How long a consumer of another user is given to refuse this one, in seconds."""
+
+LOST = "lost the consumer at {}; waiting for another one, Ctrl-C gives up"
+
+_LONGEST_LINE = MAX_LINE_BYTES - wire.RETAINED_BYTES
+_STARTED = f'{{"type":"{EventType.ORCH_STARTED}"'.encode()
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input, for bytes. Raises `OSError` if it is closed."""
+    if sys.stdin is None:
+        raise OSError(EBADF, "can't read standard input: it is closed; give it a file with <, or a pipe")
+    return sys.stdin.buffer
 
 
 class EventLines:
-    """The events in a file of lines. What is no event is reported on standard error.
+    """The events in a file of lines, which may be compressed by gzip. Reports what is no event; skips blank lines.
 
     Args:
         file: Where the lines are read from, each as soon as it is there.
-        name: What the file is called in reports.
-        timeless: Whether a line needs no time; it gets the present one then.
+        name: What reports call the file.
+        timeless: Whether a line needs no time; it then gets the present one.
     """
 
     def __init__(self, file: BinaryIO, name: str, *, timeless: bool = False) -> None:
         self._file = file
         self._name = name
         self._timeless = timeless
-        self.bytes = 0  # read so far
         self.skipped = 0  # lines that are no events
 
-    def __iter__(self) -> Iterator[tuple[Event, int]]:
-        """Each event, and the size of its line in bytes."""
-        for number, line in enumerate(self._file, 1):
-            self.bytes += len(line)
-            try:
-                fields = wire.parse(line)
-                if self._timeless:
-                    fields.setdefault("time", datetime.now(UTC).isoformat())
-                event = wire.event_of(fields)
-            except wire.DecodeError as error:
-                self.skipped += 1
-                say(f"line {number} of {self._name} is skipped: {error}")
-                continue
-            yield event, len(line)
+    def __iter__(self) -> Iterator[tuple[bytes, Event]]:
+        """Yield the line of each event, byte for byte but for whitespace around it, and the event.
+
+        Raises:
+            OSError: The file can't be read.
+        """
+        try:
+            for number, raw in enumerate(self._uncompressed(), 1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                if not (line := line.strip(b" \t\r\n")):
+                    continue
+                try:
+                    yield self._read(line)
+                except wire.DecodeError as error:
+                    self.skipped += 1
+                    status(f"line {number} of {self._name} is skipped: {error}")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise OSError(EIO, f"can't read {self._name} to its end, it is damaged: {error}") from None
+
+    def summary(self) -> str:
+        """Return how many lines were skipped, as the end of a sentence."""
+        return f"; {plural(self.skipped, 'line')} skipped" if self.skipped else ""
+
+    def _uncompressed(self) -> Iterator[bytes]:
+        start = self._file.peek(2)[:2]  # type: ignore[attr-defined]  # files opened for reading have it
+        return iter(cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if start == b"\x1f\x8b" else self._file)
+
+    def _read(self, line: bytes) -> tuple[bytes, Event]:
+        fields = wire.parse(line)
+        if self._timeless and "time" not in fields:
+            fields["time"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            line = b'%b,"time":"%b"}' % (line[:-1], fields["time"].encode())
+        event = wire.event_of(fields)
+        graph = event.payload.get("graph") if isinstance(event.payload, dict) else None
+        if event.type == EventType.ORCH_STARTED and graph is None and not line.startswith(_STARTED):
+            # The pusher adds the graph that it knows to such a line, which it recognizes by how it begins.
+            line = json.dumps({"type": event.type, **json.loads(line)}, separators=(",", ":")).encode()
+        return line, event
+
+
+def start_pusher(arguments: argparse.Namespace, **settings: Any) -> SocketPusher:
+    """Start a pusher, and connect to the consumer that the options of `add_consumer` describe.
+
+    Args:
+        arguments: Those options.
+        settings: More fields of the `PusherConfig`.
+
+    Raises:
+        OSError: The consumer can't be connected to, or there is none in time.
+    """
+    if logging.lastResort is not None:  # which writes the library's log: the commands report the rest themselves
+        logging.lastResort.setLevel(logging.ERROR)
+    if arguments.path is not None:
+        settings["socket_path"] = arguments.path
+    config = PusherConfig(
+        write_timeout=CONSUMER_STALL_TIMEOUT, max_reconnect_backoff=1.0, allow_uids=arguments.allow_uid, **settings
+    )
+    pusher = SocketPusher(Bus(), config)
+    pusher.start(wait=not arguments.wait)
+    try:
+        if arguments.wait:
+            _wait_for_consumer(pusher, arguments.timeout)
+    except BaseException:
+        pusher.close(0)
+        raise
+    return pusher
+
+
+def _wait_for_consumer(pusher: SocketPusher, timeout: float | None) -> None:
+    path, began, reason = pusher.config.socket_path, time.monotonic(), ""
+    while not pusher.connected:
+        check_refusal(pusher)
+        waited = time.monotonic() - began
+        if timeout is not None and waited >= timeout:
+            raise OSError(ETIMEDOUT, f"no consumer in {timeout:g} s{reason}; start one", path)
+        failure = supervisor_of(pusher).connect_error
+        if waited > 0.5 and failure is not None and reason != (reason := f": {failure.strerror}"):
+            status(f"waiting for a consumer at {path}{reason}; Ctrl-C gives up")
+        time.sleep(0.02)
+
+
+def supervisor_of(pusher: SocketPusher) -> Supervisor:
+    """Return what knows why a pusher is not connected, and takes lines that are encoded already."""
+    assert pusher._supervisor is not None  # it was started
+    return pusher._supervisor
+
+
+def check_refusal(pusher: SocketPusher) -> None:
+    """Close the pusher and raise `OSError` if the consumer has refused this user."""
+    failure = supervisor_of(pusher).connect_error
+    if isinstance(failure, ConnectionAbortedError) and not pusher.connected:
+        pusher.close(0)  # another attempt would count what it writes as sent
+        raise OSError(failure.errno, failure.strerror, pusher.config.socket_path)
 
 
 class FlowControlledPusher:
-    """A pusher that drops nothing, for its user waits for the consumer. It starts at once.
+    """A pusher that drops nothing, because its user waits for the consumer. Close it by leaving its `with` block.
 
     Args:
-        path: Where the consumer listens; None for the default.
+        arguments: The options of `add_consumer`.
 
     Raises:
         OSError: The consumer can't be connected to.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._config = (
-            PusherConfig(write_timeout=CONSUMER_STALL_TIMEOUT)
-            if path is None
-            else PusherConfig(path, write_timeout=CONSUMER_STALL_TIMEOUT)
-        )
-        self._bus = Bus()
-        self._pusher = SocketPusher(self._bus, self._config)
-        self._events = self._bytes = 0  # emitted since the last flush
-        self._pusher.start()
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._timeout = NEW_CONSUMER_TIMEOUT if arguments.timeout is None else arguments.timeout
+        self._events = self._bytes = 0  # sent since the last flush
+        self._notes = 0  # in place of something too long
+        self._pusher = start_pusher(arguments)
+        supervisor = supervisor_of(self._pusher)
+        self._accept, self._ledger = supervisor.outbox.accept, supervisor.ledger
 
-    def emit(self, event: Event, size: int = 0) -> None:
-        """Send an event with the time that it has, or with the present one.
+    def send(self, line: bytes) -> None:
+        """Send the line of an event as it is, or with a note in place of its payload if it is too long.
 
         Args:
-            event: The event.
-            size: How long its line is, in bytes.
+            line: Without a newline.
         """
-        self._bus.emit_raw(event)
+        data = line + b"\n"
+        if len(wire.as_sent(data)) > _LONGEST_LINE:
+            data = wire.encode(wire.decode(data), _LONGEST_LINE, self._count_note)
+        self._accept(data)
         self._events += 1
-        self._bytes += size
+        self._bytes += len(data)
         if self._events >= FLUSH_EVENTS or self._bytes >= FLUSH_BYTES:
             self._flush(None)
             self._events = self._bytes = 0
 
-    def _flush(self, patience: float | None) -> None:
-        """Wait until everything is sent; without a consumer no longer than so many seconds, or without end."""
-        gone: float | None = None
+    def _count_note(self, note: str) -> None:
+        self._notes += 1
+
+    def _flush(self, timeout: float | None) -> None:
+        """Wait until everything is sent: without a consumer for at most `timeout` seconds, or without a limit."""
+        lost: float | None = None  # since when there is no consumer
         while not self._pusher.flush(0.5):
             now = time.monotonic()
+            check_refusal(self._pusher)
             if self._pusher.connected:
-                gone = None
-            elif gone is None:
-                gone = now
-                say(f"the consumer at {self._config.socket_path} is gone; waiting for another one, Ctrl-C gives up")
-            elif patience is not None and now - gone > patience:
+                lost = None
+            elif lost is None:
+                lost = now
+                status(LOST.format(self._pusher.config.socket_path))
+            elif timeout is not None and now - lost > timeout:
                 return
 
+    def _wait_for_refusal(self) -> None:
+        """A consumer accepts the connection before it refuses another user: wait until it has read everything."""
+        deadline = time.monotonic() + REFUSAL_TIMEOUT
+        with suppress(FileNotFoundError):
+            other = os.stat(self._pusher.config.socket_path).st_uid != os.geteuid()
+            while other and self._ledger.settled < self._ledger.received and time.monotonic() < deadline:
+                check_refusal(self._pusher)
+                time.sleep(0.01)
+
     def summary(self) -> str:
-        """What became of the events, as a sentence without its end."""
+        """Return what became of the events, as a sentence without its end."""
         stats = self._pusher.stats()
-        text = f"sent {count(stats.sent, 'event')} to {self._config.socket_path}"
+        text = f"sent {plural(stats.sent, 'event')} to {self._pusher.config.socket_path}"
         if stats.dropped:
             text += f", {stats.dropped:,} could not be sent"
-        if stats.noted:
-            text += f", {stats.noted:,} with a note in place of what was too long"
+        if self._notes:
+            text += f", {self._notes:,} with a note in place of what was too long"
         return text
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was emitted is sent."""
+        """Whether everything is sent."""
         return self._pusher.stats().dropped == 0
 
     def __enter__(self) -> "FlowControlledPusher":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
             if kind is None:
-                self._flush(NEW_CONSUMER_TIMEOUT)
+                self._flush(self._timeout)
+                self._wait_for_refusal()
         finally:
             self._pusher.close(SIGNAL_FLUSH_TIMEOUT)
-
-
-def count(number: int, what: str) -> str:
-    """A number of things, such as "1 event" or "2,000 events"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def say(text: str) -> None:
-    """Tell the user, on standard error, whatever the text was made of."""
-    print(printable(text), file=sys.stderr, flush=True)

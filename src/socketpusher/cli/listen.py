@@ -1,59 +1,77 @@
-"""`socketpusher listen`: the events that are sent to a socket, on standard output or in a file."""
+"""`socketpusher listen`: the events that are sent to a socket, on standard output or in a file.
+
+It serves several consumers through the recording: each reads the file at its own pace, from the start of the run. A
+second socket would need a buffer, would drop, and would have to tell a late consumer where the run stands.
+"""
 
 import argparse
+import os
 import select
 import signal
 import sys
+import types
 from collections.abc import Callable
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..events import Event
-from ..listener.listener import Listener, listen
-from ..listener.problems import Problem
-from ..wire import decode
-from .arguments import Commands, add_command, add_path, positive, size
-from .event_format import EventFormatter, paint_for_terminal, printable
+from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
 from .nats_options import add_stream_source, subscribed
-from .rotating_file import RotatingFile
+from .output import status
 
 if TYPE_CHECKING:
+    from ..events import Event
     from ..jetstream.subscription import Subscription
+    from ..listener.listener import Listener
+    from ..listener.problems import ProblemLog
+    from .rotating_file import RotatingFile
 
 _DESCRIPTION = """\
-Listens on a Unix socket and prints every event that is sent to it: byte for byte as it came, or with --format pretty as
-one aligned line for people, with the local time of day and long payloads cut. Lines that are no events are reported on
-standard error. Senders may come and go; Ctrl-C ends it. The socket file can be used by you only, and is removed at the
-end.
+Listens on a Unix socket and prints each event as the line that was sent, byte for byte. With --format pretty it prints
+one aligned line for people instead, with the local time, and shortens long payloads and errors. Lines that are not
+events are reported on standard error. Any number of programs may send, one after the other or at once. Ctrl-C ends it.
 
-A PATTERN is one of the shell: *, ?, [abc]. Of several patterns one must match.
+Only you and root can use the socket file, unless you give --allow-uid. It is removed at the end.
 
-With --to the lines go to a file, which is appended to. When the next line would make it larger than --max-bytes, FILE
-becomes FILE.1, FILE.1 becomes FILE.2 and so on, and what is older than --keep files is deleted. Nothing that was
-read from a sender is lost to Ctrl-C or SIGTERM then.
+A PATTERN is one of the shell: *, ?, [abc]. If you give several, one must match.
+
+With --to, lines are appended to FILE. Before FILE would grow over --max-bytes, it is renamed to FILE.1, FILE.1 to
+FILE.2, and so on; --keep old files are kept. If FILE is moved or removed, for example by logrotate, a new one is
+created before the next line; SIGHUP does the same at once. A line leaves the socket only when it is in the file: if the
+disk is full or the command is killed, pushers send the line again to the next listener.
+
+To record and watch the same run, record it with --to and watch the recording: see below. A watcher can start late, stop
+or be slow without any effect on the recording.
 """
 
 _EXAMPLES = """\
 examples:
-  socketpusher listen                        where a pusher sends to unless told otherwise
+  socketpusher listen                      on the default socket
   socketpusher listen /tmp/run.sock
   socketpusher listen --format pretty --type '*.failed' --type '*.blocked'
   socketpusher listen --unit 'app*' > run.ndjson
   socketpusher listen --to run.ndjson --max-bytes 10M --keep 3
-  socketpusher listen --from nats://localhost --host build-7 --type '*.failed'
+  socketpusher listen --from nats://localhost --host build-7
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
-A program sends its events there with:
+record a run, watch it, and pass it on to another listener, in three terminals:
+  socketpusher listen --to run.ndjson
+  socketpusher watch run.ndjson
+  tail -n +1 -F run.ndjson | socketpusher send /tmp/other.sock
+
+A Python program sends its events with:
   bus = Bus()
   with SocketPusher(bus, PusherConfig(socket_path="/tmp/run.sock")):
       bus.emit(Event("unit.started", unit="app"))
 """
 
+_Choice = Callable[[list[bytes]], list[bytes]]
+"""Makes of the lines that were received those that are written."""
+
 
 def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "listen", "print or record what is sent to a socket", _DESCRIPTION, _EXAMPLES)
+    """Add the command."""
+    parser = add_command(commands, "listen", "print or record the events sent to a socket", _DESCRIPTION, _EXAMPLES)
     add_path(parser, "where to listen")
     for what in ("type", "unit"):
         parser.add_argument(
@@ -67,75 +85,109 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--max-bytes",
         type=size,
-        default="100M",
         metavar="SIZE",
-        help="how large FILE may become, in bytes or with K, M or G (default: %(default)s)",
+        help="with --to: how large FILE may become, in bytes or with K, M or G (default: 100M)",
     )
-    parser.add_argument(
-        "--keep", type=positive, default=5, metavar="N", help="how many old files to keep (default: %(default)s)"
-    )
+    parser.add_argument("--keep", type=positive, metavar="N", help="with --to: how many old files to keep (default: 5)")
+    add_allowed_senders(parser)
     add_stream_source(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it until a signal comes. Returns the exit code."""
+    """Run it until a signal comes or the reader of its output has ended. Returns the exit code."""
+    from ..listener.listener import listen
+    from ..listener.problems import ProblemLog
+
+    if arguments.to is None and (arguments.max_bytes or arguments.keep):
+        arguments.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
     chosen = _choice(arguments)
     with ExitStack() as opened:
         record = None
-        if arguments.to is not None:
-            record = opened.enter_context(RotatingFile(arguments.to, arguments.max_bytes, arguments.keep))
-        source: Listener[bytes] | Subscription[bytes]
-        if (subscription := subscribed(arguments, _report, raw=True)) is not None:
-            source = opened.enter_context(subscription)
-            _report(f"following {subscription.title}")
+        if arguments.to is None:
+            os.write(sys.stdout.fileno(), b"")  # fails now if it is closed, not at the first event
         else:
-            source = listener = opened.enter_context(listen(arguments.path, raw=True, on_problem=_report))
-            _report(f"listening on {listener.path}")
+            from .rotating_file import RotatingFile
+
+            record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
+            opened.enter_context(record)
+            opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
+        problems = ProblemLog(status)
+        source: Listener[bytes] | Subscription[bytes]
+        if (subscription := subscribed(arguments, status, raw=True)) is not None:
+            source = opened.enter_context(subscription)
+            status(f"following {subscription.title}")
+        else:
+            listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
+            source = opened.enter_context(listener)
+            status(f"listening on {listener.path}")
         if record is None:
-            _print(source, chosen)
+            _print(source, chosen, problems)
         else:
             _record(source, chosen, record)
     return 0
 
 
-def _report(problem: Problem | str) -> None:
-    print(printable(str(problem)), file=sys.stderr, flush=True)
-
-
-def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]]) -> None:
+def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, problems: "ProblemLog") -> None:
     output = sys.stdout.buffer
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(output, 0)  # tells only that its reader has closed it
     while True:
-        output.writelines(chosen(source.read()))
-        output.flush()
+        seconds = problems.remaining()
+        found = dict(ready.poll(None if seconds is None else seconds * 1000))
+        problems.end_episode()
+        if output.fileno() in found:
+            raise BrokenPipeError
+        if found:
+            output.writelines(chosen(source.read()))
+            output.flush()
 
 
-def _record(
-    source: "Listener[bytes] | Subscription[bytes]", chosen: Callable[[list[bytes]], list[bytes]], record: RotatingFile
-) -> None:
-    arrivals = select.poll()
-    arrivals.register(source, select.POLLIN)
+def _record(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, record: "RotatingFile") -> None:
+    from ..listener.listener import Listener
+
     while True:
-        arrivals.poll()
-        # What has been read is nowhere else, so a signal waits until it is written.
+        # A signal between the write and the release would make the senders send those lines twice, so it waits.
+        lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
-            record.write(chosen(source.read()))
+            record.write(chosen(lines))
+            if isinstance(source, Listener):
+                source.release()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _choice(arguments: argparse.Namespace) -> Callable[[list[bytes]], list[bytes]]:
-    """What makes of the lines that come those that are put out."""
+def _reopen_on_hangup(record: "RotatingFile") -> Any:
+    """Let SIGHUP reopen the file, unless it means that the terminal was closed. Returns the handler before."""
+    leave = signal.getsignal(signal.SIGHUP)
+    terminals = list(filter(os.isatty, range(3)))
+
+    def on_hangup(number: int, frame: types.FrameType | None) -> None:
+        if callable(leave) and not all(map(os.isatty, terminals)):  # what was a terminal was closed
+            leave(number, frame)
+        record.write(())  # opens the file at the path
+
+    if callable(leave):  # under nohup it stays ignored
+        signal.signal(signal.SIGHUP, on_hangup)
+    return leave
+
+
+def _choice(arguments: argparse.Namespace) -> _Choice:
+    """Return what makes of the lines that were received those that are written."""
     if arguments.type is None and arguments.unit is None and arguments.format == "json":
         return lambda lines: lines
+    from ..wire import decode
 
-    def wanted(event: Event) -> bool:
+    def wanted(event: "Event") -> bool:
         return _matches(event.type, arguments.type) and _matches(event.unit, arguments.unit)
 
     if arguments.format == "json":
         return lambda lines: [line for line in lines if wanted(decode(line))]
-    pretty = EventFormatter() if arguments.to is not None else EventFormatter(paint_for_terminal())
+    from .event_format import EventFormatter, shows_colors
+
+    pretty = EventFormatter(colors=arguments.to is None and shows_colors())
     encoding = "utf-8" if arguments.to is not None else sys.stdout.encoding
 
     def pretty_lines(lines: list[bytes]) -> list[bytes]:

@@ -1,30 +1,37 @@
-"""Finds the sub-command, runs it, and turns the ways it may end into exit codes and sentences."""
+"""Finds the command, runs it, and turns every way it may end into an exit code and a sentence.
+
+Why argparse: the core depends on orjson and tenacity only, so click or typer would have to be an extra, and then some
+installs had no command. They would also make each start slower, and save few lines.
+"""
 
 import argparse
+import errno
 import os
 import signal
 import sys
 import types
 from collections.abc import Sequence
+from importlib import import_module
 
 from .. import __version__
-from . import demo, doctor, drain, listen, relay, replay, send, watch
+from .arguments import HelpFormatter
+from .output import status
 
-_COMMANDS = (listen, watch, send, replay, drain, relay, doctor, demo)
-"""Each adds its parser with `add_to`, which names the function that runs it."""
+COMMANDS = ("listen", "watch", "send", "replay", "drain", "relay", "doctor", "demo", "completion")
+"""Each is a module that adds its parser with `add_to`, which names the function that runs it."""
 
 _EXAMPLES = """\
 examples:
-  socketpusher listen                        print the events that are sent to the default socket
-  socketpusher listen /tmp/run.sock          print those that are sent to another one
+  socketpusher listen                 print the events of the default socket
+  socketpusher listen /tmp/run.sock   print those of another one
   socketpusher listen | jq 'select(.type == "unit.failed")'
-  socketpusher watch                         see the runs that are sent to it, live
+  socketpusher watch                  watch the runs
   socketpusher send --type unit.started --unit app
-  socketpusher replay run.ndjson --speed 10   send again what listen > run.ndjson has kept
-  socketpusher drain /var/spool/myapp        send what waits in a spool
-  socketpusher relay --to nats://localhost    publish what is sent to it to NATS JetStream
-  socketpusher doctor                        find out why nothing arrives
-  socketpusher demo                          see the pusher at work, and what it costs, in a minute
+  socketpusher replay run.ndjson --speed 10
+  socketpusher drain /var/spool/myapp
+  socketpusher relay --to nats://localhost
+  socketpusher doctor                 find out why no events arrive
+  socketpusher demo                   see it work on this machine
 """
 
 
@@ -38,57 +45,96 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        SystemExit: The command line was not understood, or asked for help or the version; or SIGTERM or SIGHUP came.
+        SystemExit: The command line is wrong, or asks for help or the version; or SIGTERM or SIGHUP came.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    _fill_closed_streams()
     try:
-        return _run(_parser().parse_args(argv))
+        try:
+            return _run(words)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else, under nohup for example, it is to be ignored
-            signal.signal(number, _leave)
-    try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return code
     except BrokenPipeError:
         _discard_output()
         return 128 + signal.SIGPIPE
     except (OSError, ValueError) as error:
-        print(f"socketpusher {arguments.command}: {_sentence(error)}", file=sys.stderr)
+        _discard_output()
+        status(f"socketpusher {''.join(words[:1])}: {_sentence(error)}")
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run(words: list[str]) -> int:
+    name = words[0] if words else ""
+    parser = build_parser((name,) if name in COMMANDS else COMMANDS)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    if name not in COMMANDS and not name.startswith("-"):
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        parser.error(f"there is no command {name!r}; {advice}")
+    arguments = parser.parse_args(words)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup, for example, SIGHUP stays ignored
+            signal.signal(number, _leave)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser with these commands: the one that runs, so that no other is imported, or all for the help."""
     parser = argparse.ArgumentParser(
         prog="socketpusher",
-        description="The events of a busy Python program, as they come, through a Unix socket.",
+        description="Carries the events of a busy Python program to other processes, through a Unix socket.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"socketpusher {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add_to(commands)
+    parser.add_argument("-V", "--version", action="version", version=f"socketpusher {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", prog="socketpusher"
+    )
+    for name in names:
+        import_module(f".{name}", __package__).add_to(commands)
     return parser
 
 
 def _leave(number: int, frame: types.FrameType | None) -> None:
-    """End on a signal as on an exception, so that everything is put away."""
+    """End on a signal as on an exception, so that everything is cleaned up."""
     raise SystemExit(128 + number)
 
 
+def _fill_closed_streams() -> None:
+    """Open each closed standard stream on the null device, before another file takes its number.
+
+    Standard output can't be written to then, so that a command which does says that it is closed.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)
+            os.set_inheritable(number, True)
+            if name != "stdin":  # which stays None: it is not an empty one
+                setattr(sys, name, open(number, "w"))  # noqa: SIM115 - as long as the process
+
+
 def _discard_output() -> None:
-    """What is still buffered for a reader that is gone would make the interpreter complain at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+    """Drop the output that can't be written: the interpreter would complain about it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _sentence(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.strerror == os.strerror(errno.EBADF):
+        return "standard output is closed"
+    return error.strerror + (f": {error.filename}" if error.filename else "")

@@ -1,4 +1,4 @@
-"""What the commands that go to NATS have in common."""
+"""What the commands that connect to NATS have in common."""
 
 import argparse
 import logging
@@ -15,15 +15,16 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_nats_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which stream, and how the servers are to know who this is."""
-    group = parser.add_argument_group("NATS")
-    group.add_argument("--stream", metavar="NAME", default=STREAM, help="the stream (default: %(default)s)")
-    group.add_argument("--prefix", default=PREFIX, help="what its subjects begin with (default: %(default)s)")
-    group.add_argument("--creds", metavar="FILE", help="credentials; needs nkeys: pip install 'nats-py[nkeys]'")
+    """Add the options that say which stream to use, and how to log in."""
+    group = parser.add_argument_group("NATS JetStream")
+    group.add_argument("--stream", metavar="NAME", help=f"the name of the stream (default: {STREAM})")
+    group.add_argument("--prefix", metavar="NAME", help=f"the first part of its subjects (default: {PREFIX})")
+    group.add_argument("--creds", metavar="FILE", help="a credentials file; needs pip install 'nats-py[nkeys]'")
     group.add_argument("--token", help="a token; a user and password go into the URL, nats://user:password@host")
-    group.add_argument("--tls-ca", metavar="FILE", help="certificates to trust instead of the system's")
-    group.add_argument("--tls-cert", metavar="FILE", help="this client's certificate")
-    group.add_argument("--tls-key", metavar="FILE", help="the key of that, unless it is in the same file")
+    group.add_argument("--tls-ca", metavar="FILE", help="the certificates to trust instead of the system's")
+    group.add_argument("--tls-cert", metavar="FILE", help="the certificate of this client")
+    group.add_argument("--tls-key", metavar="FILE", help="its key, unless it is in the same file")
+    parser.set_defaults(error=parser.error)
 
 
 def add_stream_source(parser: argparse.ArgumentParser) -> None:
@@ -32,45 +33,48 @@ def add_stream_source(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="url",
         metavar="URL",
-        help="take them from NATS JetStream, where socketpusher relay puts them, such as nats://localhost; the history "
-        "first, then what follows",
+        help="read from NATS JetStream, where socketpusher relay writes, such as nats://localhost: first the events "
+        "that the stream has kept, then new ones",
     )
-    parser.add_argument("--host", metavar="NAME", help="with --from: only of this host, as its relay calls it")
-    parser.add_argument("--session", metavar="NAME", help="with --from: only of this pusher")
+    parser.add_argument("--host", metavar="NAME", help="with --from: only this host, by the name its relay uses")
+    parser.add_argument("--session", metavar="NAME", help="with --from: only this session (one pusher)")
     add_nats_options(parser)
-    parser.set_defaults(error=parser.error)
 
 
 def subscribed(
     arguments: argparse.Namespace, on_problem: Callable[[str], object], raw: bool = False
 ) -> "Subscription[Any] | None":
-    """The subscription that these options ask for, if they do: of lines if it is to be raw, else of events."""
+    """Return the subscription that `--from` asks for, or None without it: of lines if `raw`, else of events."""
+    options = access_options(arguments)
+    options |= {name: getattr(arguments, name) for name in ("host", "session", "stream", "prefix")}
+    given = {name: value for name, value in options.items() if value is not None}
     if arguments.url is None:
-        if arguments.host is not None or arguments.session is not None:
-            arguments.error("--host and --session go with --from")
+        if given:
+            arguments.error(f"--{next(iter(given)).replace('_', '-')} needs --from")
         return None
     if arguments.path is not None:
         arguments.error("give a PATH to listen on, or --from, not both")
-    options: dict[str, Any] = options_of(arguments)
-    for name in ("host", "session", "stream", "prefix"):
-        options[name] = getattr(arguments, name)
+    if getattr(arguments, "allow_uid", None):
+        arguments.error("--allow-uid is for a socket, not for --from")
     try:
         if raw:
-            return subscribe(arguments.url, raw=True, on_problem=on_problem, **options)
-        return subscribe(arguments.url, on_problem=on_problem, **options)
+            return subscribe(arguments.url, raw=True, on_problem=on_problem, **given)
+        return subscribe(arguments.url, on_problem=on_problem, **given)
     except ImportError as error:
         raise OSError(str(error)) from None
 
 
-def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of these options that `NatsOptions` and `subscribe` take likewise."""
-    # asyncio warns of every TLS connection that ends, for nats-py reads it as a stream.
+def access_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that say how to log in, by the names they have in `NatsOptions`."""
+    if arguments.tls_key and not arguments.tls_cert:
+        arguments.error("--tls-key needs --tls-cert")
+    # asyncio warns of each TLS connection that ends, for nats-py reads it as a stream.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     return {name: getattr(arguments, name) for name in ("creds", "token", "tls_ca", "tls_cert", "tls_key")}
 
 
 def duration(text: str) -> float:
-    """A time such as 90s, 30m, 12h or 7d in seconds, as an argument's type."""
+    """Return a time such as 90s, 30m, 12h or 7d in seconds, as an argument's type."""
     match = re.fullmatch(r"([0-9]+)([smhd])", text)
     if match is None or int(match[1]) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m, 12h or 7d")

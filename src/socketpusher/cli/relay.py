@@ -1,49 +1,49 @@
 """`socketpusher relay`: what is sent to a socket, into a stream of NATS JetStream."""
 
 import argparse
-import asyncio
-import socket
-import sys
+import os
 from typing import TYPE_CHECKING
 
-from ..listener.listener import Listener, listen
-from .arguments import Commands, add_command, add_path, positive, size
-from .event_format import printable
-from .nats_options import add_nats_options, duration, options_of
+from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
+from .nats_options import access_options, add_nats_options, duration
+from .output import status
 
 if TYPE_CHECKING:
     from ..jetstream.options import NatsOptions
     from ..jetstream.stream import StreamSpec
+    from ..listener.listener import Listener
 
 _DESCRIPTION = """\
-Listens on a Unix socket and publishes every event that is sent to it to NATS JetStream, where others follow it with
-socketpusher watch --from, socketpusher listen --from or socketpusher.subscribe. The message is the line, byte for byte,
-without its newline; the subject is PREFIX.HOST.SESSION.TYPE, where a session is one pusher, from its start to its end.
+Listens on a Unix socket and publishes each event to NATS JetStream. Read them there with socketpusher watch --from,
+socketpusher listen --from or, in Python, socketpusher.subscribe. A message is the line, byte for byte, without its
+newline. Its subject is PREFIX.HOST.SESSION.TYPE. A session is one pusher, from its start to its end.
 
-Nothing leaves the socket before the stream has acknowledged it. While NATS is slow or gone, events wait in the socket
-and then in the pusher, within its bounds; what a relay that was killed had not finished goes to the next one.
+An event leaves the socket only when the stream has acknowledged it. While NATS is slow or unreachable, events wait in
+the socket and in the pusher, as many as fit there. If a relay is killed, the next one publishes what it had not
+finished.
 
-With PusherConfig(event_ids=True), which is recommended, each event is in the stream exactly once, those of a session
-in order, however long an outage was. Without ids a line is told by its digest, for as long as the duplicate window: two
-equal lines within it are one, and after a longer outage some may be there twice.
+Use PusherConfig(event_ids=True): then each event is in the stream exactly once and in the order of its session, however
+long an outage lasts. Without ids, lines are deduplicated by content within the duplicate window: identical lines are
+merged, and after a longer outage some may be stored twice.
 
-The stream is made if it is not there. One that is there stays as it is, and must be what the given options say.
+If the stream does not exist, it is created. An existing stream is not changed, and must have the limits you give here.
 """
 
 _EXAMPLES = """\
 examples:
-  socketpusher relay                              from the default socket to a server on this machine
+  socketpusher relay                       from the default socket to localhost
   socketpusher relay /tmp/run.sock --to nats://user:password@nats.example.org
-  socketpusher relay --to tls://a.example.org,tls://b.example.org --replicas 3 --creds relay.creds
+  socketpusher relay --to tls://nats1.example.org,tls://nats2.example.org
   socketpusher relay --max-age 30d --max-bytes 20G
 """
 
 
 def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    summary = "publish what is sent to a socket to NATS JetStream"
+    """Add the command."""
+    summary = "publish the events sent to a socket to NATS JetStream"
     parser = add_command(commands, "relay", summary, _DESCRIPTION, _EXAMPLES)
     add_path(parser, "where to listen")
+    add_allowed_senders(parser)
     parser.add_argument(
         "--to",
         metavar="URL",
@@ -53,63 +53,63 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--host",
         metavar="NAME",
-        default=socket.gethostname(),
-        help="what this host is called there (default: %(default)s)",
+        default=os.uname().nodename,
+        help="the name of this host there (default: %(default)s)",
     )
     add_nats_options(parser)
-    group = parser.add_argument_group("limits of the stream, where it has to be made")
-    group.add_argument("--replicas", type=positive, metavar="N", help="on how many servers it is kept (default: 1)")
+    group = parser.add_argument_group("limits of a new stream")
+    group.add_argument("--replicas", type=positive, metavar="N", help="how many servers keep it (default: 1)")
     group.add_argument("--max-age", type=duration, metavar="TIME", help="how long it keeps events (default: 7d)")
     group.add_argument(
-        "--max-bytes", type=size, metavar="SIZE", help="how much it keeps, the newest; with K, M or G (default: 1G)"
+        "--max-bytes", type=size, metavar="SIZE", help="how much it keeps, with K, M or G; the oldest go (default: 1G)"
     )
     group.add_argument(
         "--duplicate-window",
         type=duration,
         metavar="TIME",
-        help="how long it remembers ids; should be longer than any outage, for events without ids (default: 120s)",
+        help="how long it remembers ids; for events without ids, longer than any outage (default: 120s)",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
+    import asyncio
+
+    from ..jetstream import PREFIX, STREAM
     from ..jetstream.options import NatsOptions
+    from ..listener.listener import listen
+    from ..listener.problems import ProblemLog
 
     try:
-        access = NatsOptions(arguments.to, **options_of(arguments))
+        access = NatsOptions(arguments.to, **access_options(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.stream import StreamSpec  # behind that sentence
+    from ..jetstream.stream import StreamSpec  # imports nats-py, which NatsOptions has looked for
 
     plan = StreamSpec(
-        arguments.stream,
-        arguments.prefix,
+        arguments.stream or STREAM,
+        arguments.prefix or PREFIX,
         arguments.replicas,
         arguments.max_age,
         arguments.max_bytes,
         arguments.duplicate_window,
     )
     if not 0 < len(arguments.host) <= 255:
-        raise ValueError("a host's name has 1 to 255 characters; give another one with --host")
-    with listen(arguments.path, raw=True, on_problem=_say) as listener:
-        _say(f"listening on {listener.path}")
+        raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
+    with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
+        status(f"listening on {listener.path}")
         return asyncio.run(_relay(listener, access, plan, arguments.host))
 
 
 async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "StreamSpec", host: str) -> int:
     from ..jetstream.relay import Relay
 
-    relay = Relay(listener, access, plan, host, _say)
+    relay = Relay(listener, access, plan, host, status)
+    code = 0
     try:
         code = 128 + await relay.run()
-    except BaseException:
-        if relay.stored:
-            _say(relay.summary())
-        raise
-    _say(relay.summary())
+    finally:
+        if code or relay.stored:
+            status(relay.summary())
     return code
-
-
-def _say(what: object) -> None:
-    print(printable(str(what)), file=sys.stderr, flush=True)

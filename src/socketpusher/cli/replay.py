@@ -2,40 +2,67 @@
 
 import argparse
 import math
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, BinaryIO
 
-from .arguments import Commands, add_command, add_path
+from .arguments import Commands, add_command, add_consumer
+from .output import plural, status
+
+if TYPE_CHECKING:
+    from .flow_control import EventLines, FlowControlledPusher
 
 _DESCRIPTION = """\
-Sends the events of a recording, such as `socketpusher listen > FILE` makes, to whoever listens on a Unix socket, as far
-apart as their times are, and with these times. Pauses are kept, however long they are; one of over 10 s is announced on
-standard error. Where the recording's clock goes back by more than a second, the event follows at once and the pace goes
-on from there; the end tells how often that was.
+Sends a recording, such as `socketpusher listen --to FILE` makes, to the consumer that listens on a Unix socket: the
+same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of more than 10 s are
+announced on standard error. Where the recording's clock goes back by more than a second, the next event follows
+immediately.
 
-Nothing is dropped: a consumer that is slow delays the events, which then follow closer until they are on time again,
-and while it is gone another one is waited for, but at the end for 5 s only. Lines that are no events are reported and
+No event is dropped. A slow consumer delays the events, which then follow faster until they are on time again. If it
+disconnects, the command waits for another one; at the end, for at most 5 s. A line that is not an event is reported and
 skipped. The exit code is 0 if everything was sent, else 1.
+
+Events that have ids keep them, so a consumer that has seen them already skips them, and a stream of NATS JetStream does
+not store them twice. To send them as new events, remove the ids: see the last example.
 """
 
 _EXAMPLES = """\
 examples:
   socketpusher replay run.ndjson
   socketpusher replay run.ndjson /tmp/run.sock --speed 10
-  socketpusher replay run.ndjson --speed max                as fast as the consumer takes it
-  cat run.ndjson.2 run.ndjson.1 run.ndjson | socketpusher replay - --speed max
+  socketpusher replay run.ndjson --speed max       as fast as the consumer reads
+  cat run.ndjson.1 run.ndjson | socketpusher replay - --speed max
+  jq -c 'del(.id)' run.ndjson | socketpusher replay -
 """
+
+LONG_PAUSE = 10.0
+"""A pause of this length is announced, in seconds."""
+
+DRAW_INTERVAL = 0.1
+"""How often progress is drawn, in seconds."""
+
+DISORDER = timedelta(seconds=1)
+"""Concurrent threads and senders record times a little out of order; more means that the clock was set back."""
+
+Show = Callable[[int, float], None]
+"""Shows how many events were sent, and when the next one is due, in seconds."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the sub-command."""
     parser = add_command(commands, "replay", "send a recorded stream again", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="the recording, or - for standard input")
-    add_path(parser, "where the consumer listens")
+    add_consumer(parser)
     parser.add_argument(
         "--speed",
         type=_speed,
         default=1.0,
         metavar="N",
-        help="10 is ten times faster, 0.5 half as fast; 0 or max is as fast as the consumer takes it (default: 1)",
+        help="10 is ten times faster, 0.5 half as fast; 0 or max is as fast as the consumer reads (default: 1)",
     )
     parser.set_defaults(run=run)
 
@@ -51,7 +78,120 @@ def _speed(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it to the end of the recording. Returns the exit code."""
-    from .replaying import replay
+    """Send the recording to its end. Returns the exit code."""
+    from .flow_control import EventLines, FlowControlledPusher
 
-    return replay(arguments.file, arguments.path, arguments.speed)
+    with _opened(arguments.file, arguments.path) as file:
+        lines = EventLines(file, "standard input" if arguments.file == "-" else arguments.file)
+        clock = ReplayClock(arguments.speed or math.inf)
+        pusher = FlowControlledPusher(arguments)
+        began = time.monotonic()
+        try:
+            with pusher, _progress(file) as show:
+                _send(lines, pusher, clock, show)
+        finally:
+            set_back = f"; the recording's clock goes back {plural(clock.set_back, 'time')}" if clock.set_back else ""
+            status(f"{pusher.summary()} in {time.monotonic() - began:.1f} s{lines.summary()}{set_back}")
+    return 0 if pusher.complete and not lines.skipped else 1
+
+
+@contextmanager
+def _opened(name: str, path: str | None) -> Iterator[BinaryIO]:
+    from ..unix_socket import is_socket
+    from .flow_control import standard_input
+
+    if name == "-":
+        yield standard_input()
+        return
+    try:
+        file = open(name, "rb")  # noqa: SIM115 - closed below; a with statement would explain the wrong errors
+    except OSError as error:
+        reason = error.strerror
+        if is_socket(name):
+            reason = f"it is a socket; the recording comes first: socketpusher replay {path or 'FILE'} {name}"
+        raise OSError(error.errno, f"can't read the recording: {reason}", name) from None
+    with file:
+        yield file
+
+
+def _send(lines: "EventLines", pusher: "FlowControlledPusher", clock: "ReplayClock", show: Show) -> None:
+    first: float | None = None  # when the first event was sent, of `time.monotonic`
+    for sent, (line, event) in enumerate(lines):
+        assert event.time is not None  # every recorded event has one
+        now = time.monotonic()
+        first = now if first is None else first
+        due = first + clock.due(event.time)
+        if due - now >= LONG_PAUSE:
+            pause = timedelta(seconds=round(due - now))
+            status(f"the recording pauses for {pause}; --speed max skips pauses")
+        while (left := due - time.monotonic()) > 0:
+            show(sent, left)
+            time.sleep(min(left, 1.0))
+        pusher.send(line)
+        show(sent + 1, 0.0)
+
+
+class ReplayClock:
+    """Tells for each event of a recording, in order, when it is due.
+
+    A pause in the recording is kept, however long. An event that is out of order is due with the one before it. So is
+    one whose clock was set back, and the pace goes on from there.
+
+    Args:
+        speed: How many seconds of the recording pass in a second; infinity for no pauses.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._from: datetime | None = None  # the time in the recording that is due at `_due`
+        self._due = 0.0
+        self._latest = datetime.min  # time so far since the clock was last set back
+        self.set_back = 0  # how often it was
+
+    def due(self, time: datetime) -> float:
+        """Return when the next event is due, in seconds since the first one.
+
+        Args:
+            time: Its time in the recording, aware.
+        """
+        if self._from is None:
+            self._from = self._latest = time
+        elif time < self._latest - DISORDER:
+            self.set_back += 1
+            self._due = self._at(self._from, self._latest)
+            self._from = self._latest = time
+        self._latest = max(self._latest, time)
+        return self._at(self._from, self._latest)
+
+    def _at(self, start: datetime, time: datetime) -> float:
+        return self._due + (time - start).total_seconds() / self._speed
+
+
+@contextmanager
+def _progress(file: BinaryIO) -> Iterator[Show]:
+    """A bar, if standard error is a terminal and rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    except ImportError:  # optional, the extra `terminal`
+        yield lambda sent, left: None
+        return
+    found = os.fstat(file.fileno())
+    size = found.st_size if stat.S_ISREG(found.st_mode) else None
+    columns = [*([BarColumn(), TaskProgressColumn()] if size else []), TextColumn("{task.description}", markup=False)]
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=size)
+        drawn = 0.0
+
+        def show(sent: int, left: float) -> None:
+            nonlocal drawn
+            if (now := time.monotonic()) - drawn >= DRAW_INTERVAL:
+                drawn = now
+                pause = f", the next one in {timedelta(seconds=round(left))}" if left >= 1 else ""
+                position = file.tell() if size else 0
+                bar.update(task, completed=position, description=f"{plural(sent, 'event')} sent{pause}", refresh=True)
+
+        yield show

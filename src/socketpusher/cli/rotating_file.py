@@ -1,112 +1,134 @@
-"""A file that lines are appended to, and that makes way for a new one when it is full. Knows nothing of events."""
+"""A file that lines are appended to, and that makes way for a new one when it is full or moved."""
 
 import errno
+import fcntl
 import os
-import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RotatingFile:
     """Appends lines to a file. The file before it is `PATH.1`, the one before that `PATH.2`, and so on.
 
-    No line is split over two files, and no two lines become one: an incomplete last line of a file that is there
-    already, such as a killed process leaves, is ended first. A path that is a symbolic link stands for its target.
+    No line is split over two files, and no two lines are joined: an incomplete last line, such as a killed process
+    leaves, is ended first. A path that is a symbolic link stands for its target. The file is locked, so that no other
+    process records to it.
 
     Args:
         path: The file.
         max_bytes: A line that would make the file longer goes into a new one; a line that is longer by itself is alone
             in its file.
-        keep: How many old files are kept, from 1 on.
+        keep: How many old files are kept, at least 1.
 
     Raises:
-        OSError: The file can't be opened, or is not a regular file.
+        OSError: The file can't be opened, is not a regular file, or is in use.
     """
 
     def __init__(self, path: str, max_bytes: int, keep: int) -> None:
         self._path = os.path.realpath(path)
         self._max_bytes = max_bytes
         self._keep = keep
+        self._file = -1
+        with self._explained():
+            self._open()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            if os.path.exists(self._path) and not os.path.isfile(self._path):  # a device would be renamed
-                raise OSError(errno.EINVAL, "it is not a regular file; choose another one")
-            self._file = self._open()
-            self._size = os.fstat(self._file).st_size
+            yield
         except OSError as error:
-            raise OSError(error.errno, f"can't record to a file: {error.strerror}", path) from None
+            text = f"can't record to a file: {error.strerror}"
+            if error.errno in _FULL:
+                text += "; make room or choose another file; pushers send again what is missing"
+            raise OSError(error.errno, text, self._path) from None
+
+    def _open(self) -> None:
+        if os.path.exists(self._path) and not os.path.isfile(self._path):  # a device would be renamed
+            raise OSError(errno.EINVAL, "it is not a regular file; choose another one")
+        self.close()
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            self._end_last_line()
+            _lock(self._file)
+            self._size = os.fstat(self._file).st_size
+            if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+                self._append(b"\n")
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-
-    def _end_last_line(self) -> None:
-        if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
-            self.write([b"\n"])
+    def _reopen_if_moved(self) -> None:  # logrotate moves it
+        status = os.fstat(self._file)
+        try:
+            moved = not os.path.samestat(status, os.stat(self._path))
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            self._open()
+        else:
+            self._size = status.st_size  # something may have truncated it
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Append lines, each with its newline.
+        """Append lines, each with its newline, to the file that is at the path now; a missing one is created.
 
         Raises:
-            OSError: They could not all be written; it says how many are missing. The file ends in a whole line.
+            OSError: They could not all be written. None of them is in the file then, only in files that they filled.
         """
-        left = list(lines)
-        try:
-            while left:
-                if (count := self._fitting(left)) == 0:
-                    self._rotate()
+        start = 0
+        with self._explained():
+            self._reopen_if_moved()
+            while start < len(lines):
+                if (end := self._fitting(lines, start)) > start:
+                    self._append(b"".join(lines[start:end]))
+                    start = end
                 else:
-                    self._append(left, count)
-        except OSError as error:
-            missing = "1 line that came is" if len(left) == 1 else f"{len(left)} lines that came are"
-            text = f"can't record any more: {error.strerror}; make room or choose another file; {missing} not in it"
-            raise OSError(error.errno, text, self._path) from None
+                    self._rotate()
 
-    def _fitting(self, lines: list[bytes]) -> int:
-        """How many of the lines fit into the file as it is."""
+    def _fitting(self, lines: Sequence[bytes], start: int) -> int:
+        """Return the index of the first line that does not fit into the file as it is."""
         size = self._size
-        for count, line in enumerate(lines):
-            size += len(line)
-            if size > self._max_bytes and size > len(line):
-                return count
+        for index in range(start, len(lines)):
+            size += len(lines[index])
+            if size > self._max_bytes and size > len(lines[index]):
+                return index
         return len(lines)
 
-    def _append(self, left: list[bytes], count: int) -> None:
-        """Move so many lines from the list to the file."""
-        data = b"".join(left[:count])
+    def _append(self, data: bytes) -> None:
         done = 0
         try:
             while done < len(data):
                 done += os.write(self._file, memoryview(data)[done:])
-        finally:
-            whole = data.rfind(b"\n", 0, done) + 1
-            if whole < done:  # a disk that is full takes a part first
-                os.ftruncate(self._file, self._size + whole)
-            self._size += whole
-            del left[: data.count(b"\n", 0, whole)]
+        except OSError:
+            os.ftruncate(self._file, self._size)  # a full disk takes a part first
+            raise
+        self._size += done
 
     def _rotate(self) -> None:
         for number in range(self._keep - 1, 0, -1):
             if os.path.lexists(f"{self._path}.{number}"):
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
-        os.replace(self._path, f"{self._path}.1")
-        full, self._file = self._file, self._open()
-        os.close(full)
-        self._size = 0
+        if os.path.lexists(self._path):
+            os.replace(self._path, f"{self._path}.1")
+        self._open()
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def __enter__(self) -> "RotatingFile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _lock(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another process records to it; end that one or choose another file") from None
+    except OSError:
+        pass  # this file system has no locks

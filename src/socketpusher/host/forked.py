@@ -1,9 +1,9 @@
-"""How events get out of a child that the host has forked.
+"""Carries the events of a forked child of the host to the host.
 
-A fork copies the outbox but not the pusher's thread, and any lock as some thread held it. So a child touches nothing
-of what it has inherited: it sends its lines through a socket pair to the host's thread, which emits them as the host's
-own. Each message is whole or is not there, whoever is killed when: a datagram is, and what is too large for one goes
-into a file without a name, whose descriptor travels with a datagram that says how many lines are in it.
+A fork copies the outbox but not the pusher's thread, and a lock may be copied while another thread holds it. So a child
+uses nothing that it has inherited: it sends its lines through a socket pair to the host's thread, which accepts them as
+the host's own. Messages are atomic, whichever process is killed: each is one datagram. If it is too large, the datagram
+carries the descriptor of an anonymous file instead, and the number of lines in it.
 """
 
 import array
@@ -23,16 +23,16 @@ from ..channel.clock import Deadline
 from ..channel.descriptors import Descriptor, above_standard, borrowed, memory_file, read_whole, wait
 
 DATAGRAM_BYTES = 32 << 10
-"""The most that a datagram carries; a socket takes six of them before it makes its sender wait (208 KiB here)."""
+"""The largest datagram, in bytes; six of them fit into a socket before its sender has to wait (208 KiB here)."""
 
 EXIT_TIMEOUT = 5.0
-"""How long a child that ends may take to hand over what it has emitted, in seconds."""
+"""How long a child that exits may take to hand over its events, in seconds."""
 
-_IN_FILE = b"\0"  # a datagram that begins so names a number of lines; they are in the file that comes with it
+_IN_FILE = b"\0"  # marks a datagram with a number of lines, which are in the file that comes with it
 
 
 class ForkChannel:
-    """Both ends of the socket pair. The host receives, and every child that it forks can send."""
+    """Both ends of the socket pair. The host receives, and every forked child can send."""
 
     def __init__(self) -> None:
         host, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -49,17 +49,17 @@ class ForkChannel:
         return self._host.intact() and self._child.intact()
 
     def has_data(self) -> bool:
-        """Whether there is something to receive. For the host, in any thread: another one may close it meanwhile."""
+        """Whether there is something to receive. For any thread of the host; another one may close it meanwhile."""
         fd = self._host.fileno()
         if fd < 0 or not self._host.intact():
             return False
         size = array.array("i", [0])
         with suppress(OSError):  # closed just now
-            fcntl.ioctl(fd, termios.FIONREAD, size)  # not `wait`: with eventlet only one may wait for it
+            fcntl.ioctl(fd, termios.FIONREAD, size)  # not `wait`: with eventlet only one thread may wait for it
         return size[0] > 0
 
     def receive(self) -> tuple[list[bytes], int]:
-        """The lines that have come, and how many were lost, for the host had no descriptor left. For the host."""
+        """Receive lines. Also returns how many were lost because the host had no descriptor left. For the host."""
         lines: list[bytes] = []
         lost = 0
         if not self._host.intact():
@@ -68,7 +68,7 @@ class ForkChannel:
             while True:
                 try:
                     data, descriptors, _, _ = socket.recv_fds(end, DATAGRAM_BYTES, 1)
-                except OSError:  # nothing more for now
+                except OSError:  # nothing more now
                     return lines, lost
                 if data[:1] == _IN_FILE:
                     if descriptors:
@@ -81,11 +81,12 @@ class ForkChannel:
                 lines += data.splitlines(keepends=True)
 
     def sending(self, lines: bytes, count: int) -> Iterator[object]:
-        """Hand over whole lines, all or none. For a child.
+        """Send whole lines, all or none. For a child.
 
         Returns:
-            An iterator of C, as `write_now` does; for more than a datagram carries, of a call that may be interrupted.
-            It raises BlockingIOError if the host has too much to take in, and another OSError if it is gone.
+            An iterator of C that sends when it is asked for its one item, as `write_now`; if the lines need a file,
+            the call may be interrupted. It raises BlockingIOError if the socket is full, and another OSError if the
+            host has ended.
 
         Raises:
             OSError: This process has closed the channel.
@@ -93,83 +94,83 @@ class ForkChannel:
         if not self._child.intact():
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if len(lines) <= DATAGRAM_BYTES:
-            return map(os.writev, (self._child.fileno(),), ((lines,),))  # eventlet makes `write` wait
+            return map(os.writev, (self._child.fileno(),), ((lines,),))  # with eventlet `write` waits
         return map(self._send_file, (lines,), (count,))
 
     def _send_file(self, lines: bytes, count: int) -> None:
         file = memory_file(lines)
-        # A copy, for an interrupt before the end of the block closes what the socket object has.
+        # A copy, because an interrupt closes the socket object's descriptor.
         with above_standard(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0, os.dup(self._child.fileno())) as end:
-            end.setblocking(False)  # gevent would wait by itself
+            end.setblocking(False)  # otherwise gevent would wait
             socket.send_fds(end, [_IN_FILE + b"%d" % count], [file.fileno()])
 
     def detach_in_child(self) -> None:
-        """In a child, leave the host's end to the host, so that its end ends the pair."""
+        """In a child, close the host's end, so that sending fails when the host has ended."""
         self._host.close()
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is room to send, or for so long. For a child."""
+        """Wait until there is room to send, at most this long. For a child."""
         wait([], [self._child.fileno()], seconds)
 
     def close(self) -> None:
-        """Close both ends, of this process."""
+        """Close both ends in this process."""
         self._host.close()
         self._child.close()
 
 
 class _HandOver:
-    """Lines on their way to the host. What was taken out of the outbox stays referred to until they are there."""
+    """Lines on their way to the host. They stay referenced here until they are sent."""
 
     __slots__ = ("ended", "lines")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.ended: list[object] = []  # not empty once they have been sent
+        self.ended: list[object] = []  # not empty once the lines were sent, or lost
 
 
 class ForkedOutlet:
-    """In a forked child, what carries the lines of the outbox to the host.
+    """Sends the lines of a forked child's outbox to the host.
 
     Args:
-        channel: The way out.
-        lines: What waits in the outbox of this child.
-        on_lost: Called when the host is found to be gone, for the first time.
+        channel: The socket pair.
+        lines: The lines that wait in the outbox of this child.
+        on_lost: Called once, when sending fails because the host has ended.
     """
 
     def __init__(self, channel: ForkChannel, lines: deque[bytes], on_lost: Callable[[], None]) -> None:
         self._channel = channel
         self._lines = lines
         self._on_lost = on_lost
-        self._lock = threading.Lock()  # held by whoever hands over; an emit only tries it
+        self._lock = threading.Lock()  # held while lines are sent; an emit never waits for it
         self._now = _HandOver()
         self.handed_over = 0  # lines
-        self.lost = 0  # lines that were for a host that is gone
+        self.lost = 0  # lines that could not be sent because the host has ended
         self.bytes = 0  # of both
         self.finish_at_exit()
 
     def waiting(self) -> int:
-        """How many lines are not handed over."""
+        """The number of lines that are not handed over yet."""
         return len(self._lines) + (0 if self._now.ended else len(self._now.lines))
 
     def put(self) -> None:
-        """Hand over what waits; what the host can't take in now is left to a thread. It never waits."""
+        """Send the waiting lines. If the socket is full, a thread sends the rest. This never waits."""
         if self._lock.locked():
-            return  # whoever holds it looks again
+            return  # the thread that holds it checks for more lines
         with self._lock:
             done = self._hand_over()
         if not done:
             try:
                 threading.Thread(target=self._hand_over_in_time, name="socketpusher-fork", daemon=True).start()
-            except RuntimeError:  # the interpreter is ending: `finish` will do it
+            except RuntimeError:  # the interpreter is exiting: `finish` sends them
                 pass
-        elif self._lines:  # appended since, by a thread that found the lock held
+        elif self._lines:  # appended meanwhile, by a thread that found the lock held
             self.put()
 
     def finish(self, deadline: Deadline) -> bool:
-        """Hand over the rest until the deadline; whether nothing is left."""
+        """Send the rest until the deadline. Returns whether nothing is left."""
         while True:
-            # Whoever holds the lock has lines in hand that are no longer in the outbox, and not yet at the host.
-            taken: list[bool] = []  # the lock is taken and noted in one call of C
+            # The lock is needed even if the outbox is empty: its holder may be sending the last lines.
+            taken: list[bool] = []  # one call of C acquires the lock and notes it here
             try:
                 taken.extend(map(self._lock.acquire, (True,), (deadline.remaining(),)))
                 if not taken[0]:
@@ -184,7 +185,7 @@ class ForkedOutlet:
             self._channel.wait(deadline.remaining())
 
     def finish_at_exit(self) -> None:
-        """Let the end of the interpreter wait for the rest to be handed over, for a while."""
+        """Register `finish` to be called when the interpreter exits."""
         Finalize(None, lambda: self.finish(Deadline(EXIT_TIMEOUT)), exitpriority=100)
 
     def _hand_over_in_time(self) -> None:
@@ -197,7 +198,7 @@ class ForkedOutlet:
             self.put()
 
     def _hand_over(self) -> bool:
-        """Send what waits; False when the host has to take in something first."""
+        """Send the waiting lines. Returns False if the socket is full."""
         while True:
             now = self._now
             if now.ended:
@@ -220,7 +221,7 @@ class ForkedOutlet:
             self.bytes += len(data)
 
     def _count_lines(self) -> int:
-        """How many of the waiting lines go into one message."""
+        """The number of waiting lines that fit into one message."""
         size = 0
         for count in range(len(self._lines)):
             size += len(self._lines[count])

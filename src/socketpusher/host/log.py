@@ -1,7 +1,7 @@
-"""The log of a pusher's thread, written in such a way that no logging handler can hold or end that thread.
+"""The log of the supervisor's thread, which no logging handler can block or end.
 
 A handler may block, raise, or wait for the pusher itself (`logging.shutdown` closes handlers while it holds their
-locks). So records are queued, and a thread that lives only for them writes them.
+locks). So records are queued, and a thread of their own writes them.
 """
 
 import logging
@@ -14,32 +14,32 @@ from ..signal_errors import raised_by_signal_handler
 
 logger = logging.getLogger("socketpusher")
 
-PATIENCE = 0.5
-"""How long `flush` waits for the thread that is writing, in seconds."""
+FLUSH_TIMEOUT = 0.5
+"""How long `flush` waits for the thread that writes, in seconds."""
 
 
 class Log:
-    """What a pusher has to say."""
+    """A queue of log records, and the thread that writes them."""
 
     def __init__(self) -> None:
         self._records: deque[tuple[int, str, tuple[Any, ...]]] = deque()
         self._thread: threading.Thread | None = None
 
     def write(self, level: int, message: str, *arguments: object) -> None:
-        """Write a record soon. It never waits and never raises."""
-        with suppress(Exception):  # a filter or a level of the host's may raise
+        """Queue a record to be written soon. This never waits and never raises."""
+        with suppress(Exception):  # a filter of the host's may raise
             if not logger.isEnabledFor(level):
                 return
             self._records.append((level, message, arguments))
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._write_records, name="socketpusher-log", daemon=True)
-                self._thread.start()  # raises while the interpreter ends; `flush` comes then
+                self._thread.start()  # raises while the interpreter exits; then `flush` writes the record
 
     def flush(self) -> None:
-        """Wait until everything is written, unless that is held up; what no thread could be started for is written."""
+        """Wait until everything is written, or for `FLUSH_TIMEOUT` if a handler blocks."""
         if (thread := self._thread) is not None and thread is not threading.current_thread():
             if thread.is_alive():
-                thread.join(PATIENCE)
+                thread.join(FLUSH_TIMEOUT)
             if not thread.is_alive():
                 self._write_records()
 
@@ -48,6 +48,6 @@ class Log:
             try:
                 level, message, arguments = self._records.popleft()
                 logger.log(level, message, *arguments)
-            except (Exception, SystemExit) as error:  # of a handler of logging, which may not end the caller of `close`
+            except (Exception, SystemExit) as error:  # of a logging handler; it must not end the caller of `close`
                 if raised_by_signal_handler(error):
                     raise

@@ -1,16 +1,16 @@
-"""The hot path: from the bus handler into the queue's pipe, many lines at a time, at once.
+"""The hot path: it takes events from the bus handler and writes them into the queue's pipe, many lines at a time.
 
     emit -> lines -(at most every 2 ms: by the thread that emits)------> queue -> the writer
                  \\-(the rest, within 20 ms: by the pusher's thread)--/
                                     copies of what is not settled: unsettled
 
 A thread that gives up the GIL to a CPU-bound one gets it back after the switch interval, 5 ms. So the thread that emits
-writes into the pipe itself, by a call that keeps the GIL and can't wait.
+writes into the pipe itself, with a call that keeps the GIL and never waits.
 
 The handler runs in any thread, in signal handlers, and in finalizers that the garbage collector calls at any
-allocation. A signal handler may raise between any two bytecodes, also behind a call that has returned. Hence the rules:
-what is moved or written is moved or written and noted in one call of C; whoever comes next finds at each step what is
-done and what is not, and goes on; the lock is never waited for by a thread that can be interrupted while it holds it.
+allocation. A signal handler may raise between any two bytecodes, even right after a call has returned. Hence the rules:
+one call of C both moves (or writes) something and notes it; the next caller sees at each step what is done, and goes
+on; a thread that could be interrupted while it holds the lock never waits for it.
 """
 
 import itertools
@@ -37,64 +37,63 @@ from ..wire import RETAINED_BYTES, encode
 from .forked import ForkChannel, ForkedOutlet
 
 PUT_INTERVAL = 0.002
-"""The shortest time between two writes of threads that emit, in seconds. Measured 20 microseconds apart beside a
-CPU-bound thread: with 1 ms p50 falls from 1.2 to 0.7 ms, and the schedule takes 1 % longer."""
+"""The shortest time between two writes of threads that emit, in seconds. Measured with an event every 20 microseconds
+beside a CPU-bound thread: with 1 ms p50 falls from 1.2 to 0.7 ms, and the schedule takes 1 % longer."""
 
 IN_FLIGHT_BYTES = 8 << 20
 """How much may be on its way from the host to the writer, in bytes. It fills only when the writer does not read."""
 
 ID_BYTES = 64
-"""Room on a line for the key `id`: 12 hexadecimal digits, up to 20 decimal ones, and what JSON puts around them."""
+"""Room on a line for the key `id`, in bytes: 12 hexadecimal digits, up to 20 decimal ones, and the JSON around them."""
 
 BATCH_BYTES = 1 << 20
-"""After how many bytes a batch is full, about. A host that is killed loses the one that it is handing over."""
+"""About the largest size of a batch, in bytes. A host that is killed loses the batch that it is writing."""
 
-KEPT_BATCHES, KEPT_BYTES = 256, 4 << 20
-"""After so many more batches, or bytes, the pusher's thread looks which of them are settled."""
-
+SETTLE_BATCHES, SETTLE_BYTES = 256, 4 << 20
+"""After this many new batches, or bytes, the pusher's thread forgets the settled ones."""
 
 HELD_LINES = 4096
-"""After so many more held lines, or half of the bytes that are left to them, the pusher's thread looks which of them
-still matter. They may be as many bytes as may be on their way."""
+"""After this many new held lines, or half of the bytes left for them, the pusher's thread drops those that no longer
+matter. At most `in_flight_limit` bytes are held."""
 
 
 class Mode(Enum):
-    """What becomes of the next event."""
+    """What happens to the next event."""
 
-    OPEN = "it is taken"
+    OPEN = "it is accepted"
     REFUSING = "too much is on its way to the writer: it is dropped, or held, unless there is room again"
     ENDED = "the pusher has ended by itself: it is dropped"
     SEALED = "the pusher is closed: it is ignored"
 
 
 class Counter:
-    """Counts from any thread, signal handler or finalizer: one call of C, which nothing can interrupt."""
+    """Counts in any thread, signal handler or finalizer: each step is one call of C, which nothing can interrupt."""
 
     def __init__(self) -> None:
         self._count = itertools.count()
 
     def add(self, number: int = 1) -> None:
-        """Count so many."""
+        """Add `number`."""
         for _ in range(number):
             next(self._count)
 
     def value(self) -> int:
-        """How many were counted."""
-        return int(repr(self._count)[6:-1])  # "count(3)"; asking for it otherwise would count
+        """The sum so far."""
+        return int(repr(self._count)[6:-1])  # "count(3)"; `next` would change it
 
 
 class _LineAfterGap(bytes):
-    """A line that was accepted when others before it had been dropped: `dropped` so far."""
+    """A line that follows dropped ones."""
 
-    dropped = 0
+    dropped = 0  # how many were dropped before it
 
 
 class _UnsettledBatch:
-    """A batch that is kept until it is settled. The last one is open: lines are taken, then joined, then in the queue.
+    """A batch that is kept until it is settled. The last one is open: it gets lines, then a frame, then is put.
 
     Args:
         first: The number of its first line.
-        offset: Where it begins in the stream of all lines, in bytes without ids.
+        offset: The offset of its first line in the stream of all lines, in bytes without ids.
     """
 
     __slots__ = ("first", "frame", "lines", "offset")
@@ -112,72 +111,73 @@ class _UnsettledBatch:
 
 
 class Outbox:
-    """What was emitted and is not yet in the queue, and copies of what is not yet settled.
+    """The events that are not in the queue yet, and copies of those that are not settled yet.
 
     Args:
         ledger: The numbers shared with the writer.
         config: The limits, and whether events have ids.
-        wake: Makes the pusher's thread look around; it must not wait.
-        say: Writes into the log: a level, a message, its arguments. It must not wait.
+        wake: Wakes the pusher's thread; it must not wait.
+        log: Writes a log record (level, message, arguments); it must not wait.
     """
 
     def __init__(
-        self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None], say: Callable[..., None]
+        self, ledger: Ledger, config: PusherConfig, wake: Callable[[], None], log: Callable[..., None]
     ) -> None:
         self._ledger = ledger
         self._session = f"{secrets.token_hex(6)}-".encode() if config.event_ids else b""
         self._max_line_bytes = config.max_line_bytes - RETAINED_BYTES - (ID_BYTES if config.event_ids else 0)
         self.in_flight_limit = max(1, min(IN_FLIGHT_BYTES, config.buffer_bytes // 8))
         self._wake = wake
-        self._say = say
+        self._log = log
         self._lines: deque[bytes] = deque()  # accepted, not yet in a batch
-        # Not accepted yet: what says where the run stands waits while other events are refused. Any thread appends.
+        # Lines that change the state of the run, not accepted yet: they wait while other events are refused. Any thread
+        # appends.
         self.held: deque[bytes] = deque()
-        self._sorting = 0  # how many of them the pusher's thread has taken out to look which still matter
+        self._pruning = 0  # how many of them the pusher's thread has taken out to find those that still matter
         self._held_bytes = 0
-        self._look_at_held = HELD_LINES  # when the thread looks through them: a number, and below it bytes
-        self._look_at_held_bytes = self.in_flight_limit // 2
+        self._prune_held_at_lines = HELD_LINES  # the thread does that at more lines, or bytes
+        self._prune_held_at_bytes = self.in_flight_limit // 2
         self.mode = Mode.OPEN
-        # Two numbers that only bound memory: an interrupt, or a thread switch without a GIL, may cost them a line.
+        # These two only bound memory: an interrupt, or a thread switch without a GIL, may make them wrong by a line.
         self._accepted_bytes = 0
         self._accept_limit = self.in_flight_limit
         self._dropped = Counter()  # not accepted
         self.dropped_before_refusing = 0
         self._placeholders = Counter()
         self.first_placeholder = ""  # for the log
-        self._write_at = 0.0  # when a thread that emits writes again
-        self.asleep = True  # whether the pusher's thread has to be woken for what is left behind
+        self._write_at = 0.0  # when a thread that emits may write again
+        self.asleep = True  # whether the pusher's thread has to be woken for lines that are not written
         self._outlet: ForkedOutlet | None = None  # in a forked child
         # What follows is changed under the lock.
         self._lock = threading.Lock()
-        self._owner = 0  # the thread that emits and holds it; 0 if it is free, or the pusher's thread has it
-        self._turn: object = None  # whose turn it is: a signal handler takes it from what it has interrupted
-        self._queue: BatchQueue | None = None  # of the present writer
-        self._again: deque[Frame] = deque()  # what earlier writers had not settled, and is not yet in this queue
-        self._kept = deque([_UnsettledBatch(0, 0)])  # ascending, without overlap; only the last one is open
-        self._look_at = (KEPT_BATCHES, KEPT_BYTES)  # when the thread looks what is settled: a number, an offset
+        self._owner = 0  # the emitting thread that holds the lock; 0 if it is free or the pusher's thread holds it
+        self._turn: object = None  # identifies the last call of `_put`, which may be a signal handler's
+        self._queue: BatchQueue | None = None  # of the current writer
+        self._resend: deque[Frame] = deque()  # not settled by earlier writers, and not yet in this queue
+        self._unsettled = deque([_UnsettledBatch(0, 0)])  # ascending, without overlap; only the last one is open
+        self._settle_at = (SETTLE_BATCHES, SETTLE_BYTES)  # the thread forgets settled batches at this count, or offset
         self._dropped_by_writer = 0
-        self._passed_over = 0  # dropped events before the last line in a batch, whose ids were passed over
+        self._dropped_ids = 0  # dropped events before the last line in a batch; their ids are not used
 
     # The hot path
 
     def push(self, event: Event) -> None:
-        """The bus handler: take the event, as it is now. It never waits and never raises."""
+        """The bus handler: encode and accept the event. It never waits and never raises."""
         try:
             line = encode(event, self._max_line_bytes, self._on_placeholder)
         except Exception as error:
             self._dropped.add()
-            self._accept_limit = -1  # so that the next line is told of the gap
+            self._accept_limit = -1  # so that the next line gets an id after the gap
             if raised_by_signal_handler(error):
                 raise
             with suppress(Exception):  # the type's own `__repr__` may raise
                 kind = f"{getattr(event, 'type', type(event))!r}"
-                self._say(logging.ERROR, "an event of type %s was dropped\n%s", kind, traceback.format_exc())
+                self._log(logging.ERROR, "an event of type %s was dropped\n%s", kind, traceback.format_exc())
             return
         self.accept(line)
 
     def accept(self, line: bytes) -> None:
-        """Take a line, or count it as dropped."""
+        """Accept a line, or hold it, or count it as dropped."""
         if self._accepted_bytes > self._accept_limit:
             admitted = self._admit()
             if self._session:
@@ -188,7 +188,7 @@ class Outbox:
                 return
         self._lines.append(line)
         size = len(line)
-        self._accepted_bytes += size  # behind `append`: an interrupt between them costs the bound a line, for good
+        self._accepted_bytes += size  # after `append`: an interrupt between them makes the bound wrong by this line
         moment = now()
         if moment >= self._write_at:
             self._write(moment)
@@ -196,7 +196,7 @@ class Outbox:
             self._wake_thread()
 
     def _write(self, moment: float) -> None:
-        """Put what waits into the queue, unless somebody is about to."""
+        """Put the waiting lines into the queue, unless another thread is doing it."""
         if self._outlet is not None:
             self._outlet.put()
             return
@@ -208,12 +208,12 @@ class Outbox:
                     self._owner = me
                     all_written = self._put()
                 except BaseException:
-                    self._wake()  # or what is in hand would wait for the next event
+                    self._wake()  # otherwise the lines would wait for the next event
                     raise
                 finally:
                     self._owner = 0
-            kept, offset = self._look_at
-            if all_written and len(self._kept) < kept and self._kept[-1].offset < offset:
+            count, offset = self._settle_at
+            if all_written and len(self._unsettled) < count and self._unsettled[-1].offset < offset:
                 return
         if self.asleep:
             self._wake_thread()
@@ -222,19 +222,19 @@ class Outbox:
         self.asleep = False
         try:
             self._wake()
-        except BaseException:  # of a signal handler: perhaps it sleeps on
+        except BaseException:  # of a signal handler: the thread may not have been woken
             self.asleep = True
             raise
 
     def _admit(self) -> bool:
-        """Whether there is room for a line, now that the writer may have got further."""
+        """Whether there is room for a line, as far as the writer has read now."""
         if self.mode in (Mode.OPEN, Mode.REFUSING):
             taken = self._ledger.received_offset if self._outlet is None else self._outlet.bytes
-            # Once it has refused, half must be free, or it would change its mind with each read of the writer.
+            # After a refusal half must be free, so that the mode does not change with each read of the writer.
             limit = self.in_flight_limit if self.mode is Mode.OPEN else self.in_flight_limit // 2
-            if self.holds():
+            if self.has_held():
                 if self.asleep:
-                    self._wake_thread()  # which takes the held ones first
+                    self._wake_thread()  # it accepts the held lines first
             elif self._accepted_bytes <= taken + limit:
                 self._accept_limit = taken + self.in_flight_limit
                 if self.mode is Mode.REFUSING:
@@ -244,31 +244,31 @@ class Outbox:
             if self.mode is Mode.OPEN:
                 self.dropped_before_refusing = self._dropped.value()
                 self.mode = Mode.REFUSING
-                self._wake_thread()  # which writes the log, for that may take time
-        self._accept_limit = -1  # so that the next line looks again, and is told of the gap
+                self._wake_thread()  # it writes the log, which may take time
+        self._accept_limit = -1  # so that the next line checks again, and gets an id after the gap
         return False
 
     def _refuse(self, line: bytes) -> None:
-        """Drop the line, or hold it if it says where the run stands: a drop costs history, never truth."""
+        """Drop the line, or hold it if it changes the state of the run, which a drop must not make wrong."""
         may_hold = self._outlet is None and self._held_bytes < self.in_flight_limit
         if may_hold and self.mode in (Mode.OPEN, Mode.REFUSING) and is_relevant(line):
             size = len(line)
             self.held.append(line)
             self._held_bytes += size
-            if self.mode is Mode.OPEN:  # since a moment: what this thread emits next has to come behind it
+            if self.mode is Mode.OPEN:  # it was just opened, but the next line of this thread must come after this one
                 self.mode = Mode.REFUSING
                 self._accept_limit = -1
                 self._wake_thread()
-            elif self.asleep or self._has_many_held(size):
-                self._wake_thread()  # nothing else tells it when there is room
+            elif self.asleep or self._must_prune_held(size):
+                self._wake_thread()  # it has to check for room, which nothing reports
         elif self.mode is not Mode.SEALED:
             self._dropped.add()
 
-    def _has_many_held(self, size: int) -> bool:
-        """Whether a line of this size was the one with which the held ones are to be looked through."""
-        if self._held_bytes - size <= self._look_at_held_bytes < self._held_bytes:
+    def _must_prune_held(self, size: int) -> bool:
+        """Whether the pusher's thread has to look through the held lines, now that one of this size was added."""
+        if self._held_bytes - size <= self._prune_held_at_bytes < self._held_bytes:
             return True
-        return len(self.held) > self._look_at_held and len(self.held) % HELD_LINES == 0
+        return len(self.held) > self._prune_held_at_lines and len(self.held) % HELD_LINES == 0
 
     def _on_placeholder(self, placeholder: str) -> None:
         self._placeholders.add()
@@ -279,18 +279,18 @@ class Outbox:
     # Under the lock
 
     def _put(self) -> bool:
-        """Put into the queue what it takes at once; whether nothing is left.
+        """Put into the queue what it takes without waiting. Returns whether nothing is left.
 
-        Before each step that changes anything: whether a signal handler has done it meanwhile, see `BatchQueue.put`.
+        Before each change it checks whether a signal handler has called this meanwhile, see `BatchQueue.put`.
         """
         self._turn = turn = object()
         while (queue := self._queue) is not None:
-            if self._again:
-                if not queue.put(self._again[0]) or self._turn is not turn:
+            if self._resend:
+                if not queue.put(self._resend[0]) or self._turn is not turn:
                     return False
-                self._again.popleft()
+                self._resend.popleft()
                 continue
-            batch = self._kept[-1]
+            batch = self._unsettled[-1]
             if batch.frame is None:
                 if not batch.lines:
                     lines = starmap(self._lines.popleft, repeat((), self._batch_length()))
@@ -299,7 +299,7 @@ class Outbox:
                     batch.lines.extend(lines)
                 if not batch.lines:
                     return True
-                frame = self._joined(batch)
+                frame = self._make_frame(batch)
                 if self._turn is not turn:
                     return False
                 batch.frame = frame
@@ -308,16 +308,16 @@ class Outbox:
             following = _UnsettledBatch(batch.end, batch.frame.offset)
             if self._turn is not turn:
                 return False
-            self._kept.append(following)
+            self._unsettled.append(following)
             batch.lines = []
         return True
 
     def _batch_length(self) -> int:
-        """How many of the waiting lines make a batch: all, or as many as are some `BATCH_BYTES` on average."""
-        count, size = len(self._lines), self._accepted_bytes - self._kept[-1].offset
+        """How many of the waiting lines make a batch: all, or about `BATCH_BYTES` on average."""
+        count, size = len(self._lines), self._accepted_bytes - self._unsettled[-1].offset
         return count if size <= BATCH_BYTES else max(1, count * BATCH_BYTES // size)
 
-    def _joined(self, batch: _UnsettledBatch) -> Frame:
+    def _make_frame(self, batch: _UnsettledBatch) -> Frame:
         lines = batch.lines
         offset = batch.offset + sum(map(len, lines))
         if self._session:
@@ -328,18 +328,18 @@ class Outbox:
         numbered = []
         for place, line in enumerate(batch.lines, batch.first + 1):
             if isinstance(line, _LineAfterGap):
-                self._passed_over = max(self._passed_over, line.dropped)  # two threads may come in another order
-            numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._passed_over))
+                self._dropped_ids = max(self._dropped_ids, line.dropped)  # two threads may append in another order
+            numbered.append(b'%b,"id":"%b%d"}\n' % (line[:-2], self._session, place + self._dropped_ids))
         return numbered
 
     # Called by the pusher's thread, which no signal handler interrupts
 
     def put_rest(self) -> bool | None:
-        """Put what was left behind, and forget what is settled.
+        """Put the lines that threads that emit have left, and forget what is settled.
 
         Returns:
-            Whether nothing is left; None if another thread has the lock, and perhaps for long: a signal handler that
-            interrupted it may wait for this thread.
+            Whether nothing is left. None if another thread has the lock: this must not wait for it, because a signal
+            handler that has interrupted that thread may wait for this one.
         """
         if not self._lock.acquire(blocking=False):
             return None
@@ -350,24 +350,24 @@ class Outbox:
         finally:
             self._lock.release()
 
-    def take_held(self, at_once: bool = False) -> None:
-        """Accept what is held, if there is room or it must be; forget what of it does not matter any more."""
-        if len(self.held) > self._look_at_held or self._held_bytes > self._look_at_held_bytes:
-            self._sorting = len(self.held)  # first, for what is emitted meanwhile has to come behind them
-            lines = list(starmap(self.held.popleft, repeat((), self._sorting)))
-            matter = Digest(lines, again=False).lines()
+    def accept_held(self, at_once: bool = False) -> None:
+        """Accept the held lines if there is room, or `at_once`; drop those that no longer matter."""
+        if len(self.held) > self._prune_held_at_lines or self._held_bytes > self._prune_held_at_bytes:
+            self._pruning = len(self.held)  # first, because lines that are emitted meanwhile must come after them
+            lines = list(starmap(self.held.popleft, repeat((), self._pruning)))
+            matter = Digest(lines, retain=False).lines()
             self._dropped.add(len(lines) - len(matter))
             self.held.extendleft(reversed(matter))
-            self._sorting = 0
-            self._look_at_held = 2 * len(matter) + HELD_LINES
+            self._pruning = 0
+            self._prune_held_at_lines = 2 * len(matter) + HELD_LINES
             self._held_bytes = size = sum(map(len, matter))
-            self._look_at_held_bytes = size + max(0, self.in_flight_limit - size) // 2
+            self._prune_held_at_bytes = size + max(0, self.in_flight_limit - size) // 2
         room = self._ledger.received_offset + self.in_flight_limit // 2
         while self.held and (at_once or self._accepted_bytes <= room):
             self._accepted_bytes += sum(map(len, list(self.held)))
             self._lines.extend(starmap(self.held.popleft, repeat((), len(self.held))))
-            self._held_bytes, self._look_at_held = 0, HELD_LINES
-            self._look_at_held_bytes = self.in_flight_limit // 2
+            self._held_bytes, self._prune_held_at_lines = 0, HELD_LINES
+            self._prune_held_at_bytes = self.in_flight_limit // 2
             if self.mode is Mode.REFUSING:
                 self.mode = Mode.OPEN
 
@@ -376,28 +376,37 @@ class Outbox:
         return self._owner == threading.get_ident()
 
     def put_if_interrupted(self) -> None:
-        """In such a signal handler, do what nobody else can."""
+        """In such a signal handler, put the waiting lines: no other thread can take the lock."""
         if self.interrupted():
             self._put()
 
     def attach(self, queue: BatchQueue) -> bool:
-        """From now on fill this queue: first with what earlier writers have not settled. False as `put_rest`'s None."""
+        """Fill this queue from now on, first with what earlier writers have not settled.
+
+        Returns:
+            Whether it is done; False if another thread has the lock, as `put_rest`'s None.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            offset = self._kept[-1].offset
-            again = [Frame(kept.frame.batch, kept.frame.offset) for kept in self._kept if kept.frame is not None]
-            # What is missing below its end was settled.
-            again.append(Frame(Batch(self._kept[-1].first, self._kept[-1].first, b""), offset))
-            self._again = deque(again)
+            offset = self._unsettled[-1].offset
+            resend = [
+                Frame(batch.frame.batch, batch.frame.offset) for batch in self._unsettled if batch.frame is not None
+            ]
+            # This empty batch tells the writer that lines below its end which it was not given are settled.
+            resend.append(Frame(Batch(self._unsettled[-1].first, self._unsettled[-1].first, b""), offset))
+            self._resend = deque(resend)
             self._queue = queue
             return True
         finally:
             self._lock.release()
 
     def detach(self) -> bool:
-        """Let go of the queue of a writer that is gone, and make the ledger true: the writer may have died between two
-        of its entries. False as `put_rest`'s None."""
+        """Forget the queue of a writer that has ended, and correct the ledger, which it may have left half updated.
+
+        Returns:
+            As `attach`.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         try:
@@ -406,12 +415,12 @@ class Outbox:
             self._close_open_batch()
             self._forget_settled()
             self._drop_lines(0, ledger.settled)
-            first, end = self._kept[0].first, self._kept[-1].first
+            first, end = self._unsettled[0].first, self._unsettled[-1].first
             ledger.received = ledger.unsent = ledger.settled = first
             if ledger.stored:  # lines on the disk come before those that are kept here
                 ledger.unsent = ledger.read
             ledger.dropped = self._dropped_by_writer
-            waiting = sum(kept.end - kept.first for kept in self._kept if kept.frame is not None)
+            waiting = sum(batch.end - batch.first for batch in self._unsettled if batch.frame is not None)
             ledger.sent = end - self._dropped_by_writer - waiting - ledger.stored
             ledger.spooled = ledger.stored
             return True
@@ -419,99 +428,99 @@ class Outbox:
             self._lock.release()
 
     def _close_open_batch(self) -> None:
-        """Let a batch that is in the queue, if only in part, be one of those that wait to be settled."""
-        last = self._kept[-1]
+        """Close the open batch if a part of it is in the queue, so that it waits to be settled."""
+        last = self._unsettled[-1]
         if last.frame is not None:
-            self._kept.append(_UnsettledBatch(last.end, last.frame.offset))
+            self._unsettled.append(_UnsettledBatch(last.end, last.frame.offset))
 
     def _forget_settled(self) -> None:
         settled = self._ledger.settled
-        while len(self._kept) > 1 and self._kept[0].end <= settled:
-            self._kept.popleft()
+        while len(self._unsettled) > 1 and self._unsettled[0].end <= settled:
+            self._unsettled.popleft()
         for first, end in self._ledger.take_dropped():
             self._drop_lines(first, end)
             self._dropped_by_writer += end - first
-        self._look_at = (len(self._kept) + KEPT_BATCHES, self._kept[-1].offset + KEPT_BYTES)
+        self._settle_at = (len(self._unsettled) + SETTLE_BATCHES, self._unsettled[-1].offset + SETTLE_BYTES)
 
     def _drop_lines(self, first: int, end: int) -> None:
-        """Forget the lines numbered `first` to `end - 1`, none of which is in the open batch."""
-        start = stop = bisect_right(self._kept, first, key=lambda kept: kept.end)
+        """Forget the lines `first` to `end - 1`. None of them is in the open batch."""
+        start = stop = bisect_right(self._unsettled, first, key=lambda batch: batch.end)
         parts: list[_UnsettledBatch] = []
-        while stop < len(self._kept) - 1 and self._kept[stop].first < end:
-            kept = self._kept[stop]
-            assert kept.frame is not None
-            for part in kept.frame.batch.without(first, end):
-                parts.append(_UnsettledBatch(part.first, kept.offset))
-                parts[-1].frame = Frame(part, kept.frame.offset)
+        while stop < len(self._unsettled) - 1 and self._unsettled[stop].first < end:
+            batch = self._unsettled[stop]
+            assert batch.frame is not None
+            for part in batch.frame.batch.without(first, end):
+                parts.append(_UnsettledBatch(part.first, batch.offset))
+                parts[-1].frame = Frame(part, batch.frame.offset)
             stop += 1
         for _ in range(stop - start):
-            del self._kept[start]
-        for left in reversed(parts):
-            self._kept.insert(start, left)
+            del self._unsettled[start]
+        for kept in reversed(parts):
+            self._unsettled.insert(start, kept)
 
     def clear(self) -> None:
-        """Let go of every line that waits; the numbers stay as they are. To be called last, in any thread."""
-        self._turn = None  # a thread that waits for the GIL in the middle of `_put` finds that it is not its turn
+        """Forget every waiting line; the counters stay as they are. Called last, in any thread."""
+        self._turn = None  # stops a thread that waits for the GIL in the middle of `_put`
         end = self.accepted()
         self._queue = None
-        self._again = deque()
-        self._kept = deque([_UnsettledBatch(end, self._accepted_bytes)])
-        self._lines = deque()  # not cleared: that thread may be about to move lines
+        self._resend = deque()
+        self._unsettled = deque([_UnsettledBatch(end, self._accepted_bytes)])
+        self._lines = deque()  # not cleared, because that thread may be about to move lines
         self._dropped.add(len(self.held))
         self.held = deque()
 
     # Called by any thread
 
     def accept_from_child(self, lines: list[bytes], lost: int) -> None:
-        """Take over what a forked child has emitted, and count what was lost on the way."""
+        """Accept lines that a forked child has emitted, and count lost ones as dropped."""
         self._dropped.add(lost)
         if lost:
             self._accept_limit = -1
         for line in lines:
             self.accept(line)
 
-    def waits(self) -> bool:
-        """Whether a line is in no batch yet."""
+    def has_waiting(self) -> bool:
+        """Whether a line waits that is in no batch yet."""
         return bool(self._lines)
 
-    def holds(self) -> bool:
+    def has_held(self) -> bool:
         """Whether a line is held."""
-        return bool(self._sorting or self.held)
+        return bool(self._pruning or self.held)
 
     def stop_accepting(self, mode: Mode = Mode.SEALED) -> None:
-        """Take no more events."""
+        """Accept no more events."""
         self.mode = mode
         self._accept_limit = -1
 
     def accepted(self) -> int:
         """The number after the last line accepted."""
-        while True:  # until nobody has moved lines between two looks
-            last = self._kept[-1]
+        while True:  # until no thread has moved lines meanwhile
+            last = self._unsettled[-1]
             end = last.end
             count = end + len(self._lines)
-            if self._kept[-1] is last and last.end == end:
+            if self._unsettled[-1] is last and last.end == end:
                 return count
 
     def dropped(self) -> int:
-        """How many events were dropped on this side."""
+        """The number of events dropped in this process."""
         return self._dropped.value()
 
     def emitted(self) -> int:
-        """How many events there were: accepted, held or dropped."""
+        """The number of events: accepted, held or dropped."""
         return self.accepted() + len(self.held) + self._dropped.value()
 
     def placeholders(self) -> int:
-        """How many placeholders were sent for something that could not be encoded."""
+        """The number of placeholders sent for something that could not be encoded."""
         return self._placeholders.value()
 
     def reset_in_child(self, channel: ForkChannel, on_lost: Callable[[], None]) -> ForkedOutlet:
-        """In a forked child: what the host had is the host's, and the lock may be held for ever."""
+        """Reset this copy in a forked child: its lines belong to the host, and its lock may be held for ever."""
         self._lines, self.held = deque(), deque()
         self._dropped, self._placeholders = Counter(), Counter()
         self._lock = threading.Lock()
         self._accepted_bytes = 0
         self._accept_limit = -1 if self.mode is Mode.SEALED else self.in_flight_limit
-        self._queue, self._again, self._kept = None, deque(), deque([_UnsettledBatch(0, 0)])
+        self._queue, self._resend, self._unsettled = None, deque(), deque([_UnsettledBatch(0, 0)])
         self._wake = lambda: None
         self._write_at = 0.0
         self._outlet = ForkedOutlet(channel, self._lines, on_lost)

@@ -1,11 +1,10 @@
-"""The host's thread: it owns the writer process, starts it, listens to it, replaces it if it dies, ends it.
+"""The pusher's thread in the host: it starts the writer process, reads its reports, restarts it, and ends it.
 
-It is also the backstop of the outbox: it puts what the threads that emit have left behind. Nothing but `close` ends it,
-and it waits for nothing that a thread of the host may hold: a signal handler that has interrupted such a thread may
+It is also the backstop of the outbox: it puts lines that the emitting threads have left. Only `close` ends it. It never
+waits for a lock that a thread of the host may hold, because a signal handler that has interrupted such a thread may
 wait for this one.
 
-It sleeps in one place. Callers that wait for something wait for `changes`, which every report and every end of a writer
-notifies.
+It sleeps in one place, `_sleep`. Callers wait for `changes`, which every report and every end of a writer notifies.
 """
 
 import _thread
@@ -41,31 +40,30 @@ from .outbox import Mode, Outbox
 from .writer_handle import SEARCH_PATH, WriterHandle
 
 BACKSTOP_INTERVAL = 0.020
-"""How long a line may be left behind, in seconds, and how often the thread is woken for one at most. A thread that is
-woken for each line costs 30 % of the schedule 20 microseconds apart."""
+"""How long a line may wait in the outbox, and the shortest time between two wake-ups for one, in seconds. A wake-up for
+each line slows a schedule with an event every 20 microseconds by 30 %."""
 
 MIN_UPTIME = 5.0
-"""A writer that lived so long, in seconds, was all right: the next one is started without a pause."""
+"""If a writer ran longer than this, in seconds, the next one is started without a pause."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""The pause before something that has failed is tried again, in seconds; it doubles while it fails."""
+"""The pauses before a retry, in seconds: the first, doubling up to the longest."""
 
 MARGIN = 1.0
-"""How long after its deadline a caller of `close` cleans up itself, if the thread has not, in seconds."""
+"""How long after its deadline a caller of `close` waits for the thread before it cleans up itself, in seconds."""
 
 STORE_TIMEOUT = 5.0
-"""How long a writer may take behind its deadline to put what is left into the spool, in seconds: 64 MiB take half a
-second here."""
+"""How long after its deadline a writer may take to put the remaining lines into the spool, in seconds: 64 MiB take half
+a second here."""
 
 HANDLER_INTERVAL = 0.010
-"""How often a signal handler that waits does the work of the thread that it has interrupted, in seconds."""
+"""How often a waiting signal handler does the work of the thread that it has interrupted, in seconds."""
 
-
-_open: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
+_live_supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for supervisor in list(_open):
+    for supervisor in list(_live_supervisors):
         supervisor.after_fork()
 
 
@@ -76,22 +74,22 @@ class Supervisor:
     """Keeps a writer running from `start` to `close`.
 
     Args:
-        config: How the pusher is set up.
+        config: The settings of the pusher.
         graph: The payload of the `graph` event, or None.
         parallelism: How many units may run at a time.
 
     Raises:
-        OSError: The directory of a relative path is gone.
+        OSError: The socket path is relative, and the working directory was removed.
     """
 
     def __init__(self, config: PusherConfig, graph: GraphPayload | None, parallelism: int) -> None:
         self._config = config
         self._parallelism = parallelism
-        self._connect_to, self._directory = _reachable(str(config.socket_path))
+        self._connect_to, self._directory = _stable_path(str(config.socket_path))
         self._spool_directory = os.path.abspath(config.spool) if config.spool is not None else None
         self._margin = MARGIN + (STORE_TIMEOUT if config.spool is not None else 0.0)
         self._graph_json = json.dumps(graph).encode()
-        # From here to `opened` the thread makes what has to be closed: no signal handler comes in there.
+        # The thread opens these, up to `opened`, because no signal handler can interrupt it.
         self.ledger: Ledger
         self.outbox: Outbox
         self._journal: tuple[Descriptor, Descriptor]
@@ -103,28 +101,28 @@ class Supervisor:
         self._fork_channel: ForkChannel
         self.opened = False
         self._files: list[Any] = []  # all of these
-        self.subscriptions: list[Any] = []  # what subscribing has returned
-        self.exit: util.Finalize | None = None  # closes at the end of the interpreter
+        self.subscriptions: list[Any] = []  # the results of `subscribe`
+        self.exit_handler: util.Finalize | None = None  # closes the pusher when the interpreter exits
 
-        self.forked: ForkedOutlet | None = None  # in a child of the host, what carries its events
-        self.changes = Changes()  # of what follows, and of the ledger
-        self.failure: OSError | None = None  # why the last attempt to connect failed
-        self.trouble: Exception | None = None  # why there is no writer
-        self.open = False  # whether `start` has succeeded: until then it says what goes wrong
-        self.ready = False  # whether a writer has begun to work
+        self.forked: ForkedOutlet | None = None  # in a forked child, what carries its events
+        self.changes = Changes()  # of the following attributes, and of the ledger
+        self.connect_error: OSError | None = None  # why the last attempt to connect failed
+        self.writer_error: Exception | None = None  # why there is no writer
+        self.open = False  # whether `start` has succeeded; until then errors are raised, not logged
+        self.ready = False  # whether a writer has become ready
         self.writer_restarts = 0
-        self.ended = False  # whether there is and will be no writer
+        self.ended = False  # whether there is no writer and will be none
 
         self._log = Log()
-        self._deadlines: list[Deadline] = []  # of those who close; the first of them holds
-        self._flush_targets: list[int] = []  # of those who flush
-        self._adopting = False  # whether it is taking in what forked children have emitted
-        self._claims: dict[str, object] = {}  # who does what only one may do: see `_claim`
+        self._deadlines: list[Deadline] = []  # of the callers of `close`; the earliest one counts
+        self._flush_targets: list[int] = []  # of the callers of `flush`
+        self._accepting = False  # whether it is accepting lines of forked children
+        self._claims: dict[str, object] = {}  # which caller may do what is done only once: see `_claim`
         self._writer: WriterHandle | None = None  # None between two writers
-        self._told: tuple[object, float] | None = None  # the writer that was told to end, and its deadline
+        self._shutdown_request: tuple[object, float] | None = None  # the writer that was asked to end, and the deadline
         self._start_at = 0.0  # when the next writer is started
         self._start_pause = 0.0
-        self._refusing = False  # what the log says of the outbox
+        self._refusing_logged = False  # whether the log says that the outbox is refusing
         self._placeholder_logged = False
         self._thread = threading.Thread(target=self._run, name="socketpusher", daemon=True)
 
@@ -152,10 +150,10 @@ class Supervisor:
         Raises:
             RuntimeError: The system can't start another thread.
         """
-        _open.add(self)
+        _live_supervisors.add(self)
         util.register_after_fork(self, Supervisor._after_multiprocessing_fork)
         self._starter = threading.get_native_id()
-        # An interrupt in the middle of `Thread.start` leaves it among the living for ever, so it is called in a thread.
+        # Called in a thread, because an interrupt in the middle of `Thread.start` leaves it in `threading` for ever.
         _thread.start_new_thread(self._start_thread, ())
 
     @property
@@ -168,20 +166,20 @@ class Supervisor:
     @property
     def writer_pid(self) -> int | None:
         """The writer's process id; None while none runs."""
-        return writer.pid if (writer := self._writer) is not None and not writer.silent else None
+        return writer.pid if (writer := self._writer) is not None and not writer.reports_ended else None
 
     @property
     def closing(self) -> bool:
-        """Whether it was told to end."""
+        """Whether `close` was called."""
         return bool(self._deadlines)
 
     def wake(self) -> None:
-        """Make the thread look around. It does not wait and may be called from anywhere."""
+        """Wake the thread. This never waits and may be called from anywhere."""
         if self.opened:
             wake(self._waker)
 
     def wait_until(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
-        """Wait until the condition holds or the deadline is over; whether it holds then."""
+        """Wait until the condition holds or the deadline is over. Returns whether the condition holds then."""
         interrupted = self.opened and self.outbox.interrupted()
 
         def helped() -> bool:
@@ -192,10 +190,10 @@ class Supervisor:
         return self.changes.wait_until(helped, deadline, HANDLER_INTERVAL if interrupted else 3600.0)
 
     def flush(self, deadline: Deadline) -> bool:
-        """Wait until no line accepted so far waits any more; whether that is so at the deadline."""
+        """Wait until every line accepted so far was sent or dropped. Returns whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
-        self.wait_until(self._has_read_all, deadline)
+        self.wait_until(self._has_accepted_all, deadline)
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -203,12 +201,12 @@ class Supervisor:
         return self.ledger.unsent >= target
 
     def request_close(self, deadline: Deadline) -> None:
-        """Let the writer send what waits, until the deadline. It does not wait."""
+        """Ask the writer to send what waits until the deadline, and then to end. This never waits."""
         self._deadlines.append(deadline)
         self.wake()
 
     def close(self, deadline: Deadline) -> None:
-        """The same, and wait for it. Afterwards no process, thread, file or pipe is left."""
+        """Send what waits until the deadline, and end. Afterwards no process, thread, file or pipe is left."""
         self.unsubscribe()
         if self.forked is not None:  # the writer is the host's
             self.outbox.stop_accepting()
@@ -218,58 +216,58 @@ class Supervisor:
         self.request_close(deadline)
         if threading.current_thread() is self._thread:
             return
-        if self._claim("thread"):  # it was never started, or has not begun
+        if self._claim("thread"):  # the thread does not run yet
             self._clean_up()
         elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + self._margin)):
-            self._clean_up()  # something holds the thread up
+            self._clean_up()  # the thread is blocked
         self._log.flush()
-        # Not before: if a Ctrl-C ends the wait, the end of the interpreter goes on with it.
-        if self.exit is not None:
-            self.exit.cancel()
+        # Last: if Ctrl-C interrupts the wait, the exit handler still waits.
+        if self.exit_handler is not None:
+            self.exit_handler.cancel()
 
     def unsubscribe(self) -> None:
-        """Take the handler out of the bus."""
+        """Unsubscribe the handler from the bus."""
         unsubscribers = [unsubscribe for unsubscribe in self.subscriptions if callable(unsubscribe)]
         self.subscriptions.clear()
         for _ in map(call, unsubscribers):
             pass
 
     def after_fork(self) -> None:
-        """In a child of the host: there is no thread here, and the writer is not ours to end."""
-        self._log = Log()  # the host's has its own to say
+        """Reset this copy in a forked child: it has no thread, and the writer belongs to the host."""
+        self._log = Log()  # the host writes the records of its own
         if self.ended or not self.opened:
             self.ended = True
             return
         if (writer := self._writer) is not None:
             writer.detach_in_child()
         if self._spool is not None:
-            self._spool.lock.close()  # or it would be held for as long as this process lives
+            self._spool.lock.close()  # otherwise this process would hold it
         self._wakeups.close()
         self._waker.close()
         self._fork_channel.detach_in_child()
         self.forked = self.outbox.reset_in_child(self._fork_channel, self._on_host_lost)
 
     def _after_multiprocessing_fork(self) -> None:
-        """multiprocessing's own children forget, behind `after_fork`, what shall be done at their end."""
+        """Register the exit handler again: multiprocessing's children clear all finalizers after `after_fork`."""
         if self.forked is not None:
             self.forked.finish_at_exit()
 
     def _detach_in_child(self) -> None:
-        """Close this process's copies of what the host has open. A chain of daemons would gather them."""
+        """Close this process's copies of the host's files. Otherwise a chain of daemons would collect them."""
         for file in self._files:
             file.close()
-        self.ledger.connected = 0  # of this process, for the memory is no longer shared
-        _open.discard(self)
+        self.ledger.connected = 0  # only here: the memory is no longer shared
+        _live_supervisors.discard(self)
         self.ended = True
 
     def _on_host_lost(self) -> None:
-        self._log.write(logging.WARNING, "the process that started the pusher is gone: events of its child are dropped")
+        self._log.write(logging.WARNING, "the process with the pusher has ended; events of its child are dropped")
 
     def _log_message(self, level: int, message: str, *arguments: object) -> None:
-        self._log.write(level, message, *arguments)  # that of this process: a forked child has its own
+        self._log.write(level, message, *arguments)  # `self._log` is another one in a forked child
 
     def _claim(self, what: str) -> bool:
-        """Whether it is for the caller to do this. One call of C decides."""
+        """Whether the caller is the first to claim this. One call of C decides."""
         me = object()
         return self._claims.setdefault(what, me) is me
 
@@ -278,62 +276,63 @@ class Supervisor:
     def _start_thread(self) -> None:
         try:
             self._thread.start()
-        except Exception as error:  # the system has no other thread
-            self.trouble = error
+        except Exception as error:  # the system can't start another thread
+            self.writer_error = error
             if self._claim("thread"):
                 self._clean_up()
 
     def _run(self) -> None:
         if not self._claim("thread"):
-            return  # closed before it began
-        if threading.get_native_id() != self._starter:  # with gevent a "thread" is no thread
-            # Signals are for the host's threads: one may wait for them with sigwait.
+            return  # closed before the thread ran
+        if threading.get_native_id() != self._starter:  # not with gevent, whose threads are not real ones
+            # Signals are for the host's threads: one of them may wait for them with sigwait.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._open_files()
-            self._run_turns()
+            self._run_loop()
         except Exception as error:  # no descriptor or memory left for the files
-            self.trouble = error
+            self.writer_error = error
         finally:
             self._clean_up()
 
-    def _run_turns(self) -> None:
-        """Go on until everything is over, whatever happens; a fault is logged once an episode."""
-        said = ""
+    def _run_loop(self) -> None:
+        """Run until the pusher is closed. An unexpected error is logged once per episode, and the loop goes on."""
+        logged = ""
         pause = 0.0
         while True:
             try:
-                if self._turn():
+                if self._run_once():
                     return
-                said, pause = "", 0.0
+                logged, pause = "", 0.0
             except Exception as error:
-                if repr(error) != said:
-                    said = repr(error)
-                    self._log.write(logging.ERROR, "the pusher goes on after a fault:\n%s", traceback.format_exc())
+                if repr(error) != logged:
+                    logged = repr(error)
+                    text = "the pusher continues after an unexpected error:\n%s"
+                    self._log.write(logging.ERROR, text, traceback.format_exc())
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
                 if (deadline := self._deadline()) is not None:
                     pause = min(pause, deadline.remaining())
                 wait([self._wakeups.fileno()], [], pause)
-                drain(self._wakeups)  # or the next pause would be none
+                drain(self._wakeups)  # otherwise the next pause would end at once
 
     def _deadline(self) -> Deadline | None:
         return min(self._deadlines, key=lambda deadline: deadline.at, default=None)
 
-    def _turn(self) -> bool:
-        """Do what there is to do, and sleep until there is more; whether everything is over."""
+    def _run_once(self) -> bool:
+        """Do what is due, and sleep until something happens. Returns whether the pusher is finished."""
         deadline = self._deadline()
         if deadline is not None and deadline.over() and not self._is_storing(deadline):
             return True
         if not self._intact():
-            self._log.write(logging.ERROR, "the pusher ends: this process has closed descriptors that are the pusher's")
+            self._log.write(logging.ERROR, "the pusher ends: this process has closed descriptors of the pusher")
             return True
-        self.outbox.take_held()
-        self._log_news()
+        self.outbox.accept_held()
+        self._log_outbox_state()
         if (writer := self._writer) is not None and writer.ended():
             if deadline is not None and writer.done:
                 return True
             if not self.outbox.detach():
-                wait([], [], BACKSTOP_INTERVAL)  # for nothing else: that the writer is gone would wake it at once
+                wait([], [], BACKSTOP_INTERVAL)  # not `_sleep`, which the end of the writer ends at once
                 return False
             self._reap_writer(writer)
         if self._writer is None:
@@ -348,21 +347,21 @@ class Supervisor:
         return False
 
     def _monitor_writer(self, writer: WriterHandle, deadline: Deadline | None) -> None:
-        """Give the writer what there is, hear what it says."""
+        """Put lines for the writer, forward `close` and `flush` to it, and sleep."""
         if not writer.attached:
             writer.attached = self.outbox.attach(writer.queue)
-        waited = self.outbox.waits()
+        waited = self.outbox.has_waiting()
         all_put = self.outbox.put_rest()
         if deadline is not None:
             self._request_shutdown(writer, deadline)
         self._request_flush(writer)
-        if all_put is None or not writer.attached or (all_put and (waited or self.outbox.holds())):
+        if all_put is None or not writer.attached or (all_put and (waited or self.outbox.has_held())):
             self._sleep(BACKSTOP_INTERVAL, deadline)
         elif not all_put:
             self._sleep(None, deadline, writable=[writer.queue.writer.fileno()])
         else:
             self.outbox.asleep = True
-            self._sleep(0 if self.outbox.waits() or self.outbox.holds() else None, deadline)
+            self._sleep(0 if self.outbox.has_waiting() or self.outbox.has_held() else None, deadline)
             self.outbox.asleep = False
 
     def _sleep(self, seconds: float | None, deadline: Deadline | None, writable: list[int] | None = None) -> None:
@@ -372,48 +371,48 @@ class Supervisor:
         readable = [self._wakeups.fileno(), self._fork_channel.fileno()]
         ready = wait(readable + (writer.sources() if writer is not None else []), writable or [], seconds)
         if not self._intact():
-            return  # a number may be another file's by now
+            return  # a descriptor's number may stand for another file now
         if self._wakeups.fileno() in ready:
             drain(self._wakeups)
         if self._fork_channel.fileno() in ready:
             self._accept_from_children()
         if writer is not None:
             writer.reap()
-            if not writer.silent:
+            if not writer.reports_ended:
                 for report in writer.take_reports():
                     self._on_report(report)
                 self.changes.notify()
 
     def _accept_from_children(self) -> None:
-        self._adopting = True
+        self._accepting = True
         try:
             self.outbox.accept_from_child(*self._fork_channel.receive())
         finally:
-            self._adopting = False
+            self._accepting = False
             self.changes.notify()
 
-    def _has_read_all(self) -> bool:
-        """Whether everything that forked children have handed over, or that was held, is accepted."""
-        # In this order, for what is taken out of the channel is being adopted by then.
-        return self.ended or not (self._fork_channel.has_data() or self._adopting or self.outbox.holds())
+    def _has_accepted_all(self) -> bool:
+        """Whether every held line, and every line that forked children have handed over, is accepted."""
+        # In this order: what was taken out of the channel is being accepted then.
+        return self.ended or not (self._fork_channel.has_data() or self._accepting or self.outbox.has_held())
 
     def _intact(self) -> bool:
         mine = self._wakeups.intact() and self._waker.intact() and self._fork_channel.intact()
         return mine and (self._writer is None or self._writer.intact())
 
     def _request_shutdown(self, writer: WriterHandle, deadline: Deadline) -> None:
-        if self._told == (writer, deadline.at):
+        if self._shutdown_request == (writer, deadline.at):
             return
-        self._told = writer, deadline.at
+        self._shutdown_request = writer, deadline.at
         self._accept_from_children()
         self.outbox.stop_accepting()
-        self.outbox.take_held(at_once=True)
+        self.outbox.accept_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
         self.ledger.close_deadline = deadline.nanoseconds()
         writer.wake()
 
     def _request_flush(self, writer: WriterHandle) -> None:
-        """Let the writer report when it reaches the lowest number that somebody waits for."""
+        """Ask the writer to report when it reaches the lowest flush target."""
         if not self._flush_targets:
             return
         unsent = self.ledger.unsent
@@ -424,59 +423,59 @@ class Supervisor:
             target = min(self._flush_targets)
             if self.ledger.flush_target != target:
                 self.ledger.flush_target = target
-                writer.wake()  # behind the store, so that the writer has seen it or this process sees `unsent`
+                writer.wake()  # after storing the target: the writer sees it, or its `unsent` is read here
         self.changes.notify()
 
-    def _log_news(self) -> None:
+    def _log_outbox_state(self) -> None:
         refusing = self.outbox.mode is Mode.REFUSING
         dropped = self.outbox.dropped() - self.outbox.dropped_before_refusing
-        if refusing and not self._refusing:
+        if refusing and not self._refusing_logged:
             self._log.write(
                 logging.WARNING,
-                "the writer process does not keep up: with %d bytes on their way to it, new events are dropped",
+                "the writer process is falling behind: %d bytes are on their way to it, so new events are dropped",
                 self.outbox.in_flight_limit,
             )
-        elif self._refusing and not refusing:
-            self._log.write(logging.WARNING, "the writer process keeps up again; %d events dropped", dropped)
-        self._refusing = refusing
+        elif self._refusing_logged and not refusing:
+            self._log.write(logging.WARNING, "the writer process has caught up; %d events were dropped", dropped)
+        self._refusing_logged = refusing
         if self.outbox.first_placeholder and not self._placeholder_logged:
             self._placeholder_logged = True
             self._log.write(
                 logging.WARNING,
-                "a part of an event can't be sent and is replaced by a note, %s; stats().noted counts them",
+                "a part of an event can't be sent and is replaced by a placeholder, %s; stats().noted counts them",
                 self.outbox.first_placeholder,
             )
 
     def _on_report(self, report: Report) -> None:
         if report.ready:
             self.ready = True
-            self.trouble = None
+            self.writer_error = None
         if report.level:
             self._log.write(report.level, "%s", report.text)
         if report.failure != (0, ""):
             failure = OSError(*report.failure)
-            if self.failure is None or failure.args != self.failure.args:  # said once, until it is another reason
+            if self.connect_error is None or failure.args != self.connect_error.args:  # logged once per reason
                 absent = isinstance(failure, FileNotFoundError | ConnectionRefusedError)
                 level = logging.INFO if absent else logging.WARNING
                 self._log.write(level, "not connected to %s: %s", self._config.socket_path, failure.strerror)
-            self.failure = failure
+            self.connect_error = failure
 
     def _reap_writer(self, writer: WriterHandle) -> None:
-        """Take note that a writer is gone."""
+        """Clean up after a writer that has ended, and schedule the next one."""
         self._writer = None
-        lived = now() - writer.began
-        writer.end()
+        uptime = now() - writer.started_at
+        writer.kill_and_close()
         self.ledger.connected = 0
         self.writer_restarts += 1
-        self._start_pause = 0.0 if lived > MIN_UPTIME else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self._start_pause = 0.0 if uptime > MIN_UPTIME else min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
         self._start_at = now() + self._start_pause
         if writer.ready:
-            said = f"the writer process died after {lived:.1f} s"
+            text = f"the writer process died after {uptime:.1f} s"
         else:
-            said = f"the writer process ended before it had begun; it ran sys.executable, {sys.executable!r}"
-        self.trouble = ChildProcessError(errno.ECHILD, said)
+            text = f"the writer process ended before it was ready; it ran sys.executable, {sys.executable!r}"
+        self.writer_error = ChildProcessError(errno.ECHILD, text)
         if self.open:
-            self._log.write(logging.ERROR, "%s; starting another", said)
+            self._log.write(logging.ERROR, "%s; restarting it", text)
         self.changes.notify()
 
     def _start_writer(self) -> None:
@@ -501,9 +500,9 @@ class Supervisor:
         try:
             self._writer = WriterHandle(spec, ledger, self._journal, self._graph, lock, self._host)
         except Exception as error:  # no process, descriptor or memory left
-            if self.open and (self.trouble is None or self.trouble.args != error.args):
-                self._log.write(logging.WARNING, "no writer process, trying again: %s", error)
-            self.trouble = error
+            if self.open and (self.writer_error is None or self.writer_error.args != error.args):
+                self._log.write(logging.WARNING, "can't start the writer process, retrying: %s", error)
+            self.writer_error = error
             self._start_pause = min(max(2 * self._start_pause, FIRST_PAUSE), LONGEST_PAUSE)
             self._start_at = now() + self._start_pause
             self.changes.notify()
@@ -511,18 +510,18 @@ class Supervisor:
     # The end
 
     def _undelivered(self) -> int:
-        """How many events wait, and not on the disk."""
+        """How many events wait and are not in the spool."""
         settled = self.outbox.dropped() + self.ledger.sent + self.ledger.dropped
         return self.outbox.emitted() - settled - self.ledger.spooled
 
     def _is_storing(self, deadline: Deadline) -> bool:
-        """Whether the time is over, but not for the writer to put what is left onto the disk."""
+        """Whether the writer still has time to put the remaining lines into the spool."""
         writer = self._writer
         stores = self._spool is not None and writer is not None and not writer.ended()
         return stores and now() < deadline.at + STORE_TIMEOUT
 
     def _clean_up(self) -> None:
-        """Let go of everything, whatever raises on the way."""
+        """Close everything, even if a step raises."""
         if not self._claim("release"):
             return
         steps: list[Callable[[], object]] = [file.close for file in self._files]
@@ -540,37 +539,34 @@ class Supervisor:
             try:
                 step()
             except Exception:
-                self._log.write(
-                    logging.ERROR, "the pusher's clean-up goes on after a fault:\n%s", traceback.format_exc()
-                )
-        _open.discard(self)
+                text = "the pusher's clean-up continues after an unexpected error:\n%s"
+                self._log.write(logging.ERROR, text, traceback.format_exc())
+        _live_supervisors.discard(self)
         self.ended = True
         self.changes.notify()
 
     def _end_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.end()
+            writer.kill_and_close()
         self.ledger.connected = 0
 
     def _release_spool(self) -> None:
-        """A writer that was killed may have left the lock of an empty one."""
+        """Remove the lock of an empty spool, which a killed writer may have left."""
         if self._spool is not None and not os.path.exists(self._spool.database):
             self._spool.remove()
 
     def _log_undelivered(self) -> None:
         if undelivered := self._undelivered():
-            path = self._config.socket_path
-            self._log.write(
-                logging.WARNING, "closed with %d events not sent to %s: the time was over", undelivered, path
-            )
+            text = "close timed out with %d events unsent to %s"
+            self._log.write(logging.WARNING, text, undelivered, self._config.socket_path)
         if (spooled := self.ledger.spooled) and self._spool_directory is not None:
-            said = "%d events wait in the spool: the next pusher with it sends them, or socketpusher drain %s %s"
-            self._log.write(logging.INFO, said, spooled, self._spool_directory, self._config.socket_path)
+            text = "%d events wait in the spool; the next pusher with it sends them, or run: socketpusher drain %s %s"
+            self._log.write(logging.INFO, text, spooled, self._spool_directory, self._config.socket_path)
 
 
-def _reachable(path: str) -> tuple[str, str]:
-    """A path that means the same wherever the host goes, and the directory to work in for it."""
+def _stable_path(path: str) -> tuple[str, str]:
+    """A path that stays valid after a `chdir` of the host, and the working directory that it needs."""
     if os.path.isabs(path):
         return path, "/"
     directory = os.getcwd()

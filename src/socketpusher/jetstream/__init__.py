@@ -1,13 +1,13 @@
-"""The same events on NATS JetStream: from a socket into a stream, and from the stream to consumers anywhere.
+"""Events on NATS JetStream: from a socket into a stream, and from the stream to consumers on any machine.
 
-subjects.py      what a line is called there: its subject and its message id. Pure
-access.py        which servers, and how they know who it is
-link.py          one connection to them that is kept, and requests whose answer may be lost
-stream.py        the stream: made, or checked to be what is needed
-relay.py         lines of a socket into the stream, each once, in order
-subscription.py  events out of the stream, each once, in order
+subjects.py      the subject and the message id of a line. Pure
+options.py       the servers and the credentials
+connection.py    one connection to the servers, and requests whose answer may be lost
+stream.py        creates or checks the stream
+relay.py         publishes the lines of a socket to the stream, each once, in order
+subscription.py  reads events from the stream, each once, in order
 
-nats-py is an extra, so nothing here is imported before it is needed, but for `subscribe`.
+nats-py is an extra, so everything except `subscribe` is imported only when it is needed.
 """
 
 import logging
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("socketpusher")
 
 STREAM = "EVENTS"
-"""What the stream is called unless told otherwise."""
+"""The default name of the stream."""
 
 PREFIX = "events"
-"""What all subjects begin with unless told otherwise."""
+"""The default first word of all subjects."""
 
 
 def _log(sentence: str) -> None:
@@ -80,34 +80,33 @@ def subscribe(
     tls_key: str | None = None,
     on_problem: Callable[[str], object] = _log,
 ) -> "Subscription[Any]":
-    """Receive the events that relays have put into a stream: first those that it has kept, then those that follow.
+    """Receive the events of a stream that relays publish to: first the stored events, then new ones.
 
-    Each comes once, and those of a session in the order of the session, through any loss of a connection or a server.
+    Each event comes once, and the events of a session in order, even if a connection or a server is lost.
 
     Args:
         url: The servers, such as "nats://localhost", several separated by commas; a user and a password may be in it.
-        host: Only events of this host, as its relay calls it.
+        host: Only events of this host, by the name that its relay uses.
         session: Only events of this session: one pusher, from its start to its end.
         raw: Whether to yield the lines of the events, as bytes with their newline, instead of the events.
         stream: The name of the stream.
-        prefix: What the relays' subjects begin with.
+        prefix: The prefix of the relays' subjects.
         creds: A file of NATS credentials.
         token: A token to authenticate with.
         tls_ca: A file of certificates to trust instead of the system's.
         tls_cert: A file with this client's certificate.
         tls_key: A file with the key of that certificate.
-        on_problem: Called with a sentence when the connection is lost, or made again, or a message is no event. By
+        on_problem: Called with a message when the connection is lost or restored, or a message is not an event. By
             default it logs a warning.
 
     Returns:
         An iterator, for `for` and for `async for`, that waits for the next event until it is closed.
 
     Raises:
-        ValueError: The URL, the stream's name or the prefix can't be one.
+        ValueError: The URL, the stream's name or the prefix is not valid.
         ImportError: nats-py is not installed.
-
-        When it is iterated over: OSError, saying what to do, if that can't work. Where it may work later, as when no
-        server can be reached, it is tried until it does.
+        OSError: While iterating, if it can never work; the message says what to do. If it may work later, for example
+            when no server can be reached, it retries instead.
 
     Example:
         >>> for event in subscribe("nats://localhost", host="build-7"):  # doctest: +SKIP
@@ -116,6 +115,6 @@ def subscribe(
     from .options import NatsOptions
 
     access = NatsOptions(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
-    from .subscription import Subscription  # behind the sentence that NatsOptions has for a missing nats-py
+    from .subscription import Subscription  # after NatsOptions, whose error for a missing nats-py says what to do
 
     return Subscription(access, stream, prefix, host, session, raw, on_problem)

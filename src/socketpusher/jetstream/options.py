@@ -1,11 +1,11 @@
-"""Which NATS servers, and how they are to know who this is."""
+"""The NATS servers to connect to, and the credentials."""
 
 import ssl
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-INSTALL = "nats-py is not installed, which this needs: pip install 'socketpusher[nats]'"
+INSTALL = "nats-py is needed but not installed: pip install 'socketpusher[nats]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class NatsOptions:
         tls_key: A file with the key of that certificate, or None if that file holds it.
 
     Raises:
-        ValueError: The URL is none.
+        ValueError: A URL is not valid, or `tls_key` is given without `tls_cert`.
         ImportError: nats-py is not installed.
     """
 
@@ -41,7 +41,7 @@ class NatsOptions:
         for server in self.servers:
             _check(server)
         if self.tls_key and not self.tls_cert:
-            raise ValueError("a key is of no use without the certificate that it belongs to: give tls_cert too")
+            raise ValueError("tls_key needs the certificate that it belongs to: give tls_cert, too")
 
     @property
     def servers(self) -> list[str]:
@@ -50,16 +50,16 @@ class NatsOptions:
 
     @property
     def wants_tls(self) -> bool:
-        """Whether a connection that is not encrypted will not do."""
+        """Whether the connection must be encrypted."""
         return any(server.startswith("tls://") for server in self.servers) or bool(self.tls_ca or self.tls_cert)
 
-    def options(self) -> dict[str, Any]:
-        """What nats-py's `connect` takes.
+    def connect_arguments(self) -> dict[str, Any]:
+        """The arguments for nats-py's `connect`.
 
         Raises:
             OSError, ValueError: A file can't be used.
         """
-        options: dict[str, Any] = {"servers": self.servers}
+        arguments: dict[str, Any] = {"servers": self.servers}
         if self.creds is not None:
             try:
                 with open(self.creds, "rb") as file:
@@ -67,13 +67,13 @@ class NatsOptions:
             except OSError as error:
                 raise OSError(error.errno, f"can't read the credentials: {error.strerror}", self.creds) from None
             if b"BEGIN NATS USER JWT" not in found or b"BEGIN USER NKEY SEED" not in found:
-                raise ValueError(f"the file holds no NATS credentials, as `nsc` writes them: {self.creds}")
-            options["user_credentials"] = self.creds
+                raise ValueError(f"the file does not contain NATS credentials as `nsc` writes them: {self.creds}")
+            arguments["user_credentials"] = self.creds
         if self.token is not None:
-            options["token"] = self.token
+            arguments["token"] = self.token
         if self.wants_tls:
-            options["tls"] = self._context()
-        return options
+            arguments["tls"] = self._context()
+        return arguments
 
     def _context(self) -> ssl.SSLContext:
         try:
@@ -82,12 +82,12 @@ class NatsOptions:
                 context.load_cert_chain(self.tls_cert, self.tls_key)
         except OSError as error:  # ssl.SSLError is one
             files = ", ".join(filter(None, (self.tls_ca, self.tls_cert, self.tls_key)))
-            rule = "each must be there, in PEM, and the key that of the certificate"
-            raise ValueError(f"can't use the TLS files, of which {rule}: {error}: {files}") from None
+            rule = "each must be a PEM file, and the key must belong to the certificate"
+            raise ValueError(f"can't use the TLS files {files}: {error}; {rule}") from None
         return context
 
     def __str__(self) -> str:
-        """The servers, without what is secret in their URLs."""
+        """The servers, without the secrets in their URLs."""
         return ", ".join(_without_secrets(server) for server in self.servers)
 
 
@@ -99,7 +99,7 @@ def _check(server: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(f"{_without_secrets(server)!r} is no address of a NATS server: {example}")
+        raise ValueError(f"{_without_secrets(server)!r} is not the address of a NATS server: {example}")
 
 
 def _without_secrets(server: str) -> str:

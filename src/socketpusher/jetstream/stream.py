@@ -1,4 +1,4 @@
-"""The stream that the events are kept in: made as asked for, or checked to be what a relay needs."""
+"""The stream that stores the events: it is created, or checked to be what a relay needs."""
 
 import base64
 from dataclasses import dataclass
@@ -12,43 +12,43 @@ from .connection import NatsConnection, ServerError
 from .subjects import checked_prefix, subject_filter
 
 MAX_AGE = 7 * 86_400.0
-"""How long a stream that a relay makes keeps events unless told otherwise, in seconds."""
+"""How long a new stream keeps events by default, in seconds."""
 
 MAX_BYTES = 1 << 30
-"""How much it keeps unless told otherwise, in bytes on each replica; then the oldest give way."""
+"""How much a new stream keeps by default, in bytes on each replica; then the oldest events are removed."""
 
 DUPLICATE_WINDOW = 120.0
-"""How long it remembers message ids unless told otherwise, in seconds: the server's own default."""
+"""How long a new stream remembers message ids by default, in seconds: the server's own default."""
 
 HEADER_BYTES = 1024
-"""Room for the headers of a message, which a server counts in with its size."""
+"""Room for the headers of a message, which count for its size, in bytes."""
 
 SMALLEST = HEADER_BYTES + MIN_MAX_LINE_BYTES
-"""A message may have no smaller limit, in bytes."""
+"""The smallest limit on the size of a message that a relay can work with, in bytes."""
 
 NOT_FOUND, NO_STREAM, NOT_IN_ACCOUNT, OVERLAP = 10037, 10059, 10039, 10065
 """Error codes of JetStream."""
 
 MISSING = (
-    "there is no JetStream at that server, or not for this user: start nats-server with -js, or have JetStream enabled "
+    "JetStream is not enabled at that server, or not for this user: start nats-server with -js, or enable JetStream "
     "for the account"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """What the stream is to be; None leaves it to the one that is there, or to the defaults.
+    """The required settings of the stream. None accepts any setting of an existing stream; a new one gets the default.
 
     Args:
         name: Its name.
-        prefix: What its subjects begin with.
-        replicas: On how many servers it is kept.
+        prefix: The prefix of its subjects.
+        replicas: On how many servers it is stored.
         max_age: How long it keeps events, in seconds.
         max_bytes: How much it keeps, in bytes.
         duplicate_window: How long it remembers message ids, in seconds.
 
     Raises:
-        ValueError: The name or the prefix can't be one.
+        ValueError: The name or the prefix is not valid.
     """
 
     name: str = jetstream.STREAM
@@ -65,11 +65,11 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What a relay has to know of the stream that is there.
+    """What a relay has to know about an existing stream.
 
     Args:
-        atomic: Whether it takes batches.
-        max_payload: The longest line that it takes, in bytes.
+        atomic: Whether it accepts atomic batches.
+        max_payload: The longest line that it accepts, in bytes.
     """
 
     atomic: bool
@@ -77,88 +77,86 @@ class Stream:
 
 
 def checked_name(name: str) -> str:
-    """The name; raises `ValueError` if no stream can have it."""
+    """The name. Raises `ValueError` if no stream can have it."""
     if not name or len(name) > 200 or not name.isprintable() or any(c in name for c in " .*>/\\"):
-        raise ValueError(f"a stream's name has no space, dot, *, >, / or \\ in it, and is not empty: {name!r}")
+        raise ValueError(f"a stream's name must not be empty or contain a space, dot, *, >, / or \\: {name!r}")
     return name
 
 
 def is_missing(error: ServerError) -> bool:
-    """Whether the answer to a first request says that there is no JetStream."""
+    """Whether an error of the first request means that JetStream is not enabled."""
     return error.err_code == NOT_IN_ACCOUNT or not error.err_code
 
 
-async def info(link: NatsConnection, name: str) -> dict[str, Any] | None:
-    """What the server knows of a stream, or None if there is none. Raises as `NatsConnection.ask` does."""
+async def info(connection: NatsConnection, name: str) -> dict[str, Any] | None:
+    """The server's information about a stream; None if it does not exist. Raises as `NatsConnection.request`."""
     try:
-        return await link.ask(f"$JS.API.STREAM.INFO.{name}")
+        return await connection.request(f"$JS.API.STREAM.INFO.{name}")
     except ServerError as error:
         if error.err_code == NO_STREAM:
             return None
         raise
 
 
-async def prepare(link: NatsConnection, plan: StreamSpec) -> Stream:
-    """Make the stream, or check the one that is there, which stays as it is.
+async def prepare(connection: NatsConnection, spec: StreamSpec) -> Stream:
+    """Create the stream, or check the existing one, which is not changed.
 
     Raises:
-        OSError: It can't be used, and why.
-        ServerError: JetStream is not there, or can't do it now.
-        OutcomeUnknownError: As `NatsConnection.ask` raises it.
+        OSError: It can't be used; the message says why.
+        ServerError: JetStream is not enabled, or can't do it now.
+        OutcomeUnknownError: As `NatsConnection.request`.
     """
-    found = await info(link, plan.name)
+    found = await info(connection, spec.name)
     if found is None:
-        found = await _make(link, plan)
+        found = await _make(connection, spec)
     config = found["config"]
-    largest = link.client.max_payload
+    largest = connection.client.max_payload
     if config.get("max_msg_size", -1) > 0:
         largest = min(largest, config["max_msg_size"])
-    wrong = _conflicts(config, plan)
+    wrong = _conflicts(config, spec)
     if largest < SMALLEST:
-        wrong.append(f"it takes {largest} bytes a message, and events need {SMALLEST} with their headers")
+        wrong.append(f"its messages have at most {largest} bytes, and events need {SMALLEST} with their headers")
     if wrong:
         raise OSError(
-            f"the stream {plan.name} is there but can't be used: {'; '.join(wrong)}; change it, or name another stream"
+            f"the stream {spec.name} exists but can't be used: {'; '.join(wrong)}; change it, or name another stream"
         )
     return Stream(bool(config.get("allow_atomic")), largest - HEADER_BYTES)
 
 
-async def _make(link: NatsConnection, plan: StreamSpec) -> dict[str, Any]:
-    max_age = MAX_AGE if plan.max_age is None else plan.max_age
-    window = plan.duplicate_window
+async def _make(connection: NatsConnection, spec: StreamSpec) -> dict[str, Any]:
+    max_age = MAX_AGE if spec.max_age is None else spec.max_age
+    window = spec.duplicate_window
     if window is None:
         window = min(DUPLICATE_WINDOW, max_age)  # the server refuses a longer one
     config = {
-        "name": plan.name,
+        "name": spec.name,
         "description": "events that socketpusher relay has published",
-        "subjects": [f"{plan.prefix}.>"],
+        "subjects": [f"{spec.prefix}.>"],
         "retention": "limits",
         "storage": "file",
         "discard": "old",
         "max_age": _nanoseconds(max_age),
-        "max_bytes": MAX_BYTES if plan.max_bytes is None else plan.max_bytes,
-        "num_replicas": plan.replicas or 1,
+        "max_bytes": MAX_BYTES if spec.max_bytes is None else spec.max_bytes,
+        "num_replicas": spec.replicas or 1,
         "duplicate_window": _nanoseconds(window),
         "allow_atomic": True,  # a server before 2.12 ignores it
     }
     try:
-        return await link.ask(f"$JS.API.STREAM.CREATE.{plan.name}", orjson.dumps(config))
+        return await connection.request(f"$JS.API.STREAM.CREATE.{spec.name}", orjson.dumps(config))
     except ServerError as error:
         if error.code == 503:
             raise
         advice = "choose other settings, or another name for it"
         if error.err_code == OVERLAP:
-            advice = f"name the one that takes the subjects {plan.prefix}.>, or choose another prefix"
-        raise OSError(f"can't make the stream {plan.name}: {error}; {advice}") from None
+            advice = f"name the stream that has the subjects {spec.prefix}.>, or choose another prefix"
+        raise OSError(f"can't create the stream {spec.name}: {error}; {advice}") from None
 
 
-def _conflicts(config: dict[str, Any], plan: StreamSpec) -> list[str]:
-    """What is wrong with a stream, a clause each."""
+def _conflicts(config: dict[str, Any], spec: StreamSpec) -> list[str]:
+    """What is wrong with an existing stream, one clause each."""
     wrong = []
-    if not any(_covers(subject, plan.prefix) for subject in config.get("subjects") or ()):
-        wrong.append(
-            f"it takes the subjects {', '.join(config.get('subjects') or ['of no message'])}, not {plan.prefix}.>"
-        )
+    if not any(_covers(subject, spec.prefix) for subject in config.get("subjects") or ()):
+        wrong.append(f"its subjects are {', '.join(config.get('subjects') or ['none'])}, not {spec.prefix}.>")
     if config.get("retention") != "limits":
         wrong.append(f"its retention is {config.get('retention')!r}, not 'limits'")
     if config.get("no_ack"):
@@ -166,29 +164,40 @@ def _conflicts(config: dict[str, Any], plan: StreamSpec) -> list[str]:
     if config.get("sealed"):
         wrong.append("it is sealed")
     for key, asked, unit in (
-        ("num_replicas", plan.replicas, ""),
-        ("max_bytes", plan.max_bytes, " bytes"),
-        ("max_age", plan.max_age, " s"),
-        ("duplicate_window", plan.duplicate_window, " s"),
+        ("num_replicas", spec.replicas, ""),
+        ("max_bytes", spec.max_bytes, " bytes"),
+        ("max_age", spec.max_age, " s"),
+        ("duplicate_window", spec.duplicate_window, " s"),
     ):
         found = config.get(key, 0)
         if unit == " s":
             found /= 1e9
         if asked is not None and found != asked:
-            wrong.append(f"its {key} is {found:g}{unit}, not {asked:g}{unit}")
+            wrong.append(f"its {key} is {_quantity(found, unit)}, not {_quantity(asked, unit)}")
     return wrong
 
 
+def _quantity(value: float, unit: str) -> str:
+    """Return a number with its unit, such as "60 s" or "1 GiB"."""
+    if unit != " bytes":
+        return f"{value:g}{unit}"
+    units = ["bytes", "KiB", "MiB", "GiB"]
+    while len(units) > 1 and value >= 1024 and value % 1024 == 0:
+        value //= 1024
+        units.pop(0)
+    return f"{value:,} {units[0]}"
+
+
 def _covers(subject: str, prefix: str) -> bool:
-    """Whether a subject of a stream takes all that begins with the prefix."""
+    """Whether a subject of a stream includes all subjects with the prefix."""
     return subject == ">" or (subject.endswith(".>") and f"{prefix}.".startswith(subject[:-1]))
 
 
-async def last_id(link: NatsConnection, name: str, prefix: str, host: str, session: str) -> str:
-    """The message id of the last message of a session, or "" if there is none. Raises as `NatsConnection.ask` does."""
+async def last_id(connection: NatsConnection, name: str, prefix: str, host: str, session: str) -> str:
+    """The id of the last message of a session; "" if there is none. Raises as `NatsConnection.request`."""
     request = {"last_by_subj": subject_filter(prefix, host, session)}
     try:
-        found = await link.ask(f"$JS.API.STREAM.MSG.GET.{name}", orjson.dumps(request))
+        found = await connection.request(f"$JS.API.STREAM.MSG.GET.{name}", orjson.dumps(request))
     except ServerError as error:
         if error.err_code == NOT_FOUND:
             return ""

@@ -1,12 +1,12 @@
-"""What a line is called in JetStream: its subject and its message id. Pure.
+"""The subject and the message id of a line in JetStream. Pure.
 
 A subject is PREFIX.HOST.SESSION.TYPE. The host and the session are one token each; the type keeps its dots, so that
-`PREFIX.*.*.unit.>` is every unit event, and `PREFIX.*.*.*.failed` all that failed. In a token every character but
-ASCII letters, digits, "-", "_" and "~" is percent-encoded as UTF-8, and an empty one is "%", so no name can be a
+`PREFIX.*.*.unit.>` is every unit event, and `PREFIX.*.*.*.failed` every failure. In a token every character except
+ASCII letters, digits, "-", "_" and "~" is percent-encoded as UTF-8, and an empty token is "%". So no name can be a
 wildcard, end a token or break the protocol.
 
-A message id is the event's own id, "<session>-<n>". A line without one has the host's name and a digest of the line. A
-`graph` that a connection of a pusher with ids begins with has the id of the event behind it, and "/graph".
+A message id is the event's own id, "<session>-<n>". For a line without an id it is the host's name and a digest of the
+line. For the `graph` at the start of a connection of a pusher with ids it is the id of the next event and "/graph".
 """
 
 import hashlib
@@ -14,26 +14,26 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 TYPE_CHARACTERS = 100
-"""A longer type is cut in the subject, for a server takes 4 KiB of those and hangs up at more."""
+"""The longest type in a subject; a longer one is cut. A server closes the connection at a subject over 4 KiB."""
 
 SESSION_CHARACTERS = 100
-"""An id whose session is longer is none."""
+"""The longest session in an id; a longer one makes the id invalid."""
 
 _OF_A_GRAPH = "/graph"
 
 
 class EventId(NamedTuple):
-    """What an id says."""
+    """The parts of an event's id."""
 
     session: str
     n: int
 
 
 class Source(NamedTuple):
-    """Where an event in a stream comes from.
+    """The source of an event in a stream.
 
     Args:
-        host: The host, as its relay calls it.
+        host: The name of the host that its relay uses.
         session: One pusher, from its start to its end; for senders without ids, one process.
     """
 
@@ -56,64 +56,64 @@ def subject(prefix: str, host: str, session: str, kind: str) -> str:
 
 
 def subject_filter(prefix: str, host: str | None, session: str | None) -> str:
-    """The filter for all events of a host, of a session, or of any."""
+    """The filter for the events of a host and a session; None means any."""
     host_token = "*" if host is None else token(host)
     session_token = "*" if session is None else token(session)
     return f"{prefix}.{host_token}.{session_token}.>"
 
 
 def source(prefix: str, subject: str) -> Source:
-    """Where an event with this subject comes from."""
+    """The source of an event with this subject."""
     tokens = subject[len(prefix) + 1 :].split(".")
     host, session = map(_name, (*tokens, "", "")[:2])
     return Source(host, session)
 
 
 def _name(token: str) -> str:
-    """What `token` was made of."""
+    """The text that `token` has encoded."""
     if token == "%":
         return ""
     try:
         return unquote(token, errors="surrogatepass")
-    except UnicodeDecodeError:  # somebody else's
+    except UnicodeDecodeError:  # not written by a relay
         return unquote(token)
 
 
 def checked_prefix(prefix: str) -> str:
-    """The prefix; raises `ValueError` if subjects can't begin with it."""
+    """The prefix. Raises `ValueError` if it is not valid."""
     tokens = prefix.split(".")
     if len(prefix) > 200 or not all(part and token(part) == part for part in tokens):
         raise ValueError(
-            f"a prefix of subjects must be words of ASCII letters, digits, '-' and '_' joined by dots, not {prefix!r}"
+            f"the prefix of subjects must be words of ASCII letters, digits, '-' and '_' joined by dots, not {prefix!r}"
         )
     return prefix
 
 
-def number(id: object) -> EventId | None:
-    """What an id says; None if it has not the form "<session>-<n>"."""
+def parse_event_id(id: object) -> EventId | None:
+    """The parts of an id; None if it does not have the form "<session>-<n>"."""
     if not isinstance(id, str):
         return None
     session, _, digits = id.rpartition("-")
-    n = _counted(digits)
+    n = _parse_number(digits)
     return EventId(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
 
 
-def _counted(digits: str) -> int:
-    """A number from 1 on, as ids have it, or 0 if it is none."""
+def _parse_number(digits: str) -> int:
+    """The number of an id, from 1 on; 0 if it is not valid."""
     plain = len(digits) <= 18 and digits.isascii() and digits.isdecimal() and digits[0] != "0"
     return int(digits) if plain else 0
 
 
 def message_id(number: EventId) -> str:
-    """The message id of an event with an id: that, wherever a header can hold it."""
+    """The message id of an event with an id: the same, encoded if a header can't hold it."""
     session = number.session
     plain = session.isascii() and session.isprintable() and " " not in session
     return f"{session if plain else token(session)}-{number.n}"
 
 
-def graph_message_id(behind: EventId) -> str:
-    """The message id of the `graph` that comes right before an event."""
-    return message_id(behind) + _OF_A_GRAPH
+def graph_message_id(event_id: EventId) -> str:
+    """The message id of the `graph` that comes right before this event."""
+    return message_id(event_id) + _OF_A_GRAPH
 
 
 def digest_message_id(host: str, line: bytes) -> str:
@@ -122,7 +122,6 @@ def digest_message_id(host: str, line: bytes) -> str:
 
 
 def last_stored_seq(id: str) -> int:
-    """Up to which number a session is stored, told by the id of its last message; 0 if that does not tell."""
-    behind = id.endswith(_OF_A_GRAPH)
-    n = _counted(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
-    return n - 1 if behind and n else n
+    """The number of the last stored event of a session, from its last message id; 0 if unknown."""
+    n = _parse_number(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
+    return n - 1 if n and id.endswith(_OF_A_GRAPH) else n

@@ -1,68 +1,89 @@
-"""How lines come from the senders of a listening socket to asyncio.
+"""Brings the bytes of senders to asyncio.
 
-Apart from `selecting`, for a scheduler has no use for asyncio, which takes time and memory to import.
+It is not in `threads`, because a program without asyncio should not spend time and memory on importing it.
 """
 
 import asyncio
 import socket
 import sys
+import threading
 from collections import deque
 from typing import Any, cast
 
 from .problems import Sender
-from .splitter import LineSplitter
-from .threads import READ_BYTES, Arrival, SenderRegistry
+from .threads import READ_BYTES, Chunk, SenderRegistry
 
 
 class AsyncioDriver:
-    """asyncio's Unix server, whose senders are paused while what they sent has not been taken.
+    """asyncio's Unix server. It pauses each sender until its last bytes are consumed.
 
     Args:
-        registry: Whom to ask about senders.
+        listening: The socket, bound.
+        registry: The senders.
     """
 
-    def __init__(self, registry: SenderRegistry) -> None:
+    def __init__(self, listening: socket.socket, registry: SenderRegistry) -> None:
         self.registry = registry
-        self.receivers: set[_SenderProtocol] = set()
-        self.arrivals: deque[tuple[Arrival, asyncio.Transport]] = deque()  # one a sender at most
+        self.protocols: set[_SenderProtocol] = set()  # of the senders that were admitted
+        self.chunks: deque[tuple[Chunk, asyncio.Transport]] = deque()  # at most one per sender
         self.changed = asyncio.Event()  # something came, or it was closed
+        self.closed = False
+        self._listening = listening
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._server: asyncio.Server | None = None  # from `start` on
-        self._closed = False
 
-    async def start(self, listening: socket.socket) -> None:
-        """Serve this socket, which is bound."""
+    async def start(self) -> None:
+        """Accept senders."""
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await self._loop.create_unix_server(
-            lambda: _SenderProtocol(self), sock=listening, backlog=socket.SOMAXCONN, start_serving=False, **options
+            lambda: _SenderProtocol(self),
+            sock=self._listening,
+            backlog=socket.SOMAXCONN,
+            start_serving=False,
+            **options,
         )
-        await self._server.start_serving()  # apart, for `close` may be called meanwhile
+        await self._server.start_serving()  # a second step, so that `close` finds the server meanwhile
 
-    async def wait(self) -> Arrival | None:
-        """Wait until a sender comes, sends or goes, or it is closed."""
+    async def wait(self, timeout: float | None) -> Chunk | None:
+        """Wait until a sender connects, sends or disconnects, `timeout` seconds are over, or it is closed."""
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a listener serves the event loop that it was first used in; make a new one")
-        if not self.arrivals and not self._closed:
+        if not self.chunks and not self.closed:
             self.changed.clear()
+            if timeout is not None:
+                self._loop.call_later(timeout, self.changed.set)
             await self.changed.wait()
-        if not self.arrivals:
+        if not self.chunks:
             return None
-        arrival, transport = self.arrivals.popleft()
+        chunk, transport = self.chunks.popleft()
         transport.resume_reading()
-        return arrival
+        return chunk
 
     def close(self) -> None:
-        """Hang up on everybody."""
-        self._closed = True
+        """Disconnect everybody, as soon as the loop gets to it: a signal handler may have interrupted the loop."""
+        self.closed = True
+        if self._loop.is_running():
+            if threading.get_ident() == self._thread:
+                self._abort()  # at once, for the loop may end after this turn
+            try:
+                self._loop.call_soon_threadsafe(self._disconnect)
+                return
+            except RuntimeError:
+                pass  # it has just ended
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         self.changed.set()
-        self.arrivals.clear()
-        self.registry.senders.clear()
-        if self._loop.is_closed():
-            return  # with it went what could be told
         if self._server is not None:
             self._server.close()
-        for receiver in self.receivers:
-            receiver.transport.abort()
+        self._listening.close()
+        if not self._loop.is_closed():
+            self._abort()
+
+    def _abort(self) -> None:
+        for protocol in self.protocols:
+            protocol.transport.abort()
 
 
 class _SenderProtocol(asyncio.BufferedProtocol):
@@ -70,33 +91,33 @@ class _SenderProtocol(asyncio.BufferedProtocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, serving: AsyncioDriver) -> None:
-        self._serving = serving
-        self._admitted: tuple[Sender, LineSplitter] | None = None  # from the connection on, if the sender may send
+    def __init__(self, driver: AsyncioDriver) -> None:
+        self._driver = driver
+        self._sender: Sender | None = None  # from the connection on, if it may send
         self._buffer = memoryview(bytearray(READ_BYTES))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._admitted = self._serving.registry.admit(transport.get_extra_info("socket"))
-        if self._admitted is None:
+        if not self._driver.closed:
+            self._sender = self._driver.registry.admit(transport.get_extra_info("socket"))
+        if self._sender is None:
             self.transport.abort()
         else:
-            self._serving.receivers.add(self)
-        self._serving.changed.set()
+            self._driver.protocols.add(self)
+        self._driver.changed.set()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._admitted is not None:
-            sender, lines = self._admitted
-            self._serving.arrivals.append(((sender, lines.feed(bytes(self._buffer[:nbytes]))), self.transport))
-            self._serving.changed.set()
+        if self._sender is not None:
+            chunk = self._driver.registry.received(self._sender, bytes(self._buffer[:nbytes]))
+            self._driver.chunks.append((chunk, self.transport))
+            self._driver.changed.set()
             self.transport.pause_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._admitted is not None:
-            self._serving.receivers.discard(self)
-            if self._admitted[0] in self._serving.registry.senders:
-                self._serving.registry.senders.remove(self._admitted[0])
-        self._serving.changed.set()
+        if self._sender is not None:
+            self._driver.protocols.discard(self)
+            self._driver.registry.disconnected(self._sender)
+        self._driver.changed.set()

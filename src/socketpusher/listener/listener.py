@@ -1,24 +1,26 @@
-"""`listen`: everything that senders write to a Unix socket, for a thread or for asyncio.
+"""`listen`: the events that senders write to a Unix socket, for a thread or for asyncio.
 
-Two drivers move the bytes: `ThreadDriver` for a thread that sleeps until something arrives, and `AsyncioDriver` on
-asyncio's own Unix server. Both read from a sender only after its last bytes were consumed, and leave the rest to the
-kernel, which makes the senders of a slow reader wait. Everything else is here, once: decoding, repetitions, problems.
+Two drivers bring the bytes: `ThreadDriver` for a thread that waits, and `AsyncioDriver` on asyncio's own Unix server.
+Both read from a sender only after its last bytes were consumed. The rest stays in the kernel, which makes the senders
+of a slow reader wait. What both need is here: decoding, repetitions, problems, closing.
 """
 
 import logging
 import os
-import types
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import contextmanager
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ..config import checked_uids, default_socket_path
 from ..events import Event
 from ..wire import DecodeError, event_of, is_retained, parse
-from .problems import Gap, Problem, Sender, SkippedLine
+from .problems import Gap, Problem, ProblemLog, Sender, SkippedLine
 from .sequences import SequenceTracker
 from .socketfile import SocketFile
-from .threads import Arrival, SenderRegistry, ThreadDriver
+from .threads import Chunk, SenderRegistry, ThreadDriver
 
 if TYPE_CHECKING:
     from .aio import AsyncioDriver
@@ -28,17 +30,13 @@ logger = logging.getLogger("socketpusher")
 _T = TypeVar("_T", Event, bytes)
 
 
-def _log(problem: Problem) -> None:
-    logger.warning("%s", problem)
-
-
 @overload
 def listen(
     path: str | os.PathLike[str] | None = None,
     *,
     raw: Literal[False] = False,
     allow_uids: Collection[int] = (),
-    on_problem: Callable[[Problem], object] = _log,
+    on_problem: Callable[[Problem], object] | None = None,
 ) -> "Listener[Event]": ...
 @overload
 def listen(
@@ -46,7 +44,7 @@ def listen(
     *,
     raw: Literal[True],
     allow_uids: Collection[int] = (),
-    on_problem: Callable[[Problem], object] = _log,
+    on_problem: Callable[[Problem], object] | None = None,
 ) -> "Listener[bytes]": ...
 
 
@@ -55,33 +53,34 @@ def listen(
     *,
     raw: bool = False,
     allow_uids: Collection[int] = (),
-    on_problem: Callable[[Problem], object] = _log,
+    on_problem: Callable[[Problem], object] | None = None,
 ) -> "Listener[Any]":
-    """Listen on a Unix socket for what senders write, from any number of them.
+    """Listen on a Unix socket for the events of any number of senders.
 
-    The socket file can be used by this user and root only, and a missing directory is created likewise. A socket file
-    that nobody listens on any more is replaced.
+    Only this user and root can use the socket file, and a missing directory is created with the same restriction. A
+    socket file that nobody listens on any more is replaced.
 
     Args:
         path: Where to listen; by default `default_socket_path()`.
-        raw: Whether to yield the lines of the events, as bytes with their newline, instead of the events.
-        allow_uids: Users, besides this process's own and root, that may send. The socket file is open to all then
-            (0666), as far as its directory is, and others are hung up on. Their pushers need this user's id in the
-            `allow_uids` of their own `PusherConfig`.
-        on_problem: Called with a `SkippedLine` for each line that is not an event or is longer than 1,048,576 bytes,
-            a `Gap` for numbers that are missing in the ids of the events, and a `RefusedSender` for each sender of
-            another user. An exception that it raises comes out of the iteration, which may be continued after the
-            line in question. By default a warning is logged.
+        raw: Whether to yield the line of each event, as bytes with its newline, instead of the event.
+        allow_uids: Users who may send, besides this process's own user and root. The mode of the socket file is 0666
+            then, so its directory decides who can connect; the listener disconnects other users. The pushers of these
+            users need this process's user in the `allow_uids` of their `PusherConfig`.
+        on_problem: Called with a `SkippedLine` for each line that is not an event, is longer than 1,048,576 bytes, or
+            lacks its end because the sender disconnected; with a `Gap` if numbers are missing in the ids of the
+            events; and with a `RefusedSender` for each sender of another user. If it raises, the exception comes out
+            of the iteration, which can be continued after that line. By default a warning is logged for the first of
+            many problems in a row, and another one that counts the rest.
 
     Returns:
-        An iterator, for `for` and for `async for`, that waits for the next event, and goes on when senders come and go,
-        until it is closed.
+        An iterator for `for` and `async for`. It waits for the next event, and goes on when senders disconnect, until
+        it is closed.
 
     Raises:
-        OSError: The path is in use (`EADDRINUSE`), is something else than a socket (`ENOTSOCK`), is too long for a
-            Unix socket (`ENAMETOOLONG`), or can't be created.
-        ValueError: The path is empty or holds a NUL.
-        TypeError: `allow_uids` holds something else than ints.
+        OSError: The path is in use (`EADDRINUSE`), is not a socket (`ENOTSOCK`), is too long for a Unix socket
+            (`ENAMETOOLONG`), or can't be created; or another process has locked its directory for 5 s (`ETIMEDOUT`).
+        ValueError: The path is empty or contains a NUL.
+        TypeError: `allow_uids` contains something else than ints.
 
     Example:
         >>> with listen() as events:  # doctest: +SKIP
@@ -89,20 +88,20 @@ def listen(
         ...         print(event.type, event.unit)
     """
     target = default_socket_path() if path is None else os.fspath(path)
-    return Listener(target, raw, checked_uids(allow_uids), on_problem)
+    return Listener(target, raw, checked_uids(allow_uids), on_problem or ProblemLog(logger.warning))
 
 
 class Listener(Generic[_T]):
     """What `listen` returns: an iterator over events or lines, and a context manager that closes it.
 
-    An event that comes twice, told by its id (see `PusherConfig.event_ids`), is yielded once. A line whose sender was
-    gone before its newline came is not yielded. Memory is bounded: 64 KiB and the begin of one line a sender.
+    Events that arrive again, as their ids show (see `PusherConfig.event_ids`), are yielded once. A listener needs at
+    most 64 KiB of memory, and one unfinished line per sender. Only one thread may iterate or read at a time.
 
     Args:
         path: Where to listen.
         raw: Whether to yield lines.
         allow_uids: Who may send, besides this user and root.
-        on_problem: Is told of what is not yielded.
+        on_problem: Called with each problem. A `ProblemLog` is also asked to report the end of each episode.
     """
 
     def __init__(
@@ -111,15 +110,17 @@ class Listener(Generic[_T]):
         self._path = path
         self._raw = raw
         self._on_problem = on_problem
-        self._problems: deque[Problem] = deque(maxlen=1024)  # not yet told of, for the drivers may not raise
-        self._sessions = SequenceTracker()
-        self._lines: Iterator[bytes] = iter(())  # of the last read, not yet handed out
-        self._sender: Sender | None = None  # of these
+        self._log = on_problem if isinstance(on_problem, ProblemLog) else None
+        self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; drivers must not raise
+        self._sequences = SequenceTracker()
+        self._lines: Iterator[bytes] = iter(())  # what is left of the last read
+        self._sender: Sender | None = None  # who sent these lines
         self._closed = False
         self._file = SocketFile(path, shared=bool(allow_uids))
         self._registry = SenderRegistry({os.geteuid(), 0, *allow_uids}, self._problems.append)
-        self._selecting: ThreadDriver | None = None  # from the first use on, if that is one of a thread
-        self._serving: AsyncioDriver | None = None  # the same, if it is one of asyncio
+        self._driver: ThreadDriver | AsyncioDriver | None = None  # chosen by the first use
+        self._in_driver = threading.Lock()  # held by the thread that waits in the `ThreadDriver`
+        self._fileno_used = False
 
     @property
     def path(self) -> str:
@@ -128,41 +129,54 @@ class Listener(Generic[_T]):
 
     @property
     def sender(self) -> Sender | None:
-        """Where that came from which was yielded or read last, or None before that."""
+        """The sender of what was yielded or read last; None before the first event."""
         return self._sender
 
     @property
     def senders(self) -> tuple[Sender, ...]:
-        """The connections that are open."""
-        return tuple(self._registry.senders)
+        """The open connections."""
+        return () if self._closed else self._registry.senders
 
     def fileno(self) -> int:
-        """A descriptor that is readable while `read` would not wait, for a loop that waits for other things too."""
-        return self._thread_driver().fileno()
+        """Return a descriptor that is readable while `read` would not wait, for a select loop of your own."""
+        self._check_open()
+        self._fileno_used = True
+        fd = self._thread_driver().fileno()
+        self._show_pending()
+        return fd
 
     def read(self, *, hold: bool = False) -> list[_T]:
-        """Wait until a sender comes, sends or goes, and return what one read brought, which may be nothing.
+        """Wait until a sender connects, sends or disconnects, and return the events of one read, which may be none.
 
         Args:
-            hold: Whether what it returns stays in the socket until `release`, which must come before the next `read`.
-                If this process is killed before that, the pusher sends it to the next listener, for the kernel says
-                that it was not read.
+            hold: Whether the data stays in the socket until `release`, which must be called before the next read. If
+                this process is killed before that, the pusher sends the data to the next listener, because the kernel
+                reports it as unread.
+
+        Raises:
+            RuntimeError: Another thread iterates or reads, or `release` was not called.
+            ValueError: The listener is closed.
         """
-        lines = list(self._lines)
-        self._lines = iter(lines)
-        if not lines:
-            self._receive(self._thread_driver().wait(hold))
+        self._check_open()
+        self._read_unless_pending(hold)
         return list(self._decode_pending())
 
     def release(self) -> None:
-        """Let go of what `read` has held: it is dealt with."""
-        self._thread_driver().release()
+        """Remove what `read` has held from the socket: it is dealt with.
+
+        Raises:
+            ValueError: The listener is closed, so the pusher sends the data again.
+        """
+        self._check_open()
+        with self._alone():
+            if not self._closed:
+                self._thread_driver().release()
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
-            yield from self._decode_pending()
+            yield from self._decode_pending() if not self._fileno_used else self._decode_and_show_pending()
             if not self._closed:
-                self._receive(self._thread_driver().wait())
+                self._read_unless_pending()
 
     def __next__(self) -> _T:
         for item in self:
@@ -174,15 +188,30 @@ class Listener(Generic[_T]):
             for item in self._decode_pending():
                 yield item
             if not self._closed:
-                self._receive(await (await self._asyncio_driver()).wait())
+                self._take(await (await self._asyncio_driver()).wait(self._timeout()))
+        self.close()  # if another thread has begun to, the loop may end before that thread gets further
 
-    def _receive(self, arrival: Arrival | None) -> None:
-        if arrival is not None:
-            self._sender, lines = arrival
+    def _read_unless_pending(self, hold: bool = False) -> None:
+        with self._alone():
+            if not self._closed and not length_hint(self._lines):
+                try:
+                    self._take(self._thread_driver().wait(hold, self._timeout()))
+                except OSError:
+                    if not self._closed:
+                        raise
+
+    def _take(self, chunk: Chunk | None) -> None:
+        if chunk is not None:
+            self._sender, lines = chunk
             self._lines = iter(lines)
 
+    def _timeout(self) -> float | None:
+        return self._log.remaining() if self._log is not None else None
+
     def _decode_pending(self) -> Iterator[_T]:
-        """What the lines that have come are yielded as. If it is not run to its end, another one goes on."""
+        """Decode the lines of the last read. If this is abandoned, the next call continues with the following line."""
+        if self._log is not None:
+            self._log.end_episode()
         while self._problems:
             self._on_problem(self._problems.popleft())
         raw, is_new = self._raw, self._is_new
@@ -196,60 +225,87 @@ class Listener(Generic[_T]):
                 if "id" not in wire or is_new(wire["id"], is_retained(wire)):
                     yield line + b"\n" if raw else event  # type: ignore[misc]  # as `listen` promises
 
-    def _is_new(self, id: object, retained: bool) -> bool:
-        if not isinstance(id, str):
+    def _decode_and_show_pending(self) -> Iterator[_T]:
+        for item in self._decode_pending():
+            self._show_pending()
+            yield item
+
+    def _show_pending(self) -> None:
+        self._thread_driver().set_pending(length_hint(self._lines) > 0)
+
+    def _is_new(self, event_id: object, retained: bool) -> bool:
+        if not isinstance(event_id, str):
             return True
-        missed = self._sessions.take(id, retained)
+        missed = self._sequences.observe(event_id, retained)
         if missed:
-            self._on_problem(Gap(self._current_sender(), id.rpartition("-")[0], missed.start, missed.stop - 1))
+            self._on_problem(Gap(self._current_sender(), event_id.rpartition("-")[0], missed.start, missed.stop - 1))
         return missed is not None
 
     def _current_sender(self) -> Sender:
-        assert self._sender is not None  # there is a line, so somebody has sent it
+        assert self._sender is not None  # somebody has sent the line
         return self._sender
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"can't read from {self._path}: the listener is closed; make a new one with listen()")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads out of the driver, and close it at the end if `close` was called meanwhile."""
+        if self._in_driver.locked() and not self._closed:
+            raise RuntimeError(f"another thread reads from the listener at {self._path}; only one may do so at a time")
+        try:
+            with self._in_driver:
+                yield
+        finally:
+            if self._closed:
+                self._close_driver()
+
     def _thread_driver(self) -> ThreadDriver:
-        if self._serving is not None:
-            raise RuntimeError(f"the listener at {self._path} belongs to asyncio; use it with async for only")
-        if self._selecting is None:
-            self._selecting = ThreadDriver(self._file.socket, self._registry)
-        return self._selecting
+        if self._driver is None:
+            self._driver = ThreadDriver(self._file.socket, self._registry)
+        if isinstance(self._driver, ThreadDriver):
+            return self._driver
+        raise RuntimeError(f"the listener at {self._path} belongs to asyncio; use it with async for only")
 
     async def _asyncio_driver(self) -> "AsyncioDriver":
-        if self._selecting is not None:
-            raise RuntimeError(f"the listener at {self._path} is read without asyncio; make a new one for async for")
-        if self._serving is None:
-            from .aio import AsyncioDriver
+        from .aio import AsyncioDriver
 
-            self._serving = AsyncioDriver(self._registry)
-            await self._serving.start(self._file.socket)
-        return self._serving
+        if self._driver is None:
+            self._driver = AsyncioDriver(self._file.socket, self._registry)
+            await self._driver.start()
+        if isinstance(self._driver, AsyncioDriver):
+            return self._driver
+        raise RuntimeError(f"the listener at {self._path} is read without asyncio; make a new one for async for")
 
     def close(self) -> None:
-        """Stop listening and remove the socket file, unless somebody has put another one in its place.
+        """Stop listening and remove the socket file, unless another one has taken its place.
 
-        What has not been read is lost to this listener; pushers send it to the next one. In asyncio it is called by
-        the loop's own thread, before the loop ends.
+        The iteration ends, also if another thread or a signal handler calls this. What was not read is lost to this
+        listener; pushers send it to the next one. In asyncio, close the listener before the loop ends.
         """
-        if self._closed:
-            return
         self._closed = True
-        self._lines = iter(())
-        self._file.remove()  # before it goes stale, for then another listener may take it over
-        for driver in (self._selecting, self._serving):
-            if driver is not None:
-                driver.close()
-        self._file.socket.close()
+        deque(self._lines, maxlen=0)  # so that an iteration that has begun ends
+        self._file.remove()  # before nobody listens on it, or the next listener might take it over
+        if self._driver is None or isinstance(self._driver, ThreadDriver):
+            self._file.wake()
+            self._close_driver()
+        else:
+            self._driver.close()
+        if self._log is not None:
+            self._log.end_episode(at_once=True)
+
+    def _close_driver(self) -> None:
+        if not self._in_driver.locked():  # else the thread that holds it comes here when it has woken up
+            with self._in_driver:
+                if self._driver is not None:
+                    self._driver.close()
+                self._file.socket.close()
 
     def __enter__(self) -> "Listener[_T]":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -1,47 +1,50 @@
-"""Which events have come already, and which are missing, told by their ids. Pure.
+"""Finds by their ids which events came before, and which are missing. Pure.
 
-An id is "<session>-<n>": n is 1 for the first event of a pusher and rises by one with each. A pusher sends in that
-order, and sends again, in that order, what its consumer may not have read. So per session the next number is enough to
-know a repetition, but for one case: a listener that reads the new connection of a pusher before the end of the old one
-may find in the old one what the pusher has given up and dropped meanwhile. Those come late, not twice; so what is
-missing is remembered too, as far as memory is bounded.
+An id is "<session>-<n>": n is 1 for the first event of a pusher and rises by one with each. A pusher sends events in
+that order, and repeats what its consumer may not have read, in the same order. So the next expected number of a session
+usually suffices to find a repetition. The exception: a listener may read the new connection of a pusher before the end
+of the old one, which may still hold events that the pusher has dropped since. Such events are late, not repeated, so up
+to 64 gaps per session are remembered.
 """
 
 SESSIONS = 1024
 """How many sessions are remembered; of more, the one that was silent for longest is forgotten."""
 
 GAPS = 64
-"""How many gaps of a session are remembered; what comes late into an older one is taken for a repetition."""
+"""How many gaps of a session are remembered; an event that is late for an older gap counts as a repetition."""
+
+Missed = range | None
+NOTHING_MISSED = range(0)
 
 
 class SequenceTracker:
-    """What has come of each session."""
+    """Remembers which numbers of each session have come."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, _Sequence] = {}
-        self._name = ""  # of the session that the last event belonged to
-        self._session = _Sequence()  # that session
+        self._sequences: dict[str, _Sequence] = {}
+        self._session = ""  # of the last event
+        self._sequence = _Sequence()  # of that session
 
-    def take(self, id: str, retained: bool) -> "Taken":
-        """Take an event in.
+    def observe(self, event_id: str, retained: bool) -> Missed:
+        """Note that an event has come.
 
         Args:
-            id: Its id. One that has not the form of a pusher's id always belongs to an event that is new.
-            retained: Whether the pusher tells it again, so that what is missing before it says nothing.
+            event_id: Its id. An event whose id does not have the form of a pusher's is always new.
+            retained: Whether the pusher repeats it to show the state of the run; then no number before it is missing.
 
         Returns:
-            None for a repetition; else the numbers that were missed right before it, which may be none.
+            None for a repetition; else the missing numbers right before this one, often none.
         """
-        name, _, digits = id.rpartition("-")
-        if not name or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()) or digits[0] == "0":
-            return _NONE
-        if name != self._name:
-            self._session = self._sessions.pop(name) if name in self._sessions else _Sequence()
-            self._sessions[name] = self._session
-            self._name = name
-            if len(self._sessions) > SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
-        return self._session.take(int(digits), retained)
+        session, _, digits = event_id.rpartition("-")
+        if not session or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()) or digits[0] == "0":
+            return NOTHING_MISSED
+        if session != self._session:
+            self._sequence = self._sequences.pop(session) if session in self._sequences else _Sequence()
+            self._sequences[session] = self._sequence
+            self._session = session
+            if len(self._sequences) > SESSIONS:
+                del self._sequences[next(iter(self._sequences))]
+        return self._sequence.observe(int(digits), retained)
 
 
 class _Sequence:
@@ -49,21 +52,21 @@ class _Sequence:
 
     def __init__(self) -> None:
         self._next = 1
-        self._known = False  # whether what came so far says where this listener has begun to listen
+        self._known = False  # whether an event came that was not retained: numbers missing after it are a gap
         self._missing: list[range] = []
 
-    def take(self, number: int, retained: bool) -> "Taken":
+    def observe(self, number: int, retained: bool) -> Missed:
         if number == self._next:
             self._next += 1
             self._known = self._known or not retained
-            return _NONE
+            return NOTHING_MISSED
         if number > self._next:
             missed = range(self._next, number)
             self._next = number + 1
             self._missing = [*self._missing[1 - GAPS :], missed]
             known, self._known = self._known, self._known or not retained
-            return missed if known else _NONE
-        return _NONE if self._fill(number) else None
+            return missed if known else NOTHING_MISSED
+        return NOTHING_MISSED if self._fill(number) else None
 
     def _fill(self, number: int) -> bool:
         for place, gap in enumerate(self._missing):
@@ -72,7 +75,3 @@ class _Sequence:
                 self._missing[place : place + 1] = [part for part in parts if part]
                 return True
         return False
-
-
-Taken = range | None
-_NONE = range(0)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from ..config import MAX_LINE_BYTES
 
-SHOWN = 1024
-"""How much of a line that is too long is shown to `on_long`, in bytes."""
+EXCERPT_BYTES = 1024
+"""How much of a line is reported that is too long or has no end, in bytes."""
 
 
 class LineSplitter:
-    """What one sender sends, cut into lines. It holds one line at most, and none over 1,048,576 bytes.
+    """Cuts the bytes of one sender into lines. It keeps at most one line, and at most 1,048,575 bytes of it.
 
     Args:
         on_long: Called with the first 1,024 bytes of a line that is longer, as soon as that is known.
@@ -20,8 +20,13 @@ class LineSplitter:
         self._begun = bytearray()  # the line whose newline has not come
         self._skipping = False  # whether that line is too long
 
+    @property
+    def unfinished(self) -> bytes:
+        """The first 1,024 bytes of the line whose newline has not come; empty if it was reported as too long."""
+        return bytes(self._begun[:EXCERPT_BYTES])
+
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their newlines."""
+        """Return the lines that `data` completes, without their newlines."""
         first, *lines = data.split(b"\n")
         self._continue(first)
         if lines:
@@ -37,7 +42,7 @@ class LineSplitter:
             return
         self._begun += data
         if len(self._begun) >= MAX_LINE_BYTES:  # its newline counts too
-            shown = bytes(self._begun[:SHOWN])
+            excerpt = self.unfinished
             self._skipping = True
             self._begun.clear()
-            self._on_long(shown)
+            self._on_long(excerpt)

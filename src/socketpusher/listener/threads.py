@@ -1,8 +1,12 @@
-"""How lines come from the senders of a listening socket to a thread that waits for them."""
+"""Brings the bytes of senders to a thread that waits for them; and the registry of senders, for both drivers."""
 
+import errno
+import logging
 import selectors
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from ..unix_socket import credentials
@@ -10,119 +14,183 @@ from .problems import Problem, RefusedSender, Sender, SkippedLine
 from .splitter import LineSplitter
 
 READ_BYTES = 64 << 10
-"""How much one read takes from a sender at most; what it brings is handed out before the next one. Not more, for malloc
-gives larger blocks back to the kernel and has them zeroed again each time (measured: reading and splitting takes 0.5
-microseconds for a line of 1 kB, and 0.7 to 1.2 with 256 KiB)."""
+"""How much one read takes from a sender at most, in bytes. With more, malloc returns the block to the kernel, which
+clears it for each read (measured: to read and split a line of 1 kB takes 0.5 microseconds, with 256 KiB 0.7 to 1.2)."""
 
-Arrival = tuple[Sender, list[bytes]]
+ACCEPT_PAUSE = 1.0
+"""How long to accept no sender when no file descriptor is left, in seconds, unless a sender disconnects."""
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Chunk = tuple[Sender, list[bytes]]
 """What one read brought: the lines that it completed, without their newlines."""
+
+logger = logging.getLogger("socketpusher")
 
 
 class SenderRegistry:
-    """Who may send, and who does.
+    """Knows who may send and who is connected, and cuts what they send into lines.
 
     Args:
-        uids: The users that may.
-        report: Is told of problems; must not raise.
+        uids: The users that may send.
+        report: Called with each problem; must not raise.
     """
 
     def __init__(self, uids: set[int], report: Callable[[Problem], object]) -> None:
-        self.senders: list[Sender] = []
         self._uids = uids
         self._report = report
+        self._splitters: dict[Sender, LineSplitter] = {}
 
-    def admit(self, connected: socket.socket) -> tuple[Sender, LineSplitter] | None:
-        """Let a sender in, or report that it may not come in and return None."""
+    @property
+    def senders(self) -> tuple[Sender, ...]:
+        """Everybody who is connected."""
+        return tuple(self._splitters)
+
+    def admit(self, connected: socket.socket) -> Sender | None:
+        """Register a sender, or report that its user may not send and return None."""
         sender = Sender(*credentials(connected))
         if sender.uid is not None and sender.uid not in self._uids:
             self._report(RefusedSender(sender))
             return None
-        self.senders.append(sender)
-        return sender, LineSplitter(
-            lambda begin: self._report(SkippedLine(sender, "the line is over 1,048,576 bytes", begin))
+        self._splitters[sender] = LineSplitter(
+            lambda excerpt: self._report(SkippedLine(sender, "the line is over 1,048,576 bytes", excerpt))
         )
+        return sender
+
+    def received(self, sender: Sender, data: bytes) -> Chunk:
+        """Return the lines that these bytes of a sender complete."""
+        return sender, self._splitters[sender].feed(data)
+
+    def disconnected(self, sender: Sender) -> None:
+        """Forget a sender, and report the line that it has not finished."""
+        if unfinished := self._splitters.pop(sender).unfinished:
+            self._report(SkippedLine(sender, "it disconnected in the middle of a line", unfinished))
 
 
 class ThreadDriver:
-    """For a thread that sleeps until something comes.
+    """Waits for senders in the thread that calls it; only one thread may do so at a time.
 
     Args:
         listening: The socket, bound and listening.
-        registry: Whom to ask about senders.
+        registry: The senders.
     """
 
     def __init__(self, listening: socket.socket, registry: SenderRegistry) -> None:
         self._listening = listening
         self._registry = registry
-        self._ready: Iterator[tuple[selectors.SelectorKey, int]] = iter(())  # of the last wait, not yet looked at
-        self._held: tuple[selectors.SelectorKey, int] | None = None  # whom the last wait left how many bytes
-        self._selector = selectors.DefaultSelector()  # a sender is registered with what the registry gave for it
-        self._selector.register(listening, selectors.EVENT_READ)
+        # Each descriptor is registered with the function that is called when it is readable.
+        self._selector = selectors.DefaultSelector()
+        self._ready: list[tuple[selectors.SelectorKey, int]] = []  # the rest of what the last select found
+        self._held: tuple[socket.socket, Sender, int] | None = None  # whose bytes are still in the socket, how many
+        self._accept_again = 0.0  # when, in monotonic time, if accepting pauses
+        self._warn_again = 0.0  # when the next pause is worth a warning
+        self._always_readable: socket.socket | None = None  # its peer is closed; made by `fileno`
+        self._accept_senders()
 
     def fileno(self) -> int:
-        """A descriptor that is readable while `wait` would not wait."""
+        """Return a descriptor that is readable while `wait` would not wait."""
+        if self._always_readable is None:
+            self._always_readable, peer = socket.socketpair()
+            peer.close()
         return self._selector.fileno()  # epoll and kqueue have one
 
-    def wait(self, hold: bool = False) -> Arrival | None:
-        """Wait until a sender comes, sends or goes.
+    def set_pending(self, pending: bool) -> None:
+        """Say whether lines are in memory, so that the descriptor is readable."""
+        if self._always_readable is not None and pending != (self._always_readable in self._selector.get_map()):
+            if pending:
+                self._selector.register(self._always_readable, selectors.EVENT_READ, self._on_pending)
+            else:
+                self._selector.unregister(self._always_readable)
+
+    def _on_pending(self, hold: bool) -> None:
+        self.set_pending(False)
+
+    def wait(self, hold: bool = False, timeout: float | None = None) -> Chunk | None:
+        """Wait until a sender connects, sends or disconnects, or `timeout` seconds are over.
 
         Args:
-            hold: Whether what it brings stays in the socket until `release`.
+            hold: Whether the bytes stay in the socket until `release`.
+            timeout: In seconds; None for no limit.
         """
-        for key, _ in self._ready:
-            if key.data is not None:
-                return self._read(key, hold)
-            self._accept()
+        if self._held is not None:
+            raise RuntimeError("call release() first: what the last read(hold=True) returned is still held")
+        if self._accept_again:
+            left = self._accept_again - time.monotonic()
+            if left <= 0:
+                self._accept_senders()
+            elif timeout is None or left < timeout:
+                timeout = left
+        if not self._ready:
+            self._ready = self._selector.select(timeout)
+        if not self._ready:
             return None
-        self._ready = iter(self._selector.select())
-        return None
+        on_readable: Callable[[bool], Chunk | None] = self._ready.pop(0)[0].data
+        return on_readable(hold)
 
-    def _accept(self) -> None:
+    def _accept_senders(self) -> None:
+        self._accept_again = 0.0
+        self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
+
+    def _accept(self, hold: bool) -> None:
         try:
             connected, _ = self._listening.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # it is gone already
-        if (admitted := self._registry.admit(connected)) is None:
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                self._pause_accepting(error)
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # it has disconnected already
+                raise
+            return
+        sender = self._registry.admit(connected)
+        if sender is None:
             connected.close()
             return
         connected.setblocking(False)
-        self._selector.register(connected, selectors.EVENT_READ, admitted)
+        self._register(connected, sender)
 
-    def _read(self, key: selectors.SelectorKey, hold: bool) -> Arrival | None:
-        connected = cast(socket.socket, key.fileobj)
-        sender, lines = key.data
+    def _pause_accepting(self, error: OSError) -> None:
+        now = time.monotonic()
+        self._selector.unregister(self._listening)
+        self._accept_again = now + ACCEPT_PAUSE
+        if now >= self._warn_again:
+            path, why = self._listening.getsockname(), error.strerror
+            logger.warning("can't accept another sender at %s yet: %s; raise the limit (ulimit -n)", path, why)
+        self._warn_again = now + 60
+
+    def _register(self, connected: socket.socket, sender: Sender) -> None:
+        self._selector.register(connected, selectors.EVENT_READ, partial(self._read, connected, sender))
+
+    def _read(self, connected: socket.socket, sender: Sender, hold: bool) -> Chunk | None:
         try:
             data = connected.recv(READ_BYTES, socket.MSG_PEEK if hold else 0)
         except BlockingIOError:
             return None
         except OSError:
-            data = b""  # lost, which is an end like any other
+            data = b""  # a lost connection ends like any other
         if not data:
             self._selector.unregister(connected)
             connected.close()
-            self._registry.senders.remove(sender)
+            self._registry.disconnected(sender)
+            if self._accept_again:
+                self._accept_senders()
             return None
         if hold:
-            self._held = key, len(data)
-            self._selector.unregister(connected)  # or it would be readable all the time
-        return sender, lines.feed(data)
+            self._held = connected, sender, len(data)
+            self._selector.unregister(connected)  # or the descriptor would be readable all the time
+        return self._registry.received(sender, data)
 
     def release(self) -> None:
-        """Take out of the socket what the last `wait` has held there."""
-        if self._held is None:
-            return
-        (connected, _, events, data), size = self._held
-        self._held = None
-        self._selector.register(connected, events, data)
-        while size:
-            size -= len(cast(socket.socket, connected).recv(size)) or size
+        """Take the bytes that `wait` has held out of the socket."""
+        if self._held is not None:
+            connected, sender, size = self._held
+            self._held = None
+            self._register(connected, sender)
+            while size:
+                size -= len(connected.recv(size)) or size
 
     def close(self) -> None:
-        """Hang up on everybody."""
-        self._selector.unregister(self._listening)
-        if self._held is not None:
-            cast(socket.socket, self._held[0].fileobj).close()
-        for key in list(self._selector.get_map().values()):
-            cast(socket.socket, key.fileobj).close()
-        self._registry.senders.clear()
+        """Disconnect everybody. May be called again."""
+        sockets = [key.fileobj for key in (self._selector.get_map() or {}).values()]
+        sockets += [one for one in (self._always_readable, self._held and self._held[0]) if one is not None]
+        for one in sockets:
+            cast(socket.socket, one).close()
         self._selector.close()

@@ -1,5 +1,5 @@
-"""Events from what others have written: executors, loggers, schedulers.
+"""Sources of events: executors, loggers and schedulers of other libraries.
 
-Each module emits on a `Bus` and knows nothing of where the events go. None is imported unless it is asked for, so what
-it is made for need not be installed.
+Each module emits on a `Bus` and does not know where the events go. Nothing imports these modules, so the libraries they
+are for need not be installed.
 """

@@ -1,14 +1,14 @@
-"""Executors of `concurrent.futures` that say what becomes of each call: a unit of its own.
+"""Executors of `concurrent.futures` that emit events about each call; every call is a unit.
 
 They are the standard library's two pools with `submit` overridden, so results, exceptions, cancellation, `map` and
-`shutdown` are theirs. A call is `unit.queued` when it is submitted, `unit.started` when a worker begins it, then
+`shutdown` work as there. A call is `unit.queued` when it is submitted, `unit.started` when a worker starts it, then
 `unit.completed` or `unit.failed`.
 
-That a worker process begins a call is known in that process only: `Future.running()` turns true when the call is put
-into the pool's queue, which is up to one call per pool too early. So a worker writes it into a pipe that the pool's
-initializer has given it, and a thread of the host reads that. A worker writes before it runs the call, so by the time
-that the host has the result, the pipe holds the start: whoever has a result reads the pipe first, and a unit never ends
-before it has started. Each start is one write of less than `PIPE_BUF` bytes, which the kernel keeps whole (pipe(7)).
+Only the worker process knows when a call really starts: `Future.running()` is already true when the call is put into
+the pool's queue. So the worker writes the start into a pipe, which it gets from the pool's initializer, and a thread of
+the host reads the pipe. The worker writes before it runs the call, and the host reads the pipe before it emits how a
+call ended, so a unit never ends before it has started. Each start is one write of less than `PIPE_BUF` bytes, which the
+kernel keeps whole (pipe(7)).
 """
 
 import itertools
@@ -31,16 +31,16 @@ from .error_text import format_error
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_numbers = itertools.count(1)  # of the whole process, for pools that share a bus must not share names
+_numbers = itertools.count(1)  # one counter per process: pools that share a bus must not share names
 
 
 class EventThreadPoolExecutor(ThreadPoolExecutor):
-    """A `ThreadPoolExecutor` that emits what becomes of each call.
+    """A `ThreadPoolExecutor` that emits events about each call.
 
-    The payload of `unit.started` is `{"worker": name}`, of the thread. A call that was cancelled is a `unit.failed`.
+    The payload of `unit.started` is `{"worker": name}`, the name of the thread. A cancelled call is `unit.failed`.
 
     Args:
-        bus: Where the events are emitted: by the thread that submits, by the worker, or by the one that cancels.
+        bus: Where the events are emitted, by the thread that submits, by the worker, or by the thread that cancels.
         max_workers: This and the others are `ThreadPoolExecutor`'s.
         thread_name_prefix: See there.
         initializer: See there.
@@ -68,24 +68,24 @@ class EventThreadPoolExecutor(ThreadPoolExecutor):
         return self.submit_unit(_name(fn), fn, *args, **kwargs)
 
     def submit_unit(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Submit a call as the unit `unit`, of a graph for example.
+        """Submit a call as the unit `unit`, for example one of a graph.
 
         Raises:
-            RuntimeError: As `submit` does: the pool was shut down, or its initializer failed.
+            RuntimeError: The pool was shut down, or its initializer failed.
         """
         submit = partial(super().submit, _in_thread, self._bus, unit, fn, args, kwargs)
         return _emit_and_submit(self._bus, unit, submit, partial(_emit_end, self._bus, unit))
 
 
 class EventProcessPoolExecutor(ProcessPoolExecutor):
-    """A `ProcessPoolExecutor` that emits, in this process, what becomes of each call.
+    """A `ProcessPoolExecutor` that emits events about each call, in this process.
 
-    The payload of `unit.started` is `{"worker": pid}`, its time the worker's, when it began the call. A call that
-    was cancelled is a `unit.failed`, and so is each that a broken pool takes along. `map` with a `chunksize` submits
-    chunks, so a chunk is a unit.
+    The payload of `unit.started` is `{"worker": pid}`, its time is when the worker started the call. A cancelled call
+    is `unit.failed`, and so is every unfinished call of a broken pool. With a `chunksize`, `map` submits chunks, so a
+    chunk is a unit.
 
     Args:
-        bus: Where the events are emitted, by threads of the pool and by the one that submits or cancels.
+        bus: Where the events are emitted, by threads of the pool and by the thread that submits or cancels.
         max_workers: This and the others are `ProcessPoolExecutor`'s.
         mp_context: See there.
         initializer: See there.
@@ -117,26 +117,26 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
         )
         self._bus = bus
         self._starts = starts
-        weakref.finalize(self, starts.close).atexit = False  # nobody need shut down an executor
+        weakref.finalize(self, starts.close).atexit = False  # because `shutdown` need not be called
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as a unit that is named after the function, with a number."""
         return self.submit_unit(_name(fn), fn, *args, **kwargs)
 
     def submit_unit(self, unit: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Submit a call as the unit `unit`, of a graph for example.
+        """Submit a call as the unit `unit`, for example one of a graph.
 
         Raises:
-            RuntimeError: As `submit` does: the pool was shut down, or it is broken.
+            RuntimeError: The pool was shut down, or is broken.
         """
         number = self._starts.expect(unit)
         submit = partial(super().submit, _in_process, number, fn, args, kwargs)
         future = _emit_and_submit(self._bus, unit, submit, partial(self._starts.ended, number))
-        self._starts.watch()  # not before: the first submit may fork, which a process had better do without threads
+        self._starts.watch()  # after it: the first submit may fork, which is safer without threads
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `ProcessPoolExecutor.shutdown`; when it has waited, every event has been emitted."""
+        """As `ProcessPoolExecutor.shutdown`. With `wait`, every event has been emitted when it returns."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         self._starts.close()
         if wait:
@@ -154,7 +154,7 @@ def _name(fn: Callable[..., object]) -> str:
 def _emit_and_submit(
     bus: Bus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
 ) -> "Future[Any]":
-    bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before, for the call may start before `submit` returns
+    bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before `submit`: the call may start before it returns
     try:
         future = submit()
     except BaseException as error:
@@ -198,15 +198,15 @@ def _in_process(number: int, fn: Callable[..., _T], args: tuple[Any, ...], kwarg
     try:
         _to_host.send((number, os.getpid(), time.time()))
     except OSError:
-        pass  # the host is gone, and the pool will find that out by itself
+        pass  # the host has ended; the pool handles that
     return fn(*args, **kwargs)
 
 
 class _StartPipe:
-    """The pipe in which workers say what they begin, and the thread that reads it.
+    """The pipe into which workers write what they start, and the thread that reads it.
 
     Args:
-        bus: Where the starts are emitted, and the ends, which must come after them.
+        bus: Where the starts are emitted, and the ends after them.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -214,18 +214,18 @@ class _StartPipe:
         self._reader, self.writer = multiprocessing.Pipe(duplex=False)
         self._lock = threading.RLock()  # held from reading a start until it is emitted
         self._numbers = itertools.count()
-        self._units: dict[int, str] = {}  # those that have not ended
-        self._closed = False  # whether no more will be expected
+        self._units: dict[int, str] = {}  # by number, the units that have not ended
+        self._closed = False  # whether no more units will come
         self._thread: threading.Thread | None = None  # from the first call on
 
     def expect(self, unit: str) -> int:
-        """The number by which a worker will call the unit."""
+        """Add a unit. Returns the number that a worker will write for it."""
         number = next(self._numbers)
         self._units[number] = unit
         return number
 
     def ended(self, number: int, error: BaseException | None) -> None:
-        """Emit how the unit ended, after every start that is known."""
+        """Emit the end of a unit, after every start that is in the pipe."""
         with self._lock:
             self._emit_starts()
             _emit_end(self._bus, self._units.pop(number), error)
@@ -233,13 +233,13 @@ class _StartPipe:
 
     def _emit_starts(self) -> None:
         while self._reader.poll():
-            number, pid, began = self._reader.recv()
-            if (unit := self._units.get(number)) is not None:  # a pool that breaks may still begin what it has failed
-                when = datetime.fromtimestamp(began, UTC)
+            number, pid, started_at = self._reader.recv()
+            if (unit := self._units.get(number)) is not None:  # a broken pool may start a call that has failed already
+                when = datetime.fromtimestamp(started_at, UTC)
                 self._bus.emit_raw(Event(EventType.UNIT_STARTED, unit, payload={"worker": pid}, time=when))
 
     def watch(self) -> None:
-        """Emit starts as they come."""
+        """Start the thread, which emits starts as they come."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="socketpusher starts", daemon=True)
@@ -252,15 +252,15 @@ class _StartPipe:
                 self._emit_starts()
 
     def close(self) -> None:
-        """End the thread, as soon as every unit has ended."""
+        """End the thread when every unit has ended."""
         self._closed = True
         self._wake_if_over()
 
     def _wake_if_over(self) -> None:
         if self._closed and not self._units:
-            self.writer.send((None, 0, 0))  # which is no unit's start, and ends a wait
+            self.writer.send((None, 0, 0))  # not a unit's number: this only ends the thread's wait
 
     def join(self) -> None:
-        """Wait for the end of the thread."""
+        """Wait until the thread has ended."""
         if self._thread is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Log records as events: a handler for the standard library's `logging`."""
+"""A handler of the standard library's `logging` that emits log records as events."""
 
 import logging
 import threading
@@ -16,15 +16,16 @@ class BusHandler(logging.Handler):
     """Emits each log record as an event `log.<level>`, such as `log.warning`, with the time of the record.
 
     The payload is `{"logger", "message", "file", "line"}`; `error` is the traceback, if the record has an exception;
-    `unit` is the record's attribute `unit`, if it has one, for `logger.info("...", extra={"unit": "app"})`. The message
-    is made at once, so arguments may change later. As any handler, it reports what it can't do to standard error.
+    `unit` is the record's attribute `unit`, if it has one, as from `logger.info("...", extra={"unit": "app"})`. The
+    message is formatted immediately, so arguments may change later. As every handler, it reports errors to standard
+    error.
 
-    Two kinds of records are left to other handlers, for they would breed: those of the logger "socketpusher", by which
-    this package says that it drops events, and those that come about while this thread emits another one.
+    Two kinds of records are ignored, because they would cause new ones without end: records of the logger
+    "socketpusher", which reports dropped events, and records that are written while this thread emits another one.
 
     Args:
-        bus: Where to emit.
-        level: Records below it are ignored.
+        bus: Where to emit the events.
+        level: Records below this level are ignored.
 
     Example:
         >>> logging.getLogger().addHandler(BusHandler(bus, level=logging.INFO))  # doctest: +SKIP
@@ -37,7 +38,7 @@ class BusHandler(logging.Handler):
     def __init__(self, bus: Bus, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)
         self._bus = bus
-        self._thread = threading.local()  # has an attribute `emitting` while it does
+        self._thread = threading.local()  # has an attribute `emitting` while it emits
 
     def emit(self, record: logging.LogRecord) -> None:
         """Emit the record. Called by `logging`."""
@@ -73,4 +74,4 @@ def _event(record: logging.LogRecord) -> Event:
 def _traceback(record: logging.LogRecord) -> str:
     if record.exc_info:
         return _formatter.formatException(record.exc_info) if record.exc_info[0] is not None else ""
-    return record.exc_text or ""  # which is all that comes from another process, see SocketHandler.makePickle
+    return record.exc_text or ""  # all that a record of another process has, see SocketHandler.makePickle

@@ -1,12 +1,11 @@
-"""Luigi tasks as units: the graph before the run, and what becomes of each task, by Luigi's own event handlers.
+"""Luigi tasks as units: the graph before the run, and events about each task from Luigi's own event handlers.
 
-With several workers Luigi runs each task in a process of its own, which it forks, and calls the handlers there. The
-pusher carries what a forked child emits, but what the child learns nobody else knows. So what has become of each unit,
-which decides what is ready and what is blocked, is kept in memory that the processes share.
+With several workers Luigi forks a process for each task and calls the handlers there. The pusher carries the events of
+a forked child, but its memory is its own. So the state of each unit, which decides what is ready and what is blocked,
+is kept in memory that all processes share.
 """
 
 import mmap
-import types
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -20,26 +19,26 @@ _OPEN, _DONE, _BLOCKED = range(3)
 
 
 class LuigiRun:
-    """A context manager, around `luigi.build`, that emits the run and its tasks.
+    """A context manager around `luigi.build` that emits events about the run and its tasks.
 
-    A unit is named by its `task_id`. It is `unit.queued` when all that it requires is complete, `unit.started` and
-    `unit.completed` as Luigi says, `unit.failed` with the error, and `unit.blocked` when something that it needs has
-    failed. One that was complete before is `unit.skipped` and `unit.completed`, for displays that know only that. The
-    run is `orch.started`, and at the end `orch.completed`, or `orch.failed` if one of the root tasks is not complete.
-    The handlers are those of every Luigi task in this process, so there should be one run at a time. With several
-    workers, what different processes emit may change places by milliseconds, and a unit may be queued twice; a
-    `pusher.flush()` behind `luigi.build` keeps the end of the run behind all of it.
+    A unit is named by its `task_id`. It is `unit.queued` when all its requirements are complete, `unit.started` and
+    `unit.completed` when Luigi reports that, `unit.failed` with the error, and `unit.blocked` when a requirement has
+    failed. A task that was complete before the run is `unit.skipped` and `unit.completed`, because some displays know
+    only the latter. The run is `orch.started`, and at the end `orch.completed`, or `orch.failed` if a root task is not
+    complete. The handlers are registered for every Luigi task in this process, so use one run at a time. With several
+    workers, events of different processes may be reordered by milliseconds, and a unit may be queued twice; call
+    `pusher.flush()` after `luigi.build` so that the end of the run comes last.
 
     Args:
-        bus: Where to emit.
+        bus: Where to emit the events.
         *roots: The tasks that are given to `luigi.build`.
 
     Attributes:
-        graph: The roots and what they require, for `SocketPusher.set_graph`. As Luigi does, it looks no further at a
-            task that is complete; what a task requires only while it runs is not part of it.
+        graph: The roots and their requirements, for `SocketPusher.set_graph`. Like Luigi, it does not follow the
+            requirements of a complete task. Requirements that a task adds while it runs are not in it.
 
     Raises:
-        CycleError: The tasks require each other in a circle.
+        CycleError: The tasks require each other in a cycle.
 
     Example:
         >>> run = LuigiRun(bus, Report())  # doctest: +SKIP
@@ -79,12 +78,7 @@ class LuigiRun:
                 self._bus.emit(Event(EventType.UNIT_QUEUED, unit))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for event, handler in self._handlers.items():
             luigi.Task.remove_event_handler(event, handler)  # type: ignore[no-untyped-call]
         incomplete = [root for root in self._roots if self._states[self._place[root]] != _DONE]
@@ -121,7 +115,7 @@ class LuigiRun:
             self._bus.emit(Event(EventType.UNIT_BLOCKED, unit))
 
     def _newly_blocked(self, failed: str) -> Iterator[str]:
-        """All that needs the unit and is not blocked yet."""
+        """Mark all open units that depend on the failed one as blocked, and yield them."""
         waiting = deque(self._dependents.get(failed, ()))
         while waiting:
             unit = waiting.popleft()
@@ -147,4 +141,4 @@ def _required(task: luigi.Task) -> list[luigi.Task]:
     try:
         return [] if task.complete() else list(task.deps())  # type: ignore[no-untyped-call]
     except Exception:
-        return []  # Luigi meets the same when it schedules the task, and calls the handlers
+        return []  # Luigi gets the same exception when it schedules the task, and calls the handlers

@@ -1,141 +1,146 @@
-"""The runs on a terminal's screen, drawn by rich. Fed like `RunTracker`, and drawn when its owner gives it the time."""
+"""The runs on a terminal's screen, coloured by rich. It is drawn when its owner gives it the time."""
 
 import os
+import signal
 import sys
 import time
-import types
 from collections import deque
-from collections.abc import Hashable
+from contextlib import ExitStack
 
 from rich.console import Console
-from rich.live import Live
-from rich.segment import Segment, Segments
+from rich.text import Text
 
-from ..events import Event
-from .page import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clipped, clock, elapsed, page, printable, summary, text_of
+from .page import render_screen, render_summary
+from .sources import EventSource
+from .text import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clip, clock, elapsed, plural, printable, text_of
 from .tracker import RunTracker
+from .tty import FullScreen, terminal_signals
+from .unit_list import HELP, UnitList
+from .view import RunView
 
 REDRAW = 0.1
-"""The screen is drawn so many seconds apart at least: drawing takes milliseconds, in which no event is taken in."""
+"""The least time between two drawings, in seconds: drawing takes milliseconds, in which no event is taken in."""
 
-_IDLE = 1.0  # the clocks on the screen go on by so many seconds, if nothing else changes
-_RATE_SPAN = 3.0  # the rate is that of so many seconds
+_IDLE = 1.0  # how often the clocks on the screen go on if nothing else changes, in seconds
+_RATE_SPAN = 3.0  # how long the rate looks back, in seconds
 
 
-class Screen:
+class Screen(RunView):
     """The whole of the terminal that standard output is, from `__enter__` to `__exit__`.
 
-    What was on the terminal before comes back at the end, and below it the runs are summed up in a few lines.
+    Afterwards the terminal shows again what it did before, and below it a summary of the runs.
 
     Args:
-        where: What the events come through, to be shown.
+        source: What the events come from.
         runs: What is known of the runs.
     """
 
-    def __init__(self, where: str, runs: RunTracker) -> None:
-        self.runs = runs
-        self._where = where
-        self._note = ""
+    def __init__(self, source: EventSource, runs: RunTracker) -> None:
+        super().__init__(runs)
+        self._source = source
         self._problems = 0
         self._problem = ""  # the last one
         self._rate = _Rate()
-        self._changed = True
+        self._shown: object = None  # what the screen was drawn of
         self._drawn = 0.0  # when, of `time.monotonic`
-        # Told that it is a terminal, for rich would believe the environment rather than its owner.
+        self._list = UnitList()
+        self._help = False
+        self._tty = FullScreen()
+        self._signals = -1  # a descriptor, between `__enter__` and `__exit__`
+        self._opened = ExitStack()
+        # Else rich would believe the environment rather than its caller.
         self._console = Console(file=sys.stdout, force_terminal=True, force_interactive=True, legacy_windows=False)
-        self._live = Live(
-            console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
 
     def __enter__(self) -> "Screen":
-        try:
-            self._live.start()
-        except BaseException:
-            self._live.stop()
-            raise
+        with ExitStack() as opened:
+            self._signals = opened.enter_context(terminal_signals())
+            opened.callback(self._tty.leave)
+            self._tty.enter()
+            self.inputs = {self._signals: self._on_signals}
+            if self._tty.has_keys:
+                self.inputs[0] = self._on_keys
+            self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
-        self._live.stop()
-        width = _size()[0]
-        for line in summary(self.runs, time.time(), width):
+    def __exit__(self, *exc_info: object) -> None:
+        self._opened.close()
+        for line in render_summary(self.runs, time.time(), _size()[0]):
             print(text_of(line))
         sys.stdout.flush()
 
-    def source_connected(self, source: Hashable, title: str) -> None:
-        """A source is connected."""
-        self.runs.source_connected(source, title)
-        self._changed = True
+    def _on_signals(self) -> bool:
+        for number in os.read(self._signals, 4096):
+            if number == signal.SIGTSTP:
+                self._tty.suspend()
+            elif number == signal.SIGCONT:  # a program that was stopped otherwise finds the shell's terminal
+                self._tty.enter()
+        self._drawn = 0.0
+        return True
 
-    def source_disconnected(self, source: Hashable, now: float) -> None:
-        """A source is gone; `now` is in seconds since the epoch."""
-        self.runs.source_disconnected(source, now)
-        self._changed = True
+    def _on_keys(self) -> bool:
+        keys = self._tty.read_keys()
+        for key in keys or ():
+            self._press(key)
+        self._drawn = 0.0
+        return keys is not None
 
-    def feed(self, source: Hashable, event: Event) -> None:
-        """Take an event in."""
-        self.runs.feed(source, event)
-        self._changed = True
+    def _press(self, key: str) -> None:
+        if self._help:
+            self._help = False
+        elif self._list.typing or key not in "q?":
+            self._list.press(key)
+        elif key == "q":
+            self.quit = True
+        else:
+            self._help = True
 
-    def say(self, note: str) -> None:
-        """Show a line of text until the next one; "" shows none."""
-        self._note = note
-        self._changed = True
-
-    def problem(self, sentence: str) -> None:
-        """Count a problem, and show it until the next one."""
-        self._problems += 1
-        self._problem = sentence
-        self._changed = True
+    def report(self, problems: list[str]) -> None:
+        """Count problems, and show the last one."""
+        self._problems += len(problems)
+        self._problem = problems[-1]
 
     def refresh(self) -> float:
         """Draw if it is time to. Returns in how many seconds it will be, if nothing comes meanwhile."""
-        now = time.monotonic()
-        size = _size()
-        if size != tuple(self._console.size):
-            self._changed = True
-        due = self._drawn + (REDRAW if self._changed else _IDLE)
+        now, runs = time.monotonic(), self.runs
+        known = runs.events, len(runs.sources), runs.gone, self._problems
+        due = self._drawn + (_IDLE if known == self._shown else REDRAW)
         if now < due:
             return due - now
-        self._changed = False
-        self._rate.sample(now, self.runs.events)
-        self._console.size = size
-        self._live.update(self._segments(*size), refresh=True)
+        self._shown = known
+        self._rate.sample(now, runs.events)
+        lines = self._lines(time.time(), *_size())
+        with self._console.capture() as drawn:
+            text = Text("\n").join(Text.assemble(*line) for line in lines)
+            self._console.print(text, soft_wrap=True, end="")
+        self._tty.write("\x1b[H" + drawn.get().replace("\n", "\x1b[K\n") + "\x1b[J")
         self._drawn = time.monotonic()
         return _IDLE
 
-    def _segments(self, width: int, height: int) -> Segments:
-        segments = []
-        for line in self._lines(time.time(), width, height):
-            segments += [Segment(text, self._console.get_style(style) if style else None) for text, style in line]
-            segments.append(Segment.line())
-        return Segments(segments[:-1])
-
     def _lines(self, now: float, width: int, height: int) -> list[Line]:
-        lines = [clipped(self._header(now), width)]
-        if self._note:
-            lines.append(clipped([(printable(self._note), BOLD)], width))
+        lines = [self._header(now)]
         if self._problems:
-            counted = f"{self._problems:,} problem" + ("s, the last: " if self._problems > 1 else ": ")
-            lines.append(clipped([(counted + printable(self._problem), BAD)], width))
-        return [*lines, *page(self.runs, now, width, height - len(lines))][:height]
+            counted = "1 problem: " if self._problems == 1 else f"{self._problems:,} problems, the last: "
+            lines.append([(counted + printable(self._problem), BAD)])
+        room = height - len(lines)
+        if self._help:
+            lines += [[(line, PLAIN)] for line in HELP.splitlines()]
+        elif self._list.shown:
+            lines += self._list.render(self.runs, now, width, room)
+        else:
+            lines += render_screen(self.runs, now, width, room)
+        return [clip(line, width) for line in lines[:height]]
 
     def _header(self, now: float) -> Line:
-        runs = self.runs
-        if sources := len(runs.sources):
-            line: Line = [(f"connected: {sources} sender" + ("s" if sources > 1 else ""), GOOD)]
+        runs, source = self.runs, self._source
+        if runs.sources:
+            state = f"{source.connected}: {plural(len(runs.sources), source.noun)}", GOOD
         elif runs.gone is None:
-            line = [("waiting for a sender", BUSY)]
+            state = f"waiting for a {source.noun}", BUSY
         else:
-            line = [(f"gone since {clock(runs.gone)}, {elapsed(now - runs.gone)} ago", BUSY)]
-        line.append((f"  {runs.events:,} event" + ("" if runs.events == 1 else "s"), PLAIN))
-        line.append((f"  {self._rate.value:,.0f}/s", PLAIN))
-        return [*line, (f"  {printable(self._where)}", DIM)]
+            state = f"{source.disconnected} since {clock(runs.gone)}, {elapsed(now - runs.gone)} ago", BUSY
+        told = f"  {plural(runs.events, 'event')}  {self._rate.value:,.0f}/s  "
+        keys = "? help  " if self._tty.has_keys else ""
+        return [state, (told, PLAIN), (keys, BOLD), (printable(source.where), DIM)]
 
 
 class _Rate:
@@ -157,7 +162,7 @@ class _Rate:
 
 
 def _size() -> tuple[int, int]:
-    """The width and the height of the terminal; of one that has none, as over a serial line, the usual ones."""
+    """The width and the height of the terminal; the usual ones if it has none, as over a serial line."""
     try:
         width, height = os.get_terminal_size(sys.stdout.fileno())
     except OSError:

@@ -1,38 +1,42 @@
-"""What is known of the runs that senders report. Pure: it is fed, and asked; no socket, no clock, no drawing.
+"""What is known of the runs that senders report. Pure: it is fed events and asked; no socket, clock or drawing.
 
 Where an event comes from is any hashable object: a connection, or a host and a session. Each source has a run, from its
-first event on. A run outlives its source for a while, and is continued by a source that comes with the same title, or
-whose first event names the same units: a pusher that has reconnected, or a writer that was restarted.
+first event on. A run is kept for a while after its source has disconnected. A new source continues it if it has the
+same title, or if its first event names the same units: a pusher that has reconnected, or a writer that was restarted.
 
-`RunTracker.feed` is the hot path: it must not cost more than decoding the event did. Counts are therefore kept as
-events come, and whoever draws reads them without walking through the units.
+`RunTracker.feed` is the hot path: it must not cost more than decoding the event did. So counts are kept as events come,
+and whoever draws reads them without walking through the units.
 """
 
+import re
 from collections import deque
 from collections.abc import Hashable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..events import Event, EventType
-from ..graph import GraphPayload, NodePayload
-from ..run_state import RELEVANT, STATUSES, RunState
+from ..graph import GraphPayload, NodePayload, count_in, graph_in
+from ..run_state import RELEVANT, STATUS_AFTER, STATUSES, RunState
 
-TAIL = 200
+MAX_RECENT_EVENTS = 200
 """How many of the last events are kept."""
 
-GONE = 8
-"""How many runs are kept whose source is gone."""
+MAX_DISCONNECTED_RUNS = 8
+"""How many runs are kept whose source has disconnected."""
 
-ERROR_LENGTH = 500
-"""How much of the first line of an error is kept, in characters."""
+REASON_LENGTH, ERROR_LENGTH = 500, 2000
+"""How much is kept of a line that says why something failed, and of the end of its error, in characters."""
 
 NO_LEVEL = -1
 """The level of units that no graph has named."""
 
-_OF_THE_RUN = frozenset(
+RUN_EVENTS = frozenset(
     ("graph", str(EventType.ORCH_STARTED), str(EventType.ORCH_COMPLETED), str(EventType.ORCH_FAILED))
 )
-_RELEVANT = RELEVANT | _OF_THE_RUN | {str(EventType.TASK_FAILED)}
+"""The types of events that are about a run, whatever unit they name."""
+
+_RELEVANT = RELEVANT | RUN_EVENTS | {str(EventType.TASK_FAILED)}
+_GROUP_MARGIN = re.compile(r"^ *[|+] ?", re.MULTILINE)  # in the traceback of an ExceptionGroup
 
 
 class RecentEvent(NamedTuple):
@@ -43,7 +47,8 @@ class RecentEvent(NamedTuple):
     type: str
     unit: str
     task: int | None
-    error: str
+    message: str  # of a log record, or of progress
+    error: str  # its reason
 
 
 class Unit:
@@ -52,24 +57,35 @@ class Unit:
     Args:
         name: Its name.
         level: Its depth in the graph, or `NO_LEVEL`.
+        run: The run that it is a part of.
     """
 
-    __slots__ = ("completed_tasks", "ended", "error", "level", "name", "started", "status", "tasks", "worker")
+    __slots__ = (
+        "completed_tasks", "ended", "error", "level", "name", "reason", "run", "started", "status", "tasks", "worker",
+    )  # fmt: skip
 
-    def __init__(self, name: str, level: "Level") -> None:
+    def __init__(self, name: str, level: "Level", run: "Run") -> None:
         self.name = name
         self.level = level
+        self.run = run
         self.status = ""
         self.tasks = 0  # never below the completed ones; 0 where nobody has said
         self.completed_tasks = 0
         self.started: float | None = None  # seconds since the epoch; None if that was not seen
         self.ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
-        self.error = ""  # the last one that was told of it, its first line
+        self.reason = ""  # the line of its last error that says why it failed
+        self.error = ""  # the end of that error, if it has more lines
         self.worker = ""  # who runs it, or did
 
     def follow(self, other: "Unit") -> None:
-        """What no graph tells of a unit is what was known of it before."""
-        self.started, self.ended, self.error, self.worker = other.started, other.ended, other.error, other.worker
+        """Take over what no graph tells of a unit."""
+        for name in ("started", "ended", "reason", "error", "worker"):
+            setattr(self, name, getattr(other, name))
+
+    def fail(self, error: str) -> None:
+        """Take an error in."""
+        self.reason = reason(error)
+        self.error = error[-ERROR_LENGTH:].strip() if "\n" in error.strip() else ""
 
 
 class Level:
@@ -105,13 +121,13 @@ class Run:
     def __init__(self, title: str) -> None:
         self.title = title
         self.events = 0
-        self.gone: float | None = None  # since when its source is gone, in seconds since the epoch
+        self.gone: float | None = None  # when its source disconnected, in seconds since the epoch
         self.started: float | None = None  # when it began; None if that was not seen
         self.ended: float | None = None
         self.outcome = ""  # "completed" or "failed" once it has ended
-        self.error = ""  # why it failed
+        self.reason = ""  # why it failed
         self.failed_tasks = 0
-        self.no_graph = ""  # what came in place of a graph that was too long to be sent
+        self.no_graph = ""  # what came instead of a graph that was too long to be sent
         self.units: dict[str, Unit] = {}
         self.levels: dict[int, Level] = {}  # sorted
         self.by_status: dict[str, dict[str, Unit]] = {}  # the units of each status, in the order in which they got it
@@ -126,53 +142,66 @@ class Run:
         """How many units have a status."""
         return len(self.by_status[status])
 
-    def take(self, event: Event) -> bool:
+    def clock(self, now: float) -> float:
+        """The time that its clocks show: they stop when the run ends, and while nothing sends it."""
+        return next((moment for moment in (self.ended, self.gone) if moment is not None), now)
+
+    def eta(self, now: float) -> float | None:
+        """In how many seconds its units will be done, at the rate so far; None if that can't be known."""
+        if self.started is None or self.outcome or self.gone is not None:
+            return None
+        # The start of a run that is resumed has units that were done before; nobody has seen when.
+        done = sum(
+            unit.ended is not None for status in ("complete", "failed") for unit in self.by_status[status].values()
+        )
+        left = self.count("pending") + self.count("ready") + self.count("in_progress")
+        return max(0.0, now - self.started) * left / done if done else None
+
+    def apply(self, event: Event) -> bool:
         """Take an event in. Returns whether it changed a unit's status, or the run."""
         self.events += 1
         kind = event.type
         if kind not in _RELEVANT:
             return False
-        if kind not in _OF_THE_RUN:
-            return bool(event.unit) and self._take_unit(event)
+        if kind not in RUN_EVENTS:
+            return bool(event.unit) and self._apply_to_unit(event)
         if kind == "graph":
-            nodes = _nodes(event.payload)
-            if nodes is not None:
+            if nodes := _nodes(event):
                 self._begin(nodes, self.units)
-            self.no_graph = _first_line(event.payload) if isinstance(event.payload, str) else ""
+            self.no_graph = reason(event.payload) if isinstance(event.payload, str) else ""
         elif kind == EventType.ORCH_STARTED:
             self._start(event)
         else:
             self.ended = _seconds(event.time)
             self.outcome = kind.removeprefix("orch.")
-            self.error = _first_line(event.error)
+            self.reason = reason(event.error)
         return True
 
     def names_the_same_units(self, event: Event) -> bool:
         """Whether an event comes with a graph of the units that this run's graph has."""
-        nodes = _nodes(_graph_in(event))
-        return bool(nodes) and self._named == {node["id"] for node in nodes or ()}
+        nodes = _nodes(event)
+        return bool(nodes) and self._named == {node["id"] for node in nodes}
 
     def _start(self, event: Event) -> None:
         started = _seconds(event.time)
-        retold = self.started is None or self.started == started  # a connection may begin with it once more
-        if not retold:
+        is_repetition = self.started is None or self.started == started  # each connection begins with it
+        if not is_repetition:
             self.failed_tasks = 0
-        self.started, self.ended, self.outcome, self.error = started, None, "", ""
-        nodes = _nodes(_graph_in(event))
-        self._begin(self._graph["nodes"] if nodes is None else nodes, self.units if retold else {})
+        self.started, self.ended, self.outcome, self.reason = started, None, "", ""
+        self._begin(_nodes(event) or self._graph["nodes"], self.units if is_repetition else {})
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
-        """These are the units; of those that stand as before, what else is known stays known."""
+        """Start from the units of a graph; keep what else is known of those whose status is the same as before."""
         self._named = frozenset(node["id"] for node in nodes)
         self._graph = {"nodes": nodes, "edges": [], "levels": []}
         self._state = RunState(self._graph)
-        self._reset({node["level"]: Level(node["level"]) for node in sorted(nodes, key=_level_of)})
+        self._reset({number: Level(number) for number in sorted({node["level"] for node in nodes})})
         for node in nodes:
             unit = self._add(node)
             known = before.get(unit.name)
             if known is not None and known.status == unit.status:
                 unit.follow(known)
-        # The graph does not tell of the others, and a repetition of what told of them is left out.
+        # The graph does not name the others, and the events that told of them do not come twice.
         for known in before.values():
             if known.level.number == NO_LEVEL and known.name not in self._named:
                 self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
@@ -186,17 +215,17 @@ class Run:
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
         level.units += 1
-        unit = self.units[node["id"]] = Unit(node["id"], level)
-        self._follow(unit)
+        unit = self.units[node["id"]] = Unit(node["id"], level, self)
+        self._sync(unit)
         return unit
 
-    def _take_unit(self, event: Event) -> bool:
+    def _apply_to_unit(self, event: Event) -> bool:
         unit = self.units.get(event.unit)
         if unit is None:
             unit = self._add_unnamed(event.unit)
         kind, before = event.type, unit.status
         if event.error:
-            unit.error = _first_line(event.error)
+            unit.fail(event.error)
         worker = event.payload.get("worker") if isinstance(event.payload, dict) else None
         if isinstance(worker, str | int):
             unit.worker = _first_line(str(worker))
@@ -204,23 +233,25 @@ class Run:
             self.failed_tasks += 1
             return False
         self._state.apply({"type": kind, "unit": event.unit, "task": event.task, "payload": event.payload})
-        self._follow(unit)
+        self._sync(unit)
         if kind == EventType.UNIT_STARTED:
-            unit.started, unit.ended, unit.error = _seconds(event.time), None, ""
-        elif unit.status != before:
+            started = _seconds(event.time)
+            if unit.started != started:  # else a connection tells it again, but not why a task has failed since
+                unit.reason = unit.error = ""
+            unit.started, unit.ended = started, None
+        elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         return unit.status != before
 
     def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
         if NO_LEVEL not in self.levels:
             self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
-        node = _node(name, NO_LEVEL)
-        node["status"], node["tasks"], node["completed_tasks"] = status, tasks, completed_tasks
+        node = _node(name, NO_LEVEL, status, tasks, completed_tasks)
         self._state.add(node)
         return self._add(node)
 
-    def _follow(self, unit: Unit) -> None:
-        """Bring the unit, and the counts that it is part of, to where the run stands."""
+    def _sync(self, unit: Unit) -> None:
+        """Bring the unit, and the counts that it is part of, up to date."""
         status, tasks, completed = self._state.unit_state(unit.name)
         level = unit.level
         tasks = max(tasks, completed)
@@ -245,18 +276,17 @@ class RunTracker:
     """All runs that are known, and the last events of all of them.
 
     Args:
-        lasting: Whether a source has the same title whenever it comes, so that a run is continued under that only.
+        lasting: Whether a source has the same title whenever it connects, so only a source with the same title
+            continues a run.
     """
 
     def __init__(self, lasting: bool = False) -> None:
         self.lasting = lasting
-        self.runs: list[Run] = []  # in the order in which they began to be known
-        self.tail: deque[RecentEvent] = deque(maxlen=TAIL)
+        self.runs: list[Run] = []  # in the order in which they became known
+        self.recent: deque[RecentEvent] = deque(maxlen=MAX_RECENT_EVENTS)
         self.events = 0
         self.sources: dict[Hashable, str] = {}  # those that are connected, and their titles
-        self.gone: float | None = (
-            None  # since when there is no source, in seconds since the epoch; None before the first
-        )
+        self.gone: float | None = None  # when the last source disconnected, in seconds since the epoch
         self._of: dict[Hashable, Run] = {}
 
     def source_connected(self, source: Hashable, title: str) -> None:
@@ -264,14 +294,14 @@ class RunTracker:
         self.sources[source] = title
 
     def source_disconnected(self, source: Hashable, now: float) -> None:
-        """A source is gone; `now` is in seconds since the epoch."""
+        """A source has disconnected; `now` is in seconds since the epoch."""
         self.sources.pop(source, None)
         if not self.sources:
             self.gone = now
         run = self._of.pop(source, None)
         if run is not None:
             run.gone = now
-            self._forget()
+            self._evict_disconnected()
 
     def feed(self, source: Hashable, event: Event) -> tuple[Run, bool]:
         """Take an event in. Returns the run, and whether the event changed a unit's status, or the run itself."""
@@ -279,9 +309,11 @@ class RunTracker:
         if run is None:
             run = self._of[source] = self._run_for(source, event)
         self.events += 1
-        error = event.error
-        self.tail.append(RecentEvent(run, event.time, event.type, event.unit, event.task, error and _first_line(error)))
-        return run, run.take(event)
+        payload, error = event.payload, event.error
+        message = _first_line(payload["message"]) if type(payload) is dict and "message" in payload else ""
+        why = error and reason(error)
+        self.recent.append(RecentEvent(run, event.time, event.type, event.unit, event.task, message, why))
+        return run, run.apply(event)
 
     def _run_for(self, source: Hashable, event: Event) -> Run:
         title = self.sources.setdefault(source, str(source))
@@ -293,54 +325,42 @@ class RunTracker:
         self.runs.append(Run(title))
         return self.runs[-1]
 
-    def _forget(self) -> None:
+    def _evict_disconnected(self) -> None:
         gone = sorted((run for run in self.runs if run.gone is not None), key=lambda run: run.gone or 0)
-        for run in gone[:-GONE]:
+        for run in gone[:-MAX_DISCONNECTED_RUNS]:
             self.runs.remove(run)
 
 
-def _graph_in(event: Event) -> Any:
-    """The payload of a `graph` event, or what an `orch.started` has of the kind."""
-    payload = event.payload
-    if event.type == EventType.ORCH_STARTED:
-        return payload.get("graph") if isinstance(payload, dict) else None
-    return payload if event.type == "graph" else None
+def reason(error: str) -> str:
+    """Returns the line that says why something failed: of a traceback the exception, else the first line."""
+    text = error.strip()
+    if "Traceback (most recent call last)" in text:
+        _, last_frame, rest = text.rpartition('  File "')
+        lines = _GROUP_MARGIN.sub("", (last_frame + rest)[: 16 * ERROR_LENGTH]).splitlines()
+        said = [line for line in lines if line.strip() and not line.startswith(" ")] or lines
+        text = said[0] if last_frame else said[-1]
+    return _first_line(text)
 
 
-def _nodes(graph: Any) -> list[NodePayload] | None:
-    """The units that a graph names, whatever else is in it; None if it is no graph."""
-    nodes = graph.get("nodes") if isinstance(graph, dict) else None
-    if not isinstance(nodes, list):
-        return None
-    found: dict[str, NodePayload] = {}
-    for given in nodes:
-        name = given.get("id") if isinstance(given, dict) else None
-        if isinstance(name, str) and name:
-            level = given.get("level")
-            node = _node(name, level if isinstance(level, int) and level >= 0 else 0)
-            if given.get("status") in STATUSES:
-                node["status"] = given["status"]
-            node["tasks"] = _count(given.get("tasks"))
-            node["completed_tasks"] = _count(given.get("completed_tasks"))
-            found[name] = node
-    return list(found.values())
+def _first_line(text: object) -> str:
+    return text[: 4 * REASON_LENGTH].strip().partition("\n")[0][:REASON_LENGTH] if isinstance(text, str) else ""
 
 
-def _node(name: str, level: int) -> NodePayload:
-    return {"id": name, "label": name, "level": level, "status": "pending", "tasks": 0, "completed_tasks": 0}
+def _nodes(event: Event) -> list[NodePayload]:
+    """The units of the graph that an event brings; none if it brings no graph."""
+    payload = {"graph": event.payload} if event.type == "graph" else event.payload
+    graph = graph_in(payload) if event.type in ("graph", EventType.ORCH_STARTED) else None
+    nodes: dict[str, NodePayload] = {}
+    for node in graph["nodes"] if graph is not None else ():
+        nodes[node["id"]] = {**node, "level": count_in(node, "level", 0)}
+    return list(nodes.values())
 
 
-def _level_of(node: NodePayload) -> int:
-    return node["level"]
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
+def _node(name: str, level: int, status: str, tasks: int, completed_tasks: int) -> NodePayload:
+    return {
+        "id": name, "label": name, "level": level, "status": status, "tasks": tasks, "completed_tasks": completed_tasks,
+    }  # fmt: skip
 
 
 def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
-
-
-def _first_line(error: str) -> str:
-    return error[: 4 * ERROR_LENGTH].strip().partition("\n")[0][:ERROR_LENGTH]

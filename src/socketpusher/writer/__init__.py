@@ -1,5 +1,6 @@
-"""The writer process: it owns the Unix socket and keeps whatever happens there away from the host.
+"""The writer process: it owns the Unix socket, so that nothing that happens there affects the host.
 
-`main` is what is run and `process` its way to the loop; `loop` is what it does, `backlog` decides what is written,
-kept and dropped, `connection` is the socket, `preface` is what a connection begins with.
+`main` is the script, and `process` sets the process up. `loop` does the work, `backlog` decides what is written, kept
+and dropped, `connection` is the socket, `preface` makes the first lines of a connection, `spool` is the disk, and
+`session` combines these for the lines of one pusher.
 """

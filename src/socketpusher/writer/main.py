@@ -1,6 +1,6 @@
-"""What a writer process runs, as a script: `python .../socketpusher/writer/main.py host=PID`.
+"""The script that a writer process runs: `python .../socketpusher/writer/main.py host=PID`.
 
-It can import nothing of the package before it has been told where that is.
+It can't import the package before it has received the search path.
 """
 
 import os
@@ -9,16 +9,16 @@ from contextlib import suppress
 
 
 def main() -> None:
-    """Be a writer, as the process that wrote into standard input says."""
+    """Receive the spec and the files through standard input, and run the writer."""
     if os.fork():
-        os._exit(0)  # the writer is not the host's child: a host that waits for its children finds no other
+        os._exit(0)  # so that the writer is not a child of the host, which may wait for all its children
     os.write(2, b'{"pid": %d}\n' % os.getpid())
     import json
     import socket
 
     frozen = hasattr(sys, "frozen")
     if not frozen:
-        for fd in os.listdir("/dev/fd"):  # what the host has left open to its children
+        for fd in os.listdir("/dev/fd"):  # inherited from the host
             if int(fd) > 2:
                 with suppress(OSError):
                     os.close(int(fd))
@@ -29,7 +29,7 @@ def main() -> None:
         data = file.read()
     if not frozen:
         sys.path += json.loads(data)["search_path"]
-    sys.modules["tornado"] = None  # type: ignore[assignment]  # which tenacity would import where it is: 30 ms
+    sys.modules["tornado"] = None  # type: ignore[assignment]  # tenacity would import it, 30 ms
     from socketpusher.writer.process import serve
 
     serve(data, files)

@@ -1,4 +1,4 @@
-"""The writer process from its first instruction to the loop."""
+"""The start of the writer process: signals, files, and then the loop."""
 
 import json
 import logging
@@ -17,22 +17,22 @@ from ..channel.spool_directory import Claim
 
 
 def serve(data: bytes, files: list[int]) -> None:
-    """Be the writer until there is nothing more to do.
+    """Run the writer until there is nothing more to do.
 
     Args:
-        data: A `WriterSpec`, encoded.
-        files: Descriptors, as `channel.messages.FILES` has them behind the spec.
+        data: An encoded `WriterSpec`.
+        files: The descriptors that follow the spec in `channel.messages.FILES`.
     """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # from the first instruction on, by the host
-    for signum in held:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # the host has blocked them, from the first instruction on
+    for signum in blocked:
         signal.signal(signum, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
     queue, wakeups, reports, ledger_file, one, other, graph, *given = files
     try:
         spec = WriterSpec.decode(data)
         _keep_memory_flat()
         os.chdir(spec.directory)
-        from .loop import Writer  # here, so that what goes wrong while it is imported is reported
+        from .loop import Writer  # here, so that an error while it is imported is reported
 
         ledger = Ledger(Descriptor(ledger_file))
         journal = Journal(ledger, (Descriptor(one), Descriptor(other)))
@@ -49,11 +49,10 @@ def serve(data: bytes, files: list[int]) -> None:
 
 
 def _keep_memory_flat() -> None:
-    """Let every large block be mapped and unmapped by itself, as at the beginning, with glibc.
+    """With glibc, fix the size from which malloc maps a block on its own, so that freeing it returns the memory.
 
-    Its malloc takes the size of the largest block ever freed as the new limit (mallopt(3), M_MMAP_THRESHOLD), so that
-    batches of every size end up in one heap with holes: over five million events the writer grew from 34 to 50 MiB, and
-    with the limit fixed from 24 to 24.
+    Otherwise malloc raises that threshold to the largest block ever freed (mallopt(3), M_MMAP_THRESHOLD), and the heap
+    gets holes: over five million events the writer grew from 34 to 50 MiB, and with a fixed threshold from 24 to 24.
     """
     with suppress(ImportError, OSError, AttributeError):
         import ctypes

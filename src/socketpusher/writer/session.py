@@ -1,10 +1,10 @@
-"""What one pusher has said, from where it comes in to where its consumer has read it.
+"""The lines of one pusher, from their arrival until the consumer has read them.
 
-    comes in -> backlog -> the socket                              while little waits
-    comes in -> tail -> spool -> backlog -> the socket             once something is on the disk
+    queue -> backlog -> socket                              while little waits
+    queue -> tail -> spool -> backlog -> socket             once something is on disk
 
-On the disk is everything from the first line that was not read to the last that came. The backlog has the first of it,
-as much as may wait in memory; the tail what the disk has not taken yet.
+The disk has every line from the first unread one on, except those that it has not taken yet, which are in the tail. The
+backlog has the first of the lines on disk, as many as may wait in memory.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from .spool import Spool
 
 LOAD_BYTES = 1 << 20
-"""How much is read from the disk at once, in bytes, and how little is left of it in memory when more is."""
+"""How much is read from disk at once, in bytes. More is read when less than this waits in memory."""
 
 
 def open_spool(path: str, graph: Any = None, parallelism: Any = 0) -> "Spool":
-    """A `Spool`, whose module is imported here: SQLite takes time and memory."""
+    """Open a `Spool`. The module is imported here, because SQLite takes time and memory."""
     from .spool import Spool
 
     return Spool(path, graph, parallelism)
 
 
 class Session:
-    """The lines of a pusher, and what a consumer is told before them.
+    """The lines of a pusher, and the preface that a consumer gets before them.
 
     Args:
-        preface: What it is told.
-        backlog: What waits in memory.
-        spool: What waits on the disk; None for one that has nothing there.
+        preface: The preface.
+        backlog: The lines in memory.
+        spool: The lines on disk; None if there are none.
     """
 
     def __init__(self, preface: Preface, backlog: Backlog, spool: "Spool | None") -> None:
@@ -42,33 +42,33 @@ class Session:
         self.backlog = backlog
         self.spool = spool
         self.tail = Backlog(backlog.received)
-        self._observed = b""  # what was read says this of where the run stands, and the disk does not know it yet
+        self._observed = b""  # lines that were read and change the state of the run, not yet noted on disk
 
     @classmethod
     def of_spool(cls, spool: "Spool", config: PusherConfig) -> "Session":
-        """That of a pusher that is gone."""
+        """The session of an earlier pusher."""
         preface = Preface(spool.graph, spool.parallelism, config.max_line_bytes)
         preface.recover(spool.observed(), ())
-        return cls(preface, Backlog(spool.read, named=preface.named), spool)
+        return cls(preface, Backlog(spool.read, graph_units=preface.graph_units), spool)
 
     @property
     def spooling(self) -> bool:
-        """Whether something is on the disk that was not read."""
+        """Whether unread lines are on disk."""
         return self.spool is not None and self.backlog.settled < self.spool.end
 
     @property
-    def last(self) -> Backlog:
-        """Where what comes in waits."""
+    def intake(self) -> Backlog:
+        """Where new lines wait."""
         return self.tail if self.spooling else self.backlog
 
     @property
     def waiting_bytes(self) -> int:
-        """What waits in memory, in bytes."""
+        """The size of the lines that wait in memory, in bytes."""
         return self.backlog.waiting_bytes + self.tail.waiting_bytes
 
     @property
     def safe(self) -> int:
-        """Every line below was read, or dropped, or is on the disk."""
+        """Every line below this number was read, or dropped, or is on disk."""
         if self.spool is None or not self.spooling:
             return self.backlog.settled
         return self.tail.received if self.tail.empty else self.spool.end
@@ -86,29 +86,29 @@ class Session:
         return self.backlog.empty and (self.spool is None or self.spool.all_loaded) and not self.tail.waiting
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether the consumer has read everything."""
         return self.empty and not self.backlog.in_flight
 
     def receive(self, batch: Batch) -> int:
-        """Take lines over from the host. Returns how many of them an earlier writer has put on the disk already."""
+        """Add lines from the host. Returns how many of them an earlier writer has put on disk already."""
         self._rejoin()
         parts = [batch]
         if self.spool is not None and batch.first < self.spool.end:
             parts = batch.without(0, self.spool.end)
         for part in parts:
-            self.last.append(part)
+            self.intake.append(part)
         return batch.end - batch.first - sum(part.end - part.first for part in parts)
 
     def store(self, keep: int, keep_bytes: int) -> None:
-        """Put on the disk what is only in memory, with what is in flight.
+        """Put on disk the lines that are only in memory, including those in flight.
 
         Args:
-            keep: While not more lines wait in memory, the backlog has them as well.
-            keep_bytes: And not more bytes.
+            keep: If no more lines than this wait in memory, the backlog keeps them as well.
+            keep_bytes: The same limit in bytes.
 
         Raises:
-            SpoolError: It can't be done, and nothing is changed.
+            SpoolError: They can't be stored; then nothing is changed.
         """
         assert self.spool is not None
         self._rejoin()
@@ -116,20 +116,20 @@ class Session:
             before = self.backlog.settled, self.preface.digest()
             self.spool.append(self.backlog.unread(), STARTED, loaded=True, before=before)
             self._observed = b""
-            self.tail = Backlog(self.backlog.received, named=self.preface.named)
+            self.tail = Backlog(self.backlog.received, graph_units=self.preface.graph_units)
         elif self.tail.waiting or not self.tail.empty:
             batches = self.tail.unread()
-            loaded = self.spool.all_loaded and not self.backlog.is_over(keep, keep_bytes)
+            loaded = self.spool.all_loaded and not self.backlog.exceeds(keep, keep_bytes)
             self.spool.append(batches, STARTED, loaded)
-            self.tail.take_waiting()
+            self.tail.discard_waiting()
             if loaded:
                 self._load(batches)
 
     def load(self) -> None:
-        """Let the backlog have more of what is on the disk, if there is little left in it.
+        """Load more lines from disk into the backlog, if few are left in it.
 
         Raises:
-            SpoolError: It can't be read.
+            SpoolError: The disk can't be read.
         """
         if self.spool is not None and not self.spool.all_loaded and self.backlog.waiting_bytes < LOAD_BYTES:
             self._load(self.spool.load(LOAD_BYTES))
@@ -142,15 +142,15 @@ class Session:
                 self.backlog.append_gap(batch.end, batch.data)
 
     def observe(self, lines: bytes) -> None:
-        """These say where the run stands, and were read."""
+        """Note lines that were read and change the state of the run."""
         if self.spool is not None:
             self._observed += lines
 
     def settle(self) -> None:
-        """Take off the disk what was read.
+        """Remove the lines that were read from disk.
 
         Raises:
-            SpoolError: It can't be done; it stays there, and may be sent again to another consumer.
+            SpoolError: They can't be removed; they may be sent again to another consumer.
         """
         if self.spool is None:
             return
@@ -160,15 +160,15 @@ class Session:
         self._observed = b""
 
     def give_up_spool(self) -> None:
-        """Go on without the disk."""
+        """Close the spool and go on without it."""
         if self.spool is not None:
             self.spool.close()
             self.spool = None
         self._rejoin()
 
     def _rejoin(self) -> None:
-        """What the disk has not taken follows what was there."""
+        """Move the tail into the backlog when no unread lines are on disk."""
         if not self.spooling:
             self._load(self.tail.unread())
-            self.tail.take_waiting()
+            self.tail.discard_waiting()
             self.backlog.received = max(self.backlog.received, self.tail.received)

@@ -1,12 +1,12 @@
-"""What waits on the disk: one pusher's lines in a SQLite database, from the first that was not read to the last.
+"""The lines of one pusher on disk, in a SQLite database, from the first unread line on.
 
-Rows are batches, in order. Some of them may be in the backlog as well: those before `_next`, the place from which
-`load` goes on. A row without numbers is what is told in the place of dropped lines. `observed` has the lines that say
-where the run stood before the first row, so that another process can tell it.
+Rows are batches, in order. Rows before `_next`, where `load` continues, are in the backlog as well. A row without
+numbers has the lines that are sent in the place of dropped ones. `observed` has the lines that give the state of the
+run before the first row, so that another process knows it.
 
-Each change is one transaction, so a process may be killed between any two instructions. SQLite writes ahead (WAL) and
-syncs at checkpoints: what was written survives the process, and the database survives the loss of power, if not with
-its last rows. The lock that SQLite holds keeps out whoever would look inside.
+Each change is one transaction, so a process may be killed at any time. SQLite writes ahead (WAL) and syncs at
+checkpoints: what was written survives the process, and the database survives a power failure, perhaps without its last
+rows. SQLite's lock keeps other processes from reading it.
 """
 
 import json
@@ -22,13 +22,13 @@ from ..channel.spool_directory import SpoolError
 from ..run_state import Digest
 
 CHECKPOINT_PAGES = 4096
-"""How long the log of the database becomes before it is worked in, in pages of 4 KiB. Each time costs two syncs."""
+"""The size of the log at which it is written into the database, in pages of 4 KiB. Each time costs two syncs."""
 
 LARGEST_ROW = 1 << 20
 """Batches are joined up to this size, in bytes."""
 
 OBSERVED_BYTES = 1 << 20
-"""After so much more of `observed`, in bytes, only what still matters of it is kept."""
+"""After this many new bytes `observed` is reduced to the lines that still matter."""
 
 _FORMAT = 0x73700002  # "sp", and the version of what follows
 _TABLES = """
@@ -39,7 +39,7 @@ CREATE TABLE observed (place INTEGER PRIMARY KEY, crc INTEGER, lines BLOB);
 
 
 def fault_point(step: str) -> None:
-    """A step of a change is about to be taken: here tests let the process die."""
+    """Called before each step of a change. Tests kill the process here."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def _as_spool_errors() -> Iterator[None]:
         raise _spool_error(error) from error
 
 
-_WRONG = (ValueError, TypeError)  # what comes of a value that we have not written
+_WRONG = (ValueError, TypeError)  # raised by a value that this module has not written
 
 
 def _row_crc(first: int, end: int, starts: int, data: bytes) -> int:
@@ -70,21 +70,21 @@ def _spool_error(error: Exception) -> SpoolError:
 
 
 class Spool:
-    """The database of one pusher, open. No other process can read it until it is closed.
+    """The open database of one pusher. No other process can read it until it is closed.
 
     Args:
-        path: Where it is; it is made if it is not there, or was not made to the end.
-        graph: The payload of the `graph` event, or None: for a new one.
-        parallelism: How many units may run at a time: likewise.
+        path: The path of the database. It is created if it is missing or incomplete.
+        graph: For a new database, the payload of the `graph` event, or None.
+        parallelism: For a new database, how many units may run at a time.
 
     Raises:
-        SpoolError: It can't be made or read.
+        SpoolError: It can't be created or read.
     """
 
     def __init__(self, path: str, graph: Any = None, parallelism: Any = 0) -> None:
         with _as_spool_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            os.close(os.open(path, flags, 0o600))  # SQLite would make it as the umask has it
+            os.close(os.open(path, flags, 0o600))  # SQLite would create it with the mode of the umask
             self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             try:
                 self._open(graph, parallelism)
@@ -94,7 +94,7 @@ class Spool:
 
     def _open(self, graph: Any, parallelism: Any) -> None:
         execute = self._database.execute
-        execute("PRAGMA locking_mode = EXCLUSIVE")  # with it the log needs no shared memory, which NFS has not
+        execute("PRAGMA locking_mode = EXCLUSIVE")  # so that the log needs no shared memory, which NFS lacks
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -113,7 +113,7 @@ class Spool:
         ((graph, parallelism, self.read, crc),) = execute("SELECT * FROM about")
         self._about_crc = crc32((graph + parallelism).encode())
         if self._crc_of(self.read) != crc:
-            raise _damaged("it does not begin as it was written")
+            raise _damaged("its first table was changed")
         self.graph, self.parallelism = json.loads(graph), json.loads(parallelism)
         first, last, lines, self.end = execute(
             'SELECT min(place), max(place), total("end" - first), max("end") FROM batches'
@@ -145,25 +145,26 @@ class Spool:
 
     @property
     def size(self) -> int:
-        """What the database takes, in bytes, but for its log."""
+        """The size of the database without its log, in bytes."""
         ((pages,),) = self._database.execute("PRAGMA page_count")
         return int(pages) << 12
 
     def limit(self, size: int) -> None:
-        """Let the database become so large, in bytes; beyond that `append` fails as with a full disk."""
+        """Set the largest size of the database, in bytes. Beyond it `append` fails as on a full disk."""
         with _as_spool_errors():
             self._database.execute(f"PRAGMA max_page_count = {max(1, size >> 12)}")
 
     def append(
         self, batches: Iterable[Batch], starts: bytes, loaded: bool, before: tuple[int, bytes] | None = None
     ) -> None:
-        """Add lines behind all others.
+        """Append lines.
 
         Args:
-            batches: The lines; of a gap, where first and end are the same, what is told in its place.
-            starts: How a line begins that says what the next run is; `starting` finds it.
-            loaded: Whether the backlog has them, and all before them, already.
-            before: If nothing waits here yet: up to which number lines were read, and what says where the run stands.
+            batches: The lines. A batch whose first and end are the same has the lines that are sent in place of a gap.
+            starts: The start of a line that begins a run; `starting` finds these lines.
+            loaded: Whether the backlog already has these lines and all before them.
+            before: If nothing waits here yet, the number up to which lines were read, and the lines that give the state
+                of the run.
         """
         joined = enumerate((batch for batch in _joined(batches) if batch.data), self._after)
         rows = []
@@ -190,39 +191,39 @@ class Spool:
         else:
             self.not_loaded += count
 
-    def load(self, most: int) -> list[Batch]:
-        """The next lines for the backlog: of at most so many bytes, but at least one row if there is one left."""
+    def load(self, limit: int) -> list[Batch]:
+        """The next lines for the backlog: at most `limit` bytes, but at least one row if there is one left."""
         batches: list[Batch] = []
         try:
             rows = self._database.execute("SELECT * FROM batches WHERE place >= ? ORDER BY place", (self._next,))
             for place, first, end, starts, crc, data in rows:
-                if _row_crc(first, end, starts, data) != crc:  # SQLite does not look inside
-                    raise _damaged("a row is not what was written")
-                if batches and most < len(data):
+                if _row_crc(first, end, starts, data) != crc:  # SQLite does not check the content
+                    raise _damaged("a row was changed")
+                if batches and limit < len(data):
                     break
-                most -= len(data)
+                limit -= len(data)
                 batch = Batch(first, end, data)
-                if first < self.read:  # of which the first lines were read
+                if first < self.read:  # its first lines were read
                     batch = batch.lines(self.read, end)
                 self._next = place + 1
                 self.not_loaded -= batch.end - batch.first
                 batches.append(batch)
         except (sqlite3.Error, *_WRONG) as error:
-            if not batches:  # else the next call meets it again
+            if not batches:  # otherwise the next call raises it
                 raise _spool_error(error) from error
         return batches
 
     @property
     def all_loaded(self) -> bool:
-        """Whether the backlog has everything."""
+        """Whether the backlog has all rows."""
         return self._next >= self._after
 
     def settle(self, read: int, observed: bytes = b"") -> None:
-        """The lines below `read` were read.
+        """Remove the lines below `read`, which were read.
 
         Args:
-            read: The number after a line, or gap, that was loaded.
-            observed: What of them says where the run stands.
+            read: The number after a line or gap that was loaded.
+            observed: Those of them that change the state of the run.
         """
         if read <= self.read and not observed:
             return
@@ -247,14 +248,14 @@ class Spool:
         self.count -= int(count)
 
     def observed(self) -> list[bytes]:
-        """The lines that say where the run stood before the first row."""
+        """The lines that give the state of the run before the first row."""
         with _as_spool_errors():
             return self._observed()
 
     def _observed(self) -> list[bytes]:
         rows = self._database.execute("SELECT crc, lines FROM observed ORDER BY place").fetchall()
         if any(crc32(lines) != crc for crc, lines in rows):
-            raise _damaged("a row is not what was written")
+            raise _damaged("a row was changed")
         return [lines for _, lines in rows]
 
     def _replace_observed(self, lines: bytes) -> None:
@@ -266,18 +267,18 @@ class Spool:
         self._database.execute("UPDATE about SET read = ?, crc = ?", (read, self._crc_of(read)))
 
     def starting(self) -> Iterator[bytes]:
-        """The rows with a line that says what the next run is."""
+        """The data of the rows with a line that begins a run."""
         with _as_spool_errors():
             for (data,) in self._database.execute("SELECT data FROM batches WHERE starts ORDER BY place"):
                 yield data
 
     def close(self) -> None:
-        """Let go of the database. What is in it stays."""
+        """Close the database. Its content stays."""
         self._database.close()
 
 
 def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Fewer and larger ones: a row for each of many small batches takes longer."""
+    """Join batches into fewer and larger ones, because many small rows take longer."""
     joined: list[Batch] = []
     size = 0
     for batch in batches:

@@ -1,0 +1,134 @@
+"""What all commands share: help, mistakes on the command line, closed streams."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from socketpusher import __version__
+from socketpusher.cli.main import COMMANDS
+from support.cli import COMMAND, run
+
+
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output of a command is buffered, whatever this environment says."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
+def test_help_teaches_by_examples(arguments: list[str]) -> None:
+    result = run(*arguments, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "examples:\n  socketpusher " in result.stdout or "examples:\n  source <(socketpusher " in result.stdout
+    assert run("help", *arguments).stdout == result.stdout
+
+
+def help_of(command: str, columns: int) -> tuple[list[str], list[str]]:
+    """The lines of the help before the examples, and the rest."""
+    shown = run(*command.split(), "--help", env={**os.environ, "COLUMNS": str(columns)}).stdout
+    text, _, examples = shown.partition("examples:\n")
+    return text.splitlines(), examples.splitlines()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_fits_the_terminal(command: str) -> None:
+    for columns in (60, 80, 132):
+        text, examples = help_of(command, columns)
+        assert max(len(line) for line in text if "(default: /" not in line) <= columns  # a path is not cut
+        assert max(map(len, examples)) <= 80
+    assert len(help_of(command, 132)[0]) <= len(help_of(command, 80)[0]) <= len(help_of(command, 60)[0])
+    assert " ".join(text).split() == " ".join(help_of(command, 60)[0]).split()
+
+
+def test_no_arguments_give_the_help() -> None:
+    result = run()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == run("--help").stdout
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version(option: str) -> None:
+    assert run(option).stdout == f"socketpusher {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
+def test_the_help_imports_nothing_that_it_does_not_need(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from socketpusher.cli import main
+try:
+    main([*{arguments!r}, "--help"])
+finally:
+    print("imported:", *sys.modules)
+"""
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    modules = set(imported.partition("imported: ")[2].split())
+    assert {f"socketpusher.cli.{name}" for name in arguments} <= modules
+    slow = {"asyncio", "multiprocessing", "nats", "orjson", "rich", "shtab", "socket", "sqlite3", "tenacity"}
+    assert modules & slow == set()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["listen", "a", "b"], ["demo", "--hosts", "0"], ["--what"]])
+def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: socketpusher")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["lisen"], "there is no command 'lisen'; did you mean listen?"),
+        (["help", "whatch"], "there is no command 'whatch'; did you mean watch?"),
+        (["frobnicate"], f"there is no command 'frobnicate'; the commands are {', '.join(COMMANDS)}"),
+        (["listen", "--keep", "3"], "--keep needs --to"),
+        (["listen", "--max-bytes", "1K"], "--max-bytes needs --to"),
+        (["listen", "--stream", "x"], "--stream needs --from"),
+        (["watch", "--tls-ca", "x"], "--tls-ca needs --from"),
+        (["listen", "--from", "nats://localhost", "--tls-key", "x"], "--tls-key needs --tls-cert"),
+        (["listen", "--from", "nats://localhost", "s"], "give a PATH to listen on, or --from, not both"),
+        (["listen", "--from", "nats://localhost", "--allow-uid", "1"], "--allow-uid is for a socket, not for --from"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_write(arguments: list[str], advice: str) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(rf"usage: .*\nsocketpusher.*: error: {re.escape(advice)}\n", result.stderr)
+
+
+# Standard streams that are closed or can't be written to
+
+
+def shell(command: str) -> "subprocess.CompletedProcess[str]":
+    script = f'"$0" -m {" ".join(COMMAND[2:])} {command}'
+    return subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", ["--help", "-V", "listen {path}", "doctor {path}"])
+def test_a_closed_standard_output_is_reported(command: str, socket_path: str) -> None:
+    result = shell(command.format(path=socket_path) + " >&-")
+    assert result.returncode == 1
+    name = command.split()[0]
+    assert result.stderr == f"socketpusher {name}: standard output is closed\n"
+
+
+def test_a_full_standard_output_is_reported(socket_path: str) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    result = shell(f"doctor {socket_path} > /dev/full")
+    assert (result.returncode, result.stderr) == (1, "socketpusher doctor: No space left on device\n")
+
+
+def test_nothing_is_written_to_other_files_if_standard_error_is_closed(socket_path: str, tmp_path: str) -> None:
+    result = shell(f"listen {tmp_path} 2>&-")
+    assert (result.returncode, result.stdout) == (1, "")

@@ -1,0 +1,255 @@
+"""A listener in a thread: reading, holding, waiting in a loop of one's own, more senders than descriptors."""
+
+import array
+import fcntl
+import select
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+
+import pytest
+
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
+from socketpusher.listener.listener import Listener
+from support.senders import line, send, sender_to, take
+from support.waiting import wait_for
+
+
+def test_what_one_read_brought_is_handed_out_before_the_next(socket_path: str) -> None:
+    with listen(socket_path, raw=True) as listener, sender_to(socket_path) as sender:
+        sender.sendall(line(1) + line(2))
+        assert next(listener) == line(1)
+        sender.sendall(line(3))
+        assert listener.read() == [line(2)]
+        assert next(listener) == line(3)
+
+
+def test_a_loop_of_ones_own_can_wait_for_the_listener(socket_path: str) -> None:
+    with listen(socket_path, raw=True) as listener:
+        assert select.select([listener], [], [], 0)[0] == []
+        send(socket_path, line("line"))
+        lines: list[bytes] = []
+        while select.select([listener], [], [], 0)[0]:
+            lines += listener.read()
+        assert lines == [line("line")]
+
+
+def test_what_is_held_stays_in_the_socket_until_it_is_released(socket_path: str) -> None:
+    with listen(socket_path) as listener, sender_to(socket_path) as sender:
+        sender.sendall(line(1) + line(2)[:10])
+        assert _held(listener) == ["1"]
+        sender.sendall(line(2)[10:])
+        assert select.select([listener], [], [], 0)[0] == []
+        assert _is_unread(sender)
+        listener.release()
+        assert _held(listener) == ["2"]
+        listener.release()
+        assert not _is_unread(sender)
+        sender.sendall(line(3))
+        assert next(listener).type == "3"
+        sender.sendall(line(4))
+        assert _held(listener) == ["4"]
+
+
+def _held(listener: Listener[Event]) -> list[str]:
+    while not (events := listener.read(hold=True)):
+        listener.release()
+    return [event.type for event in events]
+
+
+def _is_unread(sender: socket.socket) -> bool:
+    size = array.array("i", [0])
+    fcntl.ioctl(sender, termios.TIOCOUTQ, size)
+    return size[0] > 0
+
+
+def test_what_a_killed_listener_has_held_comes_to_the_next_one_and_no_more(socket_path: str, bus: Bus) -> None:
+    command = [sys.executable, "-c", HOLD_AND_DIE, socket_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout.readline() == "listening\n"
+        with SocketPusher(bus, PusherConfig(socket_path=socket_path)):
+            bus.emit(Event("released"))
+            assert killed.stdout.readline() == "released\n"
+            bus.emit(Event("held"))
+            assert killed.stdout.readline() == "held\n"
+            killed.wait(30)
+            with listen(socket_path) as listener:
+                bus.emit(Event("last"))
+                assert [event.type for event in take(listener, 2)] == ["held", "last"]
+
+
+HOLD_AND_DIE = """
+import os, signal, sys
+from socketpusher import listen
+listener = listen(sys.argv[1])
+print("listening", flush=True)
+for _ in range(2):
+    while not (events := listener.read(hold=True)):
+        listener.release()
+    if events[0].type == "released":
+        listener.release()
+    print(events[0].type, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_ctrl_c_ends_the_wait_at_once_and_the_listener_goes_on(socket_path: str) -> None:
+    main = threading.get_ident()
+    with listen(socket_path, raw=True) as listener:
+        interrupt = threading.Thread(
+            target=lambda: (wait_for(lambda: _sleeps(main)), signal.pthread_kill(main, signal.SIGINT))
+        )
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(listener)
+        interrupt.join()
+        send(socket_path, line("later"))
+        assert next(listener) == line("later")
+
+
+def _sleeps(thread: int) -> bool:
+    frame = sys._current_frames()[thread]
+    return frame.f_code.co_name == "select"
+
+
+def is_readable(listener: Listener[bytes]) -> bool:
+    return select.select([listener], [], [], 0)[0] == [listener]
+
+
+@pytest.mark.parametrize("asked", ["before", "meanwhile"])
+def test_the_descriptor_is_readable_while_events_are_in_memory(socket_path: str, asked: str) -> None:
+    with listen(socket_path, raw=True) as listener, sender_to(socket_path) as sender:
+        if asked == "before":
+            listener.fileno()
+        sender.sendall(b"".join(map(line, range(5))))
+        for number in range(5):
+            assert next(listener) == line(number)
+            assert is_readable(listener) == (number < 4)
+        sender.sendall(b"".join(map(line, range(5))))
+        for received in listener:
+            if received == line(1):
+                break
+        assert is_readable(listener)
+        assert listener.read() == [line(2), line(3), line(4)]
+        assert not is_readable(listener)
+
+
+def test_the_descriptor_is_readable_while_an_iterator_has_events_in_memory(socket_path: str) -> None:
+    with listen(socket_path, raw=True) as listener, sender_to(socket_path) as sender:
+        listener.fileno()
+        lines = iter(listener)
+        for count in (3, 2, 1):
+            sender.sendall(b"".join(map(line, range(count))))
+            for number in range(count):
+                assert next(lines) == line(number)
+                assert is_readable(listener) == (number < count - 1)
+
+
+def test_read_does_not_wait_while_the_descriptor_is_readable(socket_path: str) -> None:
+    def raises(problem: object) -> None:
+        raise LookupError(str(problem))
+
+    with listen(socket_path, raw=True, on_problem=raises) as listener, sender_to(socket_path) as sender:
+        lines = iter(listener)  # it does not know that somebody asks for the descriptor
+        sender.sendall(line(1) + line(2))
+        assert next(lines) == line(1)
+        assert is_readable(listener)
+        assert next(lines) == line(2)
+        while is_readable(listener):
+            assert listener.read() == []
+        sender.sendall(line(3) + b"no event\n")
+        assert next(listener) == line(3)
+        with pytest.raises(LookupError):
+            next(listener)
+        while is_readable(listener):
+            assert listener.read() == []
+
+
+def test_a_read_before_the_release_is_refused(socket_path: str) -> None:
+    with listen(socket_path) as listener, sender_to(socket_path) as sender:
+        sender.sendall(line(1))
+        assert _held(listener) == ["1"]
+        for read in (lambda: listener.read(hold=True), listener.read, lambda: next(listener)):
+            with pytest.raises(RuntimeError, match=r"call release\(\) first"):
+                read()
+        assert _is_unread(sender)
+        listener.release()
+        listener.release()
+        sender.sendall(line(2))
+        assert _held(listener) == ["2"]
+
+
+def test_a_second_thread_is_refused_and_the_first_one_goes_on(socket_path: str) -> None:
+    received: list[bytes] = []
+    with listen(socket_path, raw=True) as listener:
+        first = threading.Thread(target=lambda: received.append(next(listener)))
+        first.start()
+        wait_for(lambda: _sleeps(first.ident))
+        for use in (lambda: next(listener), lambda: list(listener), listener.read, listener.release):
+            with pytest.raises(RuntimeError, match=r"another thread reads from the listener at .*; only one"):
+                use()
+        send(socket_path, line("line"))
+        first.join()
+        assert received == [line("line")]
+        send(socket_path, line("next"))
+        assert next(listener) == line("next")
+
+
+def test_senders_wait_while_no_descriptor_is_left(socket_path: str) -> None:
+    command = [sys.executable, "-c", FEW_DESCRIPTORS, socket_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listening:
+        assert listening.stdout.readline() == "listening\n"
+        senders = {f"{number}\n": sender_to(socket_path) for number in range(60)}
+        for number, sender in senders.items():
+            sender.sendall(line(number.strip()))
+        for _ in range(60):
+            senders.pop(listening.stdout.readline()).close()  # which makes room for another one
+        warnings = listening.communicate()[1].splitlines()
+    assert [warning for warning in warnings if "can't accept another sender" not in warning] == []
+    assert len(warnings) == 1
+    assert f"at {socket_path} yet: Too many open files; raise the limit" in warnings[0]
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from socketpusher import listen
+with listen(sys.argv[1]) as listener:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+    print("listening", flush=True)
+    for count, event in enumerate(listener, 1):
+        print(event.type, flush=True)
+        if count == 60:
+            break
+"""
+
+
+def test_accepting_goes_on_by_itself_when_descriptors_are_free_again(socket_path: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTOR, socket_path], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (0, "line\n")
+    assert ended.stderr.count("\n") == 1
+
+
+NO_DESCRIPTOR = """
+import os, resource, socket, sys, threading
+from socketpusher import listen
+listener = listen(sys.argv[1])
+sender = socket.socket(socket.AF_UNIX)
+sender.connect(sys.argv[1])
+sender.sendall(b'{"type":"line","time":"2026-11-23T17:08:00Z"}\\n')
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+taken = []
+try:
+    listener.fileno()
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+threading.Timer(0.3, lambda: [os.close(fd) for fd in taken]).start()
+print(next(listener).type)
+listener.close()
+"""

@@ -1,0 +1,24 @@
+"""Senders of lines, as simple as a socket."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+
+def line(name: str | int, more: str = "") -> bytes:
+    return b'{"type":"%b","time":"2026-11-23T17:08:00Z"%b}\n' % (str(name).encode(), more.encode())
+
+
+def sender_to(path: str) -> socket.socket:
+    sender = socket.socket(socket.AF_UNIX)
+    sender.connect(path)
+    return sender
+
+
+def send(path: str, data: bytes) -> None:
+    with sender_to(path) as sender:
+        sender.sendall(data)
+
+
+def take(listener: Iterator[Any], count: int) -> list[Any]:
+    return [next(listener) for _ in range(count)]
