@@ -167,7 +167,7 @@ def test_start_reports_what_is_wrong_with_the_socket(bus: Bus, socket_path: str)
     too_long = os.path.join(directory, "x" * 108)
     cases = [
         (directory, OSError, "can't connect"),
-        (socket_path, ConnectionRefusedError, "nobody listens"),
+        (socket_path, ConnectionRefusedError, "it is not a socket; choose another path"),
         (os.path.join(socket_path, "below"), NotADirectoryError, "not a directory"),
         (too_long, OSError, f"a path of {len(too_long)} bytes, the limit is 107"),
     ]
@@ -197,7 +197,7 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
     for timeout in (0.3, 3, 30):
         with pytest.raises(TimeoutError) as caught:
             pusher.start(timeout=timeout)
-        if "has not begun in time" not in str(caught.value):  # the machine is busy, and the process not that far
+        if "did not start in time" not in str(caught.value):  # the machine is busy, and the process not that far
             break
     assert re.search(rf"not connected (in|after) {timeout:g} s", str(caught.value))
     accepted, _ = listener.accept()

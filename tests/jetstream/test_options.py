@@ -11,7 +11,7 @@ from socketpusher.jetstream.options import NatsOptions
     "url", ["nats://localhost", "h", "h:4222", "tls://h:4222", "nats://[::1]:4222", "nats://u:p@h"]
 )
 def test_an_address_of_a_server_is_taken(url: str) -> None:
-    assert NatsOptions(url).options()["servers"] == [url]
+    assert NatsOptions(url).connect_arguments()["servers"] == [url]
 
 
 @pytest.mark.parametrize("url", ["", "http://h", "nats://", "nats://h:port", "nats://h:0", "nats://a,,nats://b"])
@@ -55,8 +55,8 @@ def test_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
     wrong = tmp_path / "file"
     wrong.write_text("nothing")
     with pytest.raises(ValueError, match=str(wrong)):
-        NatsOptions("nats://a", tls_ca=str(wrong)).options()
+        NatsOptions("nats://a", tls_ca=str(wrong)).connect_arguments()
     with pytest.raises(ValueError, match=str(wrong)):
-        NatsOptions("nats://a", creds=str(wrong)).options()
+        NatsOptions("nats://a", creds=str(wrong)).connect_arguments()
     with pytest.raises(FileNotFoundError, match="credentials"):
-        NatsOptions("nats://a", creds=str(tmp_path / "missing")).options()
+        NatsOptions("nats://a", creds=str(tmp_path / "missing")).connect_arguments()

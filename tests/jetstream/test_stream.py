@@ -34,7 +34,7 @@ def test_a_stream_that_is_as_asked_for_can_be_used(asked: dict[str, Any]) -> Non
         ({"no_ack": True}, {}, ("no_ack",)),
         ({"sealed": True}, {}, ("sealed",)),
         ({}, {"replicas": 3}, ("num_replicas", "1", "3")),
-        ({}, {"max_bytes": 5}, ("max_bytes", "1.04858e+06", "5")),
+        ({}, {"max_bytes": 5}, ("max_bytes", "1 MiB", "5 bytes")),
         ({}, {"max_age": 61.0}, ("max_age", "60 s", "61 s")),
         ({}, {"duplicate_window": 1.5}, ("duplicate_window", "2 s", "1.5 s")),
         ({"max_age": 0}, {"max_age": 61.0}, ("max_age", "0 s", "61 s")),
