@@ -8,9 +8,9 @@ import types
 from collections.abc import Sequence
 
 from .. import __version__
-from . import demo, doctor, drain, listen, relay, replay, send, watch
+from . import demo, doctor, drain, listen, relay, replay, send, trace, watch
 
-_COMMANDS = (listen, watch, send, replay, drain, relay, doctor, demo)
+_COMMANDS = (listen, watch, send, replay, trace, drain, relay, doctor, demo)
 """Each adds its parser with `add_to`, which names the function that runs it."""
 
 _EXAMPLES = """\
@@ -21,6 +21,7 @@ examples:
   socketpusher watch                         see the runs that are sent to it, live
   socketpusher send --type unit.started --unit app
   socketpusher replay run.ndjson --speed 10   send again what listen > run.ndjson has kept
+  socketpusher trace run.ndjson --svg run.svg draw what listen has kept as a timeline
   socketpusher drain /var/spool/myapp        send what waits in a spool
   socketpusher relay --to nats://localhost    publish what is sent to it to NATS JetStream
   socketpusher doctor                        find out why nothing arrives
