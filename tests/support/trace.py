@@ -64,7 +64,7 @@ def read_trace(data: bytes) -> list[dict[str, Any]]:
             assert type(event[key]) is int and event[key] >= 0, event
         thread = event["pid"], event.get("tid")
         if event["name"] == "thread_name":
-            assert thread not in threads
+            assert thread[1] not in {tid for _, tid in threads}  # Perfetto takes no notice of the process
             threads.add(thread)
         elif kind == "X":
             slices[thread].append(event)

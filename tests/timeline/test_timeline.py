@@ -129,7 +129,12 @@ def test_lines_in_any_order_make_the_same_slices(shuffler: random.Random) -> Non
 
 def test_a_start_by_a_clock_that_is_a_little_ahead_belongs_to_its_end() -> None:
     (run,) = runs_of(
-        [line(0, "x"), line(1.003, "unit.started", "a"), line(1.001, "unit.failed", "a"), line(1.5, "unit.started", "a")]
+        [
+            line(0, "x"),
+            line(1.003, "unit.started", "a"),
+            line(1.001, "unit.failed", "a"),
+            line(1.5, "unit.started", "a"),
+        ]
     )
     assert attempts(run) == [("a", 1.003, 1.003, "failed"), ("a (try 2)", 1.5, 1.5, "unfinished")]
     (run,) = runs_of([line(1.001, "unit.failed", "a"), line(1.003, "unit.started", "a"), line(2, "x")])
@@ -151,7 +156,14 @@ def test_a_task_that_is_late_by_milliseconds_stays_in_its_unit() -> None:
 
 
 def test_workers_have_tracks_in_natural_order_and_other_units_share_lanes() -> None:
-    at = {"a": (0, 4, "w10"), "b": (1, 2, "w9"), "c": (2, 3, 9), "d": (0, 2, None), "e": (1, 3, None), "f": (2, 5, None)}
+    at = {
+        "a": (0, 4, "w10"),
+        "b": (1, 2, "w9"),
+        "c": (2, 3, 9),
+        "d": (0, 2, None),
+        "e": (1, 3, None),
+        "f": (2, 5, None),
+    }
     lines = [line(start, "unit.started", unit, payload={"worker": who}) for unit, (start, _, who) in at.items()]
     lines += [line(end, "unit.completed", unit) for unit, (_, end, _) in at.items()]
     (run,) = runs_of(lines)
@@ -162,6 +174,21 @@ def test_a_worker_that_does_two_things_at_a_time_has_two_tracks() -> None:
     lines = [line(number, "unit.started", unit, payload={"worker": "w"}) for number, unit in enumerate("ab")]
     (run,) = runs_of([*lines, line(3, "unit.completed", "a"), line(4, "unit.completed", "b")])
     assert tracks(run) == {"w": ["a"], "w (2)": ["b"]}
+
+
+def test_an_end_that_the_host_learns_late_does_not_reach_into_what_the_worker_does_next() -> None:
+    lines = [
+        line(0, "unit.started", "a", payload={"worker": "w"}),
+        line(0.9, "task.started", "a", task=1),
+        line(1, "unit.started", "b", payload={"worker": "w"}),
+        line(1.02, "task.completed", "a", task=1),
+        line(1.03, "unit.completed", "a"),
+        line(1.04, "unit.started", "c", payload={"worker": "w"}),
+        line(2, "x"),
+    ]
+    (run,) = runs_of(lines)
+    assert tracks(run) == {"w": ["a", "b"], "w (2)": ["c"]}
+    assert attempts(run)[:2] == [("a", 0, 1, "completed"), ("a task 1", 0.9, 1, "completed")]
 
 
 def test_tasks_that_run_elsewhere_or_beside_each_other_have_a_place_too() -> None:
@@ -189,7 +216,14 @@ def test_the_worker_may_be_told_at_the_end() -> None:
 
 
 def test_the_critical_path_is_the_chain_that_took_longest() -> None:
-    graph = {"setup": [], "short": ["setup"], "cached": ["setup"], "long": ["cached"], "end": ["short", "long"], "alone": []}
+    graph = {
+        "setup": [],
+        "short": ["setup"],
+        "cached": ["setup"],
+        "long": ["cached"],
+        "end": ["short", "long"],
+        "alone": [],
+    }
     took = {"setup": (0, 2), "short": (2, 5), "long": (2, 6), "end": (6, 7), "alone": (0, 6.5)}
     lines = [line(0, "orch.started", payload=started(graph)), line(2, "unit.skipped", "cached")]
     for unit, (start, end) in took.items():
@@ -215,7 +249,13 @@ def test_graphs_may_come_late_grow_be_thinned_or_be_wrong() -> None:
     ):
         (run,) = runs_of([*took[:2], *itertools.chain(*([graph(payload), took[2]] for payload in payloads)), took[3]])
         assert [slice.name for slice in run.critical] == ["a", "the second"]
-    for payload in (None, "<payload left out>", {}, {"nodes": [1]}, {"nodes": nodes, "edges": [*edges, {"from": "b", "to": "a"}]}):
+    for payload in (
+        None,
+        "<payload left out>",
+        {},
+        {"nodes": [1]},
+        {"nodes": nodes, "edges": [*edges, {"from": "b", "to": "a"}]},
+    ):
         (run,) = runs_of([graph(payload), *took])
         assert run.critical == []
 
@@ -224,7 +264,9 @@ def test_graphs_may_come_late_grow_be_thinned_or_be_wrong() -> None:
 def test_every_start_of_any_run_is_one_slice(any_run: Any) -> None:
     lines = list(map(wire.encode, any_run.events))
     runs = runs_of(lines)
-    slices = [slice for run in runs for track in run.tracks for each in track.slices for slice in (each, *each.children)]
+    slices = [
+        slice for run in runs for track in run.tracks for each in track.slices for slice in (each, *each.children)
+    ]
     begun = [event for event in any_run.events if event.type in ("unit.started", "task.started") and event.unit]
     assert sorted((slice.unit, slice.is_task) for slice in slices) == sorted(
         (event.unit, event.type == "task.started") for event in begun
@@ -235,7 +277,7 @@ def test_every_start_of_any_run_is_one_slice(any_run: Any) -> None:
             assert all(before.end <= after.start for before, after in itertools.pairwise(track.slices))
 
 
-def test_a_hundred_thousand_events_take_no_more_per_event_than_ten_thousand() -> None:
+def test_ten_times_the_events_take_some_ten_times_as_long() -> None:
     def lines(units: int) -> list[bytes]:
         graph = started({str(number): [str(number - 1)] if number % 10 else [] for number in range(units)})
         steps = [(number / 10, "unit.started", str(number)) for number in range(units)]
@@ -245,9 +287,8 @@ def test_a_hundred_thousand_events_take_no_more_per_event_than_ten_thousand() ->
     def seconds(recording: list[bytes]) -> float:
         began = time.process_time()
         (run,) = runs_of(recording)
-        assert len(run.critical) == 10
-        assert len(run.tracks) == 25
+        assert (len(run.critical), len(run.tracks)) == (10, 25)
         return time.process_time() - began
 
-    small, large = lines(5_000), lines(50_000)
-    assert min(seconds(large) for _ in range(2)) < 30 * min(seconds(small) for _ in range(3))
+    small, large = lines(1_500), lines(15_000)
+    assert seconds(large) < 40 * min(seconds(small) for _ in range(3))

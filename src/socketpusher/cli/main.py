@@ -21,7 +21,7 @@ examples:
   socketpusher watch                         see the runs that are sent to it, live
   socketpusher send --type unit.started --unit app
   socketpusher replay run.ndjson --speed 10   send again what listen > run.ndjson has kept
-  socketpusher trace run.ndjson --svg run.svg draw what listen has kept as a timeline
+  socketpusher trace run.ndjson --svg r.svg   draw when what ran in it, and for how long
   socketpusher drain /var/spool/myapp        send what waits in a spool
   socketpusher relay --to nats://localhost    publish what is sent to it to NATS JetStream
   socketpusher doctor                        find out why nothing arrives

@@ -26,14 +26,13 @@ def add_nats_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-key", metavar="FILE", help="the key of that, unless it is in the same file")
 
 
-def add_stream_source(parser: argparse.ArgumentParser) -> None:
+def add_stream_source(parser: argparse.ArgumentParser, what: str = "the history first, then what follows") -> None:
     """Add the options that take the events from a stream instead of a socket."""
     parser.add_argument(
         "--from",
         dest="url",
         metavar="URL",
-        help="take them from NATS JetStream, where socketpusher relay puts them, such as nats://localhost; the history "
-        "first, then what follows",
+        help="take them from NATS JetStream, where socketpusher relay puts them, such as nats://localhost; " + what,
     )
     parser.add_argument("--host", metavar="NAME", help="with --from: only of this host, as its relay calls it")
     parser.add_argument("--session", metavar="NAME", help="with --from: only of this pusher")

@@ -4,7 +4,6 @@ import argparse
 import gzip
 import sys
 import zlib
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..wire import DecodeError, parse
@@ -24,7 +23,7 @@ and other events are instants.
 
 Each run is a process. Times are in microseconds since the first run started. The recording may be compressed by gzip,
 begin in the middle of a run, and repeat events. What has not ended when the recording ends is cut there and marked as
-unfinished. Lines that are not events are reported and skipped.
+unfinished. Lines that are not events are reported and skipped; the exit code is then 1.
 
 With --from it reads what the stream has stored so far. With --svg it draws a picture of the timeline, and writes the
 trace only if -o is given too.
@@ -34,7 +33,7 @@ _EXAMPLES = """\
 examples:
   socketpusher trace run.ndjson -o trace.json
   socketpusher trace run.ndjson --svg run.svg
-  zcat run.ndjson.*.gz | socketpusher trace | gzip > trace.json.gz
+  cat run.ndjson.2 run.ndjson.1 run.ndjson | socketpusher trace | gzip > trace.json.gz
   socketpusher trace --from nats://localhost --host build-7 -o trace.json
 """
 
@@ -45,7 +44,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("path", nargs="?", metavar="RECORDING", help="a file, or - for standard input (default: -)")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
     parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")
-    add_stream_source(parser)
+    add_stream_source(parser, "what is stored there so far")
     parser.set_defaults(run=run)
 
 
@@ -55,54 +54,59 @@ def run(arguments: argparse.Namespace) -> int:
     from ..timeline.svg import svg_lines
     from ..timeline.trace_events import trace_lines
 
-    timeline = Timeline()
+    reader = _Reader(Timeline())
     if arguments.url is not None or arguments.host is not None or arguments.session is not None:
-        _read_stream(arguments, timeline)
+        name = "the stream"
+        reader.read_stream(arguments)
     else:
         name = "standard input" if arguments.path in (None, "-") else arguments.path
         with open(0 if name == "standard input" else name, "rb") as file:
-            _read(file, name, timeline)
-    if not (runs := timeline.runs()):
-        raise ValueError("nothing to write: there are no events; record some with: socketpusher listen > FILE")
-    with ExitStack() as opened:
-        if arguments.svg is not None:
-            picture = opened.enter_context(open(arguments.svg, "w", encoding="utf-8"))
+            reader.read(file, name)
+    if not (runs := reader.timeline.runs()):
+        raise ValueError(f"there are no events in {name}; record some with: socketpusher listen > FILE")
+    if arguments.svg is not None:
+        with open(arguments.svg, "w", encoding="utf-8") as picture:
             picture.writelines(f"{line}\n" for line in svg_lines(runs))
-        if arguments.output is not None:
-            opened.enter_context(open(arguments.output, "wb")).writelines(trace_lines(runs))
-        elif arguments.svg is None:
-            sys.stdout.buffer.writelines(trace_lines(runs))
-    return 0
+    if arguments.output is not None:
+        with open(arguments.output, "wb") as trace:
+            trace.writelines(trace_lines(runs))
+    elif arguments.svg is None:
+        sys.stdout.buffer.writelines(trace_lines(runs))
+    return 0 if reader.complete else 1
 
 
-def _read(file: BinaryIO, name: str, timeline: "Timeline") -> None:
-    compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]  # files opened for reading have it
-    lines = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
-    try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                _feed(timeline, line, f"line {number} of {name}")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        _report(f"{name} is damaged, so the rest of it is missing: {error}")
+class _Reader:
+    """Feeds a timeline with lines, and reports those that are not events."""
 
+    def __init__(self, timeline: "Timeline") -> None:
+        self.timeline = timeline
+        self.complete = True  # whether everything could be read
 
-def _read_stream(arguments: argparse.Namespace, timeline: "Timeline") -> None:
-    if arguments.path is not None:
-        arguments.error("give a RECORDING or --from, not both")
-    subscription = subscribed(arguments, _report, raw=True)
-    assert subscription is not None  # --from was given, or this is not reached
-    with subscription:
-        while not subscription.caught_up:
-            for line in subscription.read():
-                _feed(timeline, line, "an event of the stream", str(subscription.source))
+    def read(self, file: BinaryIO, name: str) -> None:
+        compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]  # files opened for reading have it
+        try:
+            for number, line in enumerate(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file, 1):
+                if line.strip():
+                    self._feed(line, f"line {number} of {name}")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self._report(f"{name} is damaged, the rest of it is missing: {error}")
 
+    def read_stream(self, arguments: argparse.Namespace) -> None:
+        if arguments.path is not None:
+            arguments.error("give a RECORDING or --from, not both")
+        subscription = subscribed(arguments, self._report, raw=True)
+        assert subscription is not None  # else this is not called, or the options were refused
+        with subscription:
+            while not subscription.caught_up:
+                for line in subscription.read():
+                    self._feed(line, "an event in the stream", str(subscription.source))
 
-def _feed(timeline: "Timeline", line: bytes, what: str, host: str = "") -> None:
-    try:
-        timeline.feed(parse(line), host)
-    except DecodeError as error:
-        _report(f"{what} is skipped: {error}")
+    def _feed(self, line: bytes, what: str, source: str = "") -> None:
+        try:
+            self.timeline.feed(parse(line), source)
+        except DecodeError as error:
+            self._report(f"{what} is skipped: {error}")
 
-
-def _report(problem: object) -> None:
-    print(printable(str(problem)), file=sys.stderr, flush=True)
+    def _report(self, problem: str) -> None:
+        self.complete = False
+        print(printable(problem), file=sys.stderr, flush=True)

@@ -22,6 +22,9 @@ from ..wire import event_of
 TOLERANCE = 1_000_000
 """Clocks of workers may differ from the host's by this many microseconds."""
 
+LATE = 100_000
+"""The host may learn this many microseconds late that a worker has ended something, and has begun the next."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ID = re.compile(r"(.+)-[1-9][0-9]*", re.DOTALL)
@@ -63,6 +66,11 @@ class Slice:
     def duration(self) -> int:
         """How long it took, in microseconds."""
         return self.end - self.start
+
+    def cut(self, end: int) -> None:
+        """Let it end at a time, unless it ended before."""
+        for part in (self, *self.children):
+            part.end = max(part.start, min(part.end, end))
 
     def take(self, event: Event) -> None:
         """Take over what an event of this attempt says."""
@@ -209,7 +217,7 @@ class Run:
 def _nest(task: Slice, unit: Slice) -> bool:
     """Put the task into this attempt at its unit, unless it ran elsewhere, longer, or beside another task."""
     if task.outcome == "unfinished":  # it ended with the unit at the latest
-        task.end = max(task.start, min(task.end, unit.end))
+        task.cut(unit.end)
     start, end = max(task.start, unit.start), min(task.end, unit.end)
     beside = unit.children and start < unit.children[-1].end
     if beside or task.worker not in ("", unit.worker) or start > end or task.end - end >= TOLERANCE:
@@ -231,7 +239,10 @@ def _tracks(worker: str, slices: list[Slice]) -> list[Track]:
         if place == len(tracks):
             lane = f"lane {place + 1}" if not worker else worker if not place else f"{worker} ({place + 1})"
             tracks.append(Track(lane))
-        heappush(busy, (slice.end, place))
+        if tracks[place].slices:
+            tracks[place].slices[-1].cut(slice.start)
+        late = min(LATE, slice.duration // 2) if worker else 0
+        heappush(busy, (slice.end - late, place))
         tracks[place].slices.append(slice)
         for part in (slice, *slice.children):
             part.track = tracks[place]

@@ -77,46 +77,49 @@ class _Chart:
             x = self._x(run.start + time)
             yield f'<path d="M{x} {self._top}V{self._floor}" stroke="{_GRID}"/>'
             yield _text(x, self._floor + 13, duration(time), 'text-anchor="middle"')
-        for track in self._tracks:
-            yield _text(MARGIN, self._y(track) + 14, _cut(track.name, NAMES - 8))
-            yield from self._bars(track)
         for before, after in pairwise(run.critical):
             if before.track in self._tracks and after.track in self._tracks:
                 start = f"{self._x(before.end)} {self._y(before.track) + BAR // 2}"
                 end = f"{self._x(after.start)} {self._y(after.track) + BAR // 2}"
                 yield f'<path d="M{start}L{end}" stroke="{_CRITICAL}" stroke-opacity="0.6"/>'
+        for track in self._tracks:
+            yield _text(MARGIN, self._y(track) + 14, _cut(track.name, NAMES - 8))
+            yield from self._bars(track)
         if len(run.tracks) > ROWS:
             yield _text(MARGIN, self._floor + 29, f"{len(run.tracks) - ROWS:,} more tracks are not shown")
 
     def _bars(self, track: Track) -> Iterator[str]:
-        drawn, failed = 0.0, False  # up to where, and whether that is red
-        for slice, after in pairwise([*track.slices, None]):
-            assert slice is not None
-            left, right = self._x(slice.start), max(self._x(slice.end), self._x(slice.start) + 1)
-            if right - drawn < 0.5 and (failed or slice.outcome != "failed"):
-                continue  # of thousands in a pixel one is enough
-            drawn, failed = right, slice.outcome == "failed"
-            room = (self._x(after.start) if after is not None else WIDTH) - right
-            yield from self._bar(slice, left, self._y(track), right - left, room)
+        crowds: list[list[Slice]] = []  # of slices that share two pixels; most are alone
+        for slice in track.slices:
+            if crowds and self._x(slice.end) - self._x(crowds[-1][0].start) <= 2:
+                crowds[-1].append(slice)
+            else:
+                crowds.append([slice])
+        for crowd, after in pairwise([*crowds, None]):
+            assert crowd is not None
+            yield from self._bar(crowd, self._y(track), WIDTH if after is None else self._x(after[0].start))
 
-    def _bar(self, slice: Slice, x: float, y: int, width: float, room: float) -> Iterator[str]:
-        stroke = f'stroke="{_CRITICAL}" stroke-width="2"' if slice.critical else 'stroke="white"'
-        dashes = ' stroke-dasharray="3 2" stroke-opacity="0.8"' if slice.outcome == "unfinished" else ""
-        about = [slice.name, f"{slice.outcome} after {duration(slice.duration)}", slice.error[:500]]
-        yield f"<g><title>{_safe(' | '.join(filter(None, about)))}</title>"
-        yield (
-            f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2" fill="{_COLORS[slice.outcome]}" '
-            f"{stroke}{dashes}/></g>"
-        )
-        if len(slice.children) * 4 <= width:
-            for task in slice.children:
-                start, color = self._x(task.start), _DARK.get(task.outcome, "#7b848e")
-                length = max(1, self._x(task.end) - start - 1)
-                yield f'<rect x="{start}" y="{y + BAR - 5}" width="{length:.1f}" height="3" fill="{color}"/>'
+    def _bar(self, crowd: list[Slice], y: int, limit: float) -> Iterator[str]:
+        """The bar of a slice, or of several, with its name in it, or behind it if that ends before `limit`."""
+        slice = next((slice for slice in crowd if slice.outcome == "failed"), crowd[0])
+        x, right = self._x(crowd[0].start), self._x(crowd[-1].end)
+        width = max(1, right - x)
+        style = f'fill="{_COLORS[slice.outcome]}"'
+        if slice.critical or width > 3:
+            style += f' stroke="{_CRITICAL}" stroke-width="2"' if slice.critical else ' stroke="white"'
+        title = [slice.name, f"{slice.outcome} after {duration(slice.duration)}", slice.error[:500]]
+        if len(crowd) > 1:
+            title.append(f"and {len(crowd) - 1:,} more")
+        yield f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2" {style}>'
+        yield f"<title>{_safe(' | '.join(filter(None, title)))}</title></rect>"
+        for task in slice.children if len(slice.children) * 4 <= width else ():
+            start, color = self._x(task.start), _DARK.get(task.outcome, "#7b848e")
+            length = max(1, self._x(task.end) - start - 1)
+            yield f'<rect x="{start}" y="{y + BAR - 5}" width="{length:.1f}" height="3" fill="{color}"/>'
         if len(name := _cut(slice.name, width - 8)) > 2 or name == slice.name:
             yield _text(x + 4, y + 12, name)
-        elif _columns(slice.name) * _CELL < room - 8:
-            yield _text(x + width + 4, y + 13, slice.name)
+        elif len(crowd) == 1 and right + 4 + _columns(slice.name) * _CELL < limit:
+            yield _text(right + 4, y + 13, slice.name)
 
     def _x(self, time: int) -> float:
         return round(self._left + (time - self._run.start) * self._scale, 1)
