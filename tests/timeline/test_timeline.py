@@ -155,6 +155,26 @@ def test_a_task_that_is_late_by_milliseconds_stays_in_its_unit() -> None:
     assert [(task.start, task.end) for task in unit.children] == [(unit.start, unit.end)]
 
 
+def test_tasks_belong_to_the_attempt_that_they_ran_in() -> None:
+    (run,) = runs_of(
+        [
+            line(0, "unit.started", "a"),
+            line(0.1, "task.started", "a", task=1),
+            line(0.2, "task.failed", "a", task=1),
+            line(0.25, "task.started", "a", task=2),
+            line(0.3, "unit.failed", "a"),
+            line(0.5, "unit.started", "a"),
+            line(0.5, "task.started", "a", task=1),
+            line(0.6, "task.completed", "a", task=1),
+            line(0.7, "unit.completed", "a"),
+        ]
+    )
+    assert [[(task.name, task.duration) for task in unit.children] for unit in run.units["a"]] == [
+        [("a task 1", 100_000), ("a task 2", 50_000)],
+        [("a task 1 (try 2)", 100_000)],
+    ]
+
+
 def test_workers_have_tracks_in_natural_order_and_other_units_share_lanes() -> None:
     at = {
         "a": (0, 4, "w10"),

@@ -5,6 +5,7 @@ each once, and put in order by their times at the end.
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ TOLERANCE = 1_000_000
 """Clocks of workers may differ from the host's by this many microseconds."""
 
 LATE = 100_000
-"""The host may learn this many microseconds late that a worker has ended something, and has begun the next."""
+"""The host may learn this many microseconds late that a worker has ended something, when it has begun the next."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -196,10 +197,11 @@ class Run:
         for unit in chain.from_iterable(self.units.values()):
             blocks.setdefault(unit.worker, []).append(unit)
         for task in self._tasks:
-            attempts = reversed(self.units.get(task.unit, []))
-            parent = next((unit for unit in attempts if unit.start <= task.start + TOLERANCE), None)
-            if parent is None or not _nest(task, parent):
-                worker = task.worker or (parent.worker if parent is not None else "")
+            attempts = self.units.get(task.unit, [])
+            place = bisect_right(attempts, task.start, key=attrgetter("start"))
+            near = attempts[max(0, place - 1) : place + 1]  # the one that began before it, and the one after
+            if not any(_nest(task, unit) for unit in near):
+                worker = task.worker or (near[0].worker if near else "")
                 blocks.setdefault(worker, []).append(task)
         for worker in sorted(blocks, key=_natural):
             self.tracks += _tracks(worker, blocks[worker])
@@ -216,11 +218,13 @@ class Run:
 
 def _nest(task: Slice, unit: Slice) -> bool:
     """Put the task into this attempt at its unit, unless it ran elsewhere, longer, or beside another task."""
-    if task.outcome == "unfinished":  # it ended with the unit at the latest
-        task.cut(unit.end)
     start, end = max(task.start, unit.start), min(task.end, unit.end)
+    if start > end or start - task.start >= TOLERANCE:
+        return False
+    if task.outcome == "unfinished":  # it ended with the unit at the latest
+        task.end = end
     beside = unit.children and start < unit.children[-1].end
-    if beside or task.worker not in ("", unit.worker) or start > end or task.end - end >= TOLERANCE:
+    if beside or task.worker not in ("", unit.worker) or task.end - end >= TOLERANCE:
         return False
     task.start, task.end = start, end
     unit.children.append(task)

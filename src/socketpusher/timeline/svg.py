@@ -1,11 +1,12 @@
 """A timeline as a picture in SVG: a row per track, on it a bar per attempt at a unit, with its tasks below."""
 
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from html import escape
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from .model import Run, Slice, Track
 
@@ -107,7 +108,7 @@ class _Chart:
         style = f'fill="{_COLORS[slice.outcome]}"'
         if slice.critical or width > 3:
             style += f' stroke="{_CRITICAL}" stroke-width="2"' if slice.critical else ' stroke="white"'
-        title = [slice.name, f"{slice.outcome} after {duration(slice.duration)}", slice.error[:500]]
+        title = [slice.name[:500], f"{slice.outcome} after {duration(slice.duration)}", slice.error[:500]]
         if len(crowd) > 1:
             title.append(f"and {len(crowd) - 1:,} more")
         yield f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2" {style}>'
@@ -131,7 +132,7 @@ class _Chart:
 def _summary(run: Run) -> str:
     outcomes = Counter(slices[-1].outcome for slices in run.units.values())
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-    said = f"{run.outcome} after {duration(run.end - run.start)}; {len(run.units):,} units ran: {counts}"
+    said = f"{run.outcome} after {duration(run.end - run.start)}; units: {counts or 'none ran'}"
     if run.critical:
         units = " > ".join(dict.fromkeys(slice.unit for slice in run.critical))
         said += f"; critical path: {duration(sum(slice.duration for slice in run.critical))} in {units}"
@@ -157,11 +158,9 @@ def _safe(text: str) -> str:
 
 def _cut(text: str, width: float) -> str:
     """As much of the text as fits into so many pixels."""
-    if _columns(text) * _CELL <= width:
-        return text
-    while text and (_columns(text) + 1) * _CELL > width:
-        text = text[:-1]
-    return text + "…"
+    fit = int(width / _CELL)
+    ends = list(accumulate(map(_columns, text[: fit + 1])))
+    return text if len(text) <= fit and ends[-1:] <= [fit] else text[: bisect_left(ends, fit)] + "…"
 
 
 def _columns(text: str) -> int:
