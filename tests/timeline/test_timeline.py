@@ -270,6 +270,7 @@ def test_graphs_may_come_late_grow_be_thinned_or_be_wrong() -> None:
         (run,) = runs_of([*took[:2], *itertools.chain(*([graph(payload), took[2]] for payload in payloads)), took[3]])
         assert [slice.name for slice in run.critical] == ["a", "the second"]
     for payload in (
+        {"nodes": nodes},
         None,
         "<payload left out>",
         {},

@@ -164,7 +164,24 @@ def test_perfetto_loses_nothing_of_a_large_recording(perfetto: Read) -> None:
     assert counts == (20_000, 20_000, 4_000, 2_000)
 
 
-@settings(max_examples=8)
+def test_perfetto_draws_no_arrow_where_the_critical_path_is_one_slice(perfetto: Read) -> None:
+    long = [
+        line(0, "orch.started", payload=started({"a": [], "b": ["a"], "long": []})),
+        line(0, "unit.started", "long"),
+    ]
+    processor = perfetto([*long, line(9, "x")])
+    assert processor.query("select category from slice where name = 'long'") == [("unit,unfinished,critical",)]
+    assert processor.query("select * from flow") == []
+
+
+@pytest.mark.parametrize("name", ["\\", "C:\\", "a\\\\", 'b\\"', 'c\\\\"'])
+def test_perfetto_reads_names_with_backslashes(perfetto: Read, name: str) -> None:
+    lines = [line(0, "unit.started", name, payload={name: [name]}), line(1, "unit.completed", name)]
+    assert perfetto(lines).query("select count(*) from slice") == [(2,)]
+    assert only(trace_of(lines), name=name)["args"]["payload"] == {name: [name]}
+
+
+@settings(max_examples=20)
 @given(any_runs())
 def test_perfetto_reads_every_slice_of_any_run(perfetto: Read, any_run: Any) -> None:
     lines = list(map(wire.encode, any_run.events))

@@ -7,7 +7,7 @@ each once, and put in order by their times at the end.
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from graphlib import CycleError, TopologicalSorter
@@ -258,10 +258,12 @@ def _natural(name: str) -> list[Any]:
     return [not name, *((len(part), part) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name))]
 
 
-def _longest_chain(dependencies: Mapping[str, Iterable[str]], ran: Mapping[str, int]) -> list[str]:
+def _longest_chain(dependencies: Mapping[str, Collection[str]], ran: Mapping[str, int]) -> list[str]:
     """The units that depend on each other and took longest together; nothing if no dependency is known."""
     total: dict[str, int] = {}
     before: dict[str, str | None] = {}
+    if not any(dependencies.values()):
+        return []
     try:
         for unit in TopologicalSorter(dependencies).static_order():
             before[unit] = last = max(dependencies.get(unit, ()), key=total.__getitem__, default=None)
