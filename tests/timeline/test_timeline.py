@@ -97,6 +97,8 @@ def test_another_start_is_another_run_and_a_repeated_one_is_not() -> None:
         ("failed", "boom", ["app"]),
     ]
     assert attempts(runs[0]) == SLICES
+    killed, next_one = runs_of([*RECORDING[:5], *second])
+    assert (killed.outcome, list(killed.units), list(next_one.units)) == ("unfinished", ["setup"], ["app"])
 
 
 def test_what_never_ends_is_cut_at_the_last_event() -> None:
