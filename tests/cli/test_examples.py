@@ -103,6 +103,16 @@ def test_examples_that_listen_do(example: str, place: str, socket_path: str, tmp
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize("example", examples("trace"))
+def test_examples_that_trace_do(example: str, place: str, tmp_path: Path) -> None:
+    files = set(tmp_path.iterdir())
+    with shell(example) as process:
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (0, b"", b"")
+    (written,) = set(tmp_path.iterdir()) - files
+    assert written.stat().st_size > 0
+
+
 @pytest.mark.parametrize("example", examples("watch"))
 def test_examples_that_watch_do(example: str, place: str, socket_path: str) -> None:
     path = socket_path if "/tmp/run.sock" in example else place

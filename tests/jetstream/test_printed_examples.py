@@ -73,5 +73,19 @@ def test_examples_that_follow_a_stream_do(example: str, socket_path: str, server
             watcher.close()
 
 
+@pytest.mark.parametrize("example", examples("trace"))
+def test_examples_that_trace_a_stream_do(
+    example: str, socket_path: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    host = (re.findall(r"--host (\S+)", example) or ["h"])[0]
+    with relaying(socket_path, server.url, "--host", host):
+        send(socket_path, LINES)
+        wait_for(lambda: server.count() == 3)
+    command = f"{os.path.dirname(INSTALLED)}/{example}".replace("nats://localhost", server.url)
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    assert b"unit.blocked" in (tmp_path / "trace.json").read_bytes()
+
+
 def test_there_are_such_examples() -> None:
-    assert all(examples(command) for command in ("relay", "watch", "listen"))
+    assert all(examples(command) for command in ("relay", "watch", "listen", "trace"))

@@ -17,7 +17,7 @@ from .. import __version__
 from .arguments import HelpFormatter
 from .output import status
 
-COMMANDS = ("listen", "watch", "send", "replay", "drain", "relay", "doctor", "demo", "completion")
+COMMANDS = ("listen", "watch", "send", "replay", "trace", "drain", "relay", "doctor", "demo", "completion")
 """Each is a module that adds its parser with `add_to`, which names the function that runs it."""
 
 _EXAMPLES = """\
@@ -28,6 +28,7 @@ examples:
   socketpusher watch                  watch the runs
   socketpusher send --type unit.started --unit app
   socketpusher replay run.ndjson --speed 10
+  socketpusher trace run.ndjson --svg run.svg
   socketpusher drain /var/spool/myapp
   socketpusher relay --to nats://localhost
   socketpusher doctor                 find out why no events arrive

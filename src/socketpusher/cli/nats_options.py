@@ -27,14 +27,15 @@ def add_nats_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(error=parser.error)
 
 
-def add_stream_source(parser: argparse.ArgumentParser) -> None:
+def add_stream_source(
+    parser: argparse.ArgumentParser, what: str = "first the events that the stream has kept, then new ones"
+) -> None:
     """Add the options that take the events from a stream instead of a socket."""
     parser.add_argument(
         "--from",
         dest="url",
         metavar="URL",
-        help="read from NATS JetStream, where socketpusher relay writes, such as nats://localhost: first the events "
-        "that the stream has kept, then new ones",
+        help="read from NATS JetStream, where socketpusher relay writes, such as nats://localhost: " + what,
     )
     parser.add_argument("--host", metavar="NAME", help="with --from: only this host, by the name its relay uses")
     parser.add_argument("--session", metavar="NAME", help="with --from: only this session (one pusher)")

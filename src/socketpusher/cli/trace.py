@@ -1,0 +1,112 @@
+"""`socketpusher trace`: a recording as a timeline, for Perfetto or as a picture."""
+
+import argparse
+import gzip
+import sys
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from ..wire import DecodeError, parse
+from .arguments import Commands, add_command
+from .nats_options import add_stream_source, subscribed
+from .output import printable
+
+if TYPE_CHECKING:
+    from ..timeline.model import Timeline
+
+_DESCRIPTION = """\
+Turns a recording of events, such as `socketpusher listen > FILE` makes, into a timeline in the Trace Event format. Open
+it at https://ui.perfetto.dev or in chrome://tracing: each unit is a slice, its tasks are slices inside it, and each
+worker is a track. Units without a worker share as few lanes as possible. Slices have the categories failed, retry,
+unfinished and critical, and arrows show the critical path: the dependencies that took longest together. Log records
+and other events are instants.
+
+Each run is a process. Times are in microseconds since the first run started. The recording may be compressed by gzip,
+begin in the middle of a run, and repeat events. What has not ended when the recording ends is cut there and marked as
+unfinished. Lines that are not events are reported and skipped; the exit code is then 1.
+
+With --from it reads what the stream has stored so far. With --svg it draws a picture of the timeline, and writes the
+trace only if -o is given too.
+"""
+
+_EXAMPLES = """\
+examples:
+  socketpusher trace run.ndjson -o trace.json
+  socketpusher trace run.ndjson --svg run.svg
+  cat run.ndjson.2 run.ndjson.1 run.ndjson | socketpusher trace | gzip > trace.json.gz
+  socketpusher trace --from nats://localhost --host build-7 -o trace.json
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the sub-command."""
+    parser = add_command(commands, "trace", "show a recording as a timeline", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("path", nargs="?", metavar="RECORDING", help="a file, or - for standard input (default: -)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
+    parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")
+    add_stream_source(parser, "what is stored there so far")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read everything, then write. Returns the exit code."""
+    from ..timeline.model import Timeline
+    from ..timeline.svg import svg_lines
+    from ..timeline.trace_events import trace_lines
+
+    reader = _Reader(Timeline())
+    if arguments.url is not None or arguments.host is not None or arguments.session is not None:
+        name = "the stream"
+        reader.read_stream(arguments)
+    else:
+        name = "standard input" if arguments.path in (None, "-") else arguments.path
+        with open(0 if name == "standard input" else name, "rb") as file:
+            reader.read(file, name)
+    if not (runs := reader.timeline.runs()):
+        raise ValueError(f"there are no events in {name}; record some with: socketpusher listen > FILE")
+    if arguments.svg is not None:
+        with open(arguments.svg, "w", encoding="utf-8") as picture:
+            picture.writelines(f"{line}\n" for line in svg_lines(runs))
+    if arguments.output is not None:
+        with open(arguments.output, "wb") as trace:
+            trace.writelines(trace_lines(runs))
+    elif arguments.svg is None:
+        sys.stdout.buffer.writelines(trace_lines(runs))
+    return 0 if reader.complete else 1
+
+
+class _Reader:
+    """Feeds a timeline with lines, and reports those that are not events."""
+
+    def __init__(self, timeline: "Timeline") -> None:
+        self.timeline = timeline
+        self.complete = True  # whether everything could be read
+
+    def read(self, file: BinaryIO, name: str) -> None:
+        compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]  # files opened for reading have it
+        try:
+            for number, line in enumerate(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file, 1):
+                if line.strip():
+                    self._feed(line, f"line {number} of {name}")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self._report(f"{name} is damaged, the rest of it is missing: {error}")
+
+    def read_stream(self, arguments: argparse.Namespace) -> None:
+        if arguments.path is not None:
+            arguments.error("give a RECORDING or --from, not both")
+        subscription = subscribed(arguments, self._report, raw=True)
+        assert subscription is not None  # else this is not called, or the options were refused
+        with subscription:
+            while not subscription.caught_up:
+                for line in subscription.read():
+                    self._feed(line, "an event in the stream", str(subscription.source))
+
+    def _feed(self, line: bytes, what: str, source: str = "") -> None:
+        try:
+            self.timeline.feed(parse(line), source)
+        except DecodeError as error:
+            self._report(f"{what} is skipped: {error}")
+
+    def _report(self, problem: str) -> None:
+        self.complete = False
+        print(printable(problem), file=sys.stderr, flush=True)

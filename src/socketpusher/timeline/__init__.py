@@ -1,0 +1,1 @@
+"""A recording as a timeline: what ran when and where, as Trace Event JSON or as a picture. Pure."""
