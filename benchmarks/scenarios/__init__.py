@@ -20,4 +20,5 @@ ALL = (
     "start_stop",
     "listening",
     "relaying",
+    "plugins",
 )

@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from .events import Bus
     from .pusher import SocketPusher
 
-CLOSE_TIMEOUT = 5.0
-"""How long the program's end waits for a consumer that is connected, in seconds."""
+STALL_TIMEOUT = 0.5
+"""How long the program's end waits for a consumer that takes nothing, in seconds."""
 
 
 def start(bus: "Bus", path: str = "") -> "SocketPusher":
@@ -30,5 +30,10 @@ def start(bus: "Bus", path: str = "") -> "SocketPusher":
 
 
 def close(pusher: "SocketPusher") -> None:
-    """Send what is left, without waiting for a consumer that is not there."""
-    pusher.close(CLOSE_TIMEOUT if pusher.connected else 0.0)
+    """Send what is left while a consumer takes it. One that is absent or stalled does not delay the program's end."""
+    pending = pusher.stats().pending + 1
+    while pusher.connected and (left := pusher.stats().pending) < pending:
+        pending = left
+        if pusher.flush(STALL_TIMEOUT):
+            break
+    pusher.close(0.0)
