@@ -33,7 +33,6 @@ ELSEWHERE = {
     "jetstream/connection.py": ("jetstream/test_nats_connection.py", SAME_NAME),
     "listener/aio.py": ("listener/test_drivers.py", "all drivers keep the same promises"),
     "listener/threads.py": ("listener/test_drivers.py", "all drivers keep the same promises"),
-    "plugin.py": ("sources/test_pytest.py", PART),
     "pytest_plugin.py": ("sources/test_pytest.py", PART),
     "writer/main.py": ("test_lifecycle.py", PROCESS),
     "writer/process.py": ("test_lifecycle.py", PROCESS),
