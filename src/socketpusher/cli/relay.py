@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
+from .arguments import add_allowed_senders, add_path, positive, size
 from .nats_options import access_options, add_nats_options, duration
 from .output import status
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..jetstream.stream import StreamSpec
     from ..listener.listener import Listener
 
-_DESCRIPTION = """\
+SUMMARY = "publish the events sent to a socket to NATS JetStream"
+DESCRIPTION = """\
 Listens on a Unix socket and publishes each event to NATS JetStream. Read them there with socketpusher watch --from,
 socketpusher listen --from or, in Python, socketpusher.subscribe. A message is the line, byte for byte, without its
 newline. Its subject is PREFIX.HOST.SESSION.TYPE. A session is one pusher, from its start to its end.
@@ -29,7 +30,7 @@ merged, and after a longer outage some may be stored twice.
 If the stream does not exist, it is created. An existing stream is not changed, and must have the limits you give here.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher relay                       from the default socket to localhost
   socketpusher relay /tmp/run.sock --to nats://user:password@nats.example.org
@@ -38,10 +39,8 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command."""
-    summary = "publish the events sent to a socket to NATS JetStream"
-    parser = add_command(commands, "relay", summary, _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_path(parser, "where to listen")
     add_allowed_senders(parser)
     parser.add_argument(
@@ -69,7 +68,6 @@ def add_to(commands: Commands) -> None:
         metavar="TIME",
         help="how long it remembers ids; for events without ids, longer than any outage (default: 120s)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
-from .arguments import Commands, add_command, add_consumer
+from .arguments import add_consumer
 from .output import plural, status
 
 if TYPE_CHECKING:
     from .flow_control import EventLines, FlowControlledPusher
 
-_DESCRIPTION = """\
+SUMMARY = "send a recorded stream again"
+DESCRIPTION = """\
 Sends a recording, such as `socketpusher listen --to FILE` makes, to the consumer that listens on a Unix socket: the
 same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of more than 10 s are
 announced on standard error. Where the recording's clock goes back by more than a second, the next event follows
@@ -30,7 +31,7 @@ Events that have ids keep them, so a consumer that has seen them already skips t
 not store them twice. To send them as new events, remove the ids: see the last example.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher replay run.ndjson
   socketpusher replay run.ndjson /tmp/run.sock --speed 10
@@ -52,9 +53,8 @@ Show = Callable[[int, float], None]
 """Shows how many events were sent, and when the next one is due, in seconds."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "replay", "send a recorded stream again", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("file", metavar="FILE", help="the recording, or - for standard input")
     add_consumer(parser)
     parser.add_argument(
@@ -64,7 +64,6 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="10 is ten times faster, 0.5 half as fast; 0 or max is as fast as the consumer reads (default: 1)",
     )
-    parser.set_defaults(run=run)
 
 
 def _speed(text: str) -> float:
