@@ -2,16 +2,10 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
 from .arguments import add_allowed_senders, add_path, positive, size
 from .nats_options import access_options, add_nats_options, duration
 from .output import status
-
-if TYPE_CHECKING:
-    from ..jetstream.options import NatsOptions
-    from ..jetstream.stream import StreamSpec
-    from ..listener.listener import Listener
 
 SUMMARY = "publish the events sent to a socket to NATS JetStream"
 DESCRIPTION = """\
@@ -83,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         access = NatsOptions(arguments.to, **access_options(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.stream import StreamSpec  # imports nats-py, which NatsOptions has looked for
+    from ..jetstream.relay import Relay  # imports nats-py, which NatsOptions has looked for
+    from ..jetstream.stream import StreamSpec
 
     plan = StreamSpec(
         arguments.stream or STREAM,
@@ -96,18 +91,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
     with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
+
+        async def publish() -> int:
+            relay = Relay(listener, access, plan, arguments.host, status)
+            code = 0
+            try:
+                code = 128 + await relay.run()
+            finally:
+                if code or relay.stored:
+                    status(relay.summary())
+            return code
+
         status(f"listening on {listener.path}")
-        return asyncio.run(_relay(listener, access, plan, arguments.host))
-
-
-async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "StreamSpec", host: str) -> int:
-    from ..jetstream.relay import Relay
-
-    relay = Relay(listener, access, plan, host, status)
-    code = 0
-    try:
-        code = 128 + await relay.run()
-    finally:
-        if code or relay.stored:
-            status(relay.summary())
-    return code
+        return asyncio.run(publish())
