@@ -25,8 +25,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
+from ..conversion import format_error
 from ..events import Bus, Event, EventType
-from .error_text import format_error
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
