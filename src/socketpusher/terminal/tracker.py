@@ -11,6 +11,7 @@ and whoever draws reads them without walking through the units.
 import re
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -51,29 +52,20 @@ class RecentEvent(NamedTuple):
     error: str  # its reason
 
 
+@dataclass(slots=True, eq=False)
 class Unit:
-    """Where a unit stands.
+    """Where a unit stands."""
 
-    Args:
-        name: Its name.
-        level: Its depth in the graph, or `NO_LEVEL`.
-    """
-
-    __slots__ = (
-        "completed_tasks", "ended", "error", "level", "name", "reason", "started", "status", "tasks", "worker",
-    )  # fmt: skip
-
-    def __init__(self, name: str, level: "Level") -> None:
-        self.name = name
-        self.level = level
-        self.status = ""
-        self.tasks = 0  # never below the completed ones; 0 where nobody has said
-        self.completed_tasks = 0
-        self.started: float | None = None  # seconds since the epoch; None if that was not seen
-        self.ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
-        self.reason = ""  # the line of its last error that says why it failed
-        self.error = ""  # the end of that error, if it has more lines
-        self.worker = ""  # who runs it, or did
+    name: str
+    level: "Level"  # of its depth in the graph, or of `NO_LEVEL`
+    status: str = ""
+    tasks: int = 0  # never below the completed ones; 0 where nobody has said
+    completed_tasks: int = 0
+    started: float | None = None  # seconds since the epoch; None if that was not seen
+    ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
+    reason: str = ""  # the line of its last error that says why it failed
+    error: str = ""  # the end of that error, if it has more lines
+    worker: str = ""  # who runs it, or did
 
     def follow(self, other: "Unit") -> None:
         """Take over what no graph tells of a unit."""
@@ -86,17 +78,15 @@ class Unit:
         self.error = error[-ERROR_LENGTH:].strip() if "\n" in error.strip() else ""
 
 
+@dataclass(slots=True, eq=False)
 class Level:
     """Where the units of one depth stand, in counts."""
 
-    __slots__ = ("completed_tasks", "number", "statuses", "tasks", "units")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.units = 0
-        self.tasks = 0
-        self.completed_tasks = 0
-        self.statuses = dict.fromkeys(STATUSES, 0)  # how many units have each
+    number: int
+    units: int = 0
+    tasks: int = 0
+    completed_tasks: int = 0
+    statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))  # how many units have each
 
     @property
     def complete(self) -> bool:
@@ -244,7 +234,8 @@ class Run:
     def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
         if NO_LEVEL not in self.levels:
             self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
-        node = _node(name, NO_LEVEL, status, tasks, completed_tasks)
+        node: NodePayload = {"id": name, "level": NO_LEVEL, "status": status}
+        node |= {"tasks": tasks, "completed_tasks": completed_tasks}
         self._state.add(node)
         return self._add(node)
 
@@ -352,12 +343,6 @@ def _nodes(event: Event) -> list[NodePayload]:
     for node in graph["nodes"] if graph is not None else ():
         nodes[node["id"]] = {**node, "level": count_in(node, "level", 0)}
     return list(nodes.values())
-
-
-def _node(name: str, level: int, status: str, tasks: int, completed_tasks: int) -> NodePayload:
-    return {
-        "id": name, "label": name, "level": level, "status": status, "tasks": tasks, "completed_tasks": completed_tasks,
-    }  # fmt: skip
 
 
 def _seconds(time: datetime | None) -> float | None:
