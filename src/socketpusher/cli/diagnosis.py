@@ -21,8 +21,9 @@ from ..config import PusherConfig, default_socket_path
 from ..events import Bus, Event
 from ..listener.listener import listen
 from ..pusher import SocketPusher
+from ..terminal.text import plural
 from ..unix_socket import SUN_PATH_MAX, credentials
-from .output import plural, size_text
+from .output import size_text
 
 ACCEPT_TIMEOUT = 2.0
 """A healthy consumer accepts a connection within this time, in seconds; an idle one within milliseconds."""

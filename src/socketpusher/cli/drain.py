@@ -6,8 +6,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ..terminal.text import plural
 from .arguments import add_consumer
-from .output import plural, status
+from .output import status
 
 if TYPE_CHECKING:
     from ..pusher import SocketPusher

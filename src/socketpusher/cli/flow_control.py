@@ -20,7 +20,8 @@ from ..config import MAX_LINE_BYTES, PusherConfig
 from ..events import Bus, Event, EventType
 from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
-from .output import plural, status
+from ..terminal.text import plural
+from .output import status
 
 FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After this many events or bytes, wait for the consumer. Nothing is dropped: 1000 events may wait in the writer, and

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..terminal.text import plural
 from .arguments import add_consumer
-from .output import plural, status
+from .output import status
 
 if TYPE_CHECKING:
     from .flow_control import EventLines, FlowControlledPusher
