@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             from .rotating_file import RotatingFile
 
             record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
-            opened.enter_context(record)
+            opened.callback(record.close)
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
         problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]

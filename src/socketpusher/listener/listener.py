@@ -110,7 +110,7 @@ class Listener(Generic[_T]):
         self._path = path
         self._raw = raw
         self._on_problem = on_problem
-        self._log = on_problem if isinstance(on_problem, ProblemLog) else None
+        self._log = on_problem if isinstance(on_problem, ProblemLog) else ProblemLog(str)  # which stays empty
         self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; a receiver must not raise
         self._sequences = SequenceTracker()
         self._lines: Iterator[bytes] = iter(())  # what is left of the last read
@@ -206,7 +206,7 @@ class Listener(Generic[_T]):
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(receiver.fileno(), woken.set)
         try:
-            async with asyncio.timeout(receiver.limited(self._timeout())):
+            async with asyncio.timeout(receiver.limited(self._log.remaining())):
                 await woken.wait()
         except TimeoutError:
             pass
@@ -216,7 +216,7 @@ class Listener(Generic[_T]):
     def _read_unless_pending(self, hold: bool = False) -> None:
         with self._alone():
             if not self._closed and not length_hint(self._lines):
-                self._receive(self._receiver_for(), hold, self._timeout())
+                self._receive(self._receiver_for(), hold, self._log.remaining())
 
     def _receive(self, receiver: Receiver, hold: bool, timeout: float | None) -> None:
         try:
@@ -229,13 +229,9 @@ class Listener(Generic[_T]):
             self._sender, lines = chunk
             self._lines = iter(lines)
 
-    def _timeout(self) -> float | None:
-        return self._log.remaining() if self._log is not None else None
-
     def _decode_pending(self) -> Iterator[_T]:
         """Decode the lines of the last read. If this is abandoned, the next call continues with the following line."""
-        if self._log is not None:
-            self._log.end_episode()
+        self._log.end_episode()
         while self._problems:
             self._on_problem(self._problems.popleft())
         raw, is_new = self._raw, self._is_new
@@ -308,8 +304,7 @@ class Listener(Generic[_T]):
         self._file.remove()  # before nobody listens on it, or the next listener might take it over
         self._file.wake()
         self._close_receiver()
-        if self._log is not None:
-            self._log.end_episode(at_once=True)
+        self._log.end_episode(at_once=True)
 
     def _close_receiver(self) -> None:
         if not self._receiving.locked():  # else whoever holds it comes here when it has woken up
