@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ..events import Event, EventType
-from ..graph import GraphPayload, NodePayload, count_in, graph_in
+from ..graph import NodePayload, count_in, graph_in
 from ..run_state import RELEVANT, STATUSES, RunState
 
 MAX_RECENT_EVENTS = 200
@@ -116,15 +116,7 @@ class Run:
         self.reason = ""  # why it failed
         self.failed_tasks = 0
         self.no_graph = ""  # what came instead of a graph that was too long to be sent
-        self.units: dict[str, Unit] = {}
-        self.levels: dict[int, Level] = {}  # sorted
-        self.by_status: dict[str, dict[str, Unit]] = {}  # the units of each status, in the order in which they got it
-        self.tasks = 0
-        self.completed_tasks = 0
-        self._graph: GraphPayload = {"nodes": [], "edges": [], "levels": []}
-        self._named: frozenset[str] = frozenset()  # the units that the graph names
-        self._state = RunState(self._graph)
-        self._reset({})
+        self._begin([], {})
 
     def count(self, status: str) -> int:
         """How many units have a status."""
@@ -168,7 +160,7 @@ class Run:
     def names_the_same_units(self, event: Event) -> bool:
         """Whether an event comes with a graph of the units that this run's graph has."""
         nodes = _nodes(event)
-        return bool(nodes) and self._named == {node["id"] for node in nodes}
+        return bool(nodes) and {node["id"] for node in self._nodes} == {node["id"] for node in nodes}
 
     def _start(self, event: Event) -> None:
         started = _seconds(event.time)
@@ -176,14 +168,17 @@ class Run:
         if not is_repetition:
             self.failed_tasks = 0
         self.started, self.ended, self.outcome, self.reason = started, None, "", ""
-        self._begin(_nodes(event) or self._graph["nodes"], self.units if is_repetition else {})
+        self._begin(_nodes(event) or self._nodes, self.units if is_repetition else {})
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
         """Start from the units of a graph; keep what else is known of those whose status is the same as before."""
-        self._named = frozenset(node["id"] for node in nodes)
-        self._graph = {"nodes": nodes, "edges": [], "levels": []}
-        self._state = RunState(self._graph)
-        self._reset({number: Level(number) for number in sorted({node["level"] for node in nodes})})
+        self._nodes = nodes
+        self._state = RunState({"nodes": nodes})
+        self.units: dict[str, Unit] = {}
+        self.levels = {number: Level(number) for number in sorted({node["level"] for node in nodes})}
+        # The units of each status, in the order in which they got it.
+        self.by_status: dict[str, dict[str, Unit]] = {status: {} for status in STATUSES}
+        self.tasks = self.completed_tasks = 0
         for node in nodes:
             unit = self._add(node)
             known = before.get(unit.name)
@@ -191,14 +186,8 @@ class Run:
                 unit.follow(known)
         # The graph does not name the others, and the events that told of them do not come twice.
         for known in before.values():
-            if known.level.number == NO_LEVEL and known.name not in self._named:
+            if known.level.number == NO_LEVEL and known.name not in self.units:
                 self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
-
-    def _reset(self, levels: dict[int, Level]) -> None:
-        self.units = {}
-        self.levels = levels
-        self.by_status = {status: {} for status in STATUSES}
-        self.tasks = self.completed_tasks = 0
 
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
