@@ -256,19 +256,15 @@ def event_of(wire: dict[str, Any]) -> Event:
         stamp = wire["time"]
         time = Real.datetime.fromisoformat(stamp)
         if time.tzinfo is not UTC:
-            time = _in_utc(time)
+            if time.tzinfo is None:
+                raise ValueError(stamp)
+            time = time.astimezone(UTC)
         # fromisoformat accepts more of ISO 8601 than RFC 3339 allows; these two characters tell them apart.
         if stamp[10] not in "Tt " or stamp[16] != ":":
             raise ValueError(stamp)
     except (LookupError, TypeError, ValueError, OverflowError):
         raise _wrong("time", 'an RFC 3339 time such as "2026-11-23T17:08:00.25Z"', wire) from None
     return Event(kind, unit, task, pr, get("payload"), error, time)
-
-
-def _in_utc(time: datetime) -> datetime:
-    if time.tzinfo is None:
-        raise ValueError(time)
-    return time.astimezone(UTC)
 
 
 def _wrong_key(wire: dict[str, Any]) -> DecodeError:
