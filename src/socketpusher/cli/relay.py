@@ -80,14 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..jetstream.relay import Relay  # imports nats-py, which NatsOptions has looked for
     from ..jetstream.stream import StreamSpec
 
-    plan = StreamSpec(
-        arguments.stream or STREAM,
-        arguments.prefix or PREFIX,
-        arguments.replicas,
-        arguments.max_age,
-        arguments.max_bytes,
-        arguments.duplicate_window,
-    )
+    limits = {name: getattr(arguments, name) for name in ("replicas", "max_age", "max_bytes", "duplicate_window")}
+    plan = StreamSpec(arguments.stream or STREAM, arguments.prefix or PREFIX, **limits)
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
     with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -95,23 +95,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if pusher.complete and not lines.skipped else 1
 
 
-@contextmanager
-def _opened(name: str, path: str | None) -> Iterator[BinaryIO]:
+def _opened(name: str, path: str | None) -> AbstractContextManager[BinaryIO]:
     from ..unix_socket import is_socket
     from .flow_control import standard_input
 
     if name == "-":
-        yield standard_input()
-        return
+        return nullcontext(standard_input())
     try:
-        file = open(name, "rb")  # noqa: SIM115 - closed below; a with statement would explain the wrong errors
+        return open(name, "rb")
     except OSError as error:
         reason = error.strerror
         if is_socket(name):
             reason = f"it is a socket; the recording comes first: socketpusher replay {path or 'FILE'} {name}"
         raise OSError(error.errno, f"can't read the recording: {reason}", name) from None
-    with file:
-        yield file
 
 
 def _send(lines: "EventLines", pusher: "FlowControlledPusher", clock: "ReplayClock", show: Show) -> None:
