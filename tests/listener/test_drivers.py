@@ -302,8 +302,6 @@ def test_a_cancelled_wait_loses_nothing(socket_path: str) -> None:
     assert asyncio.run(asyncio.wait_for(main(), 60)) == [str(number) for number in range(30)]
 
 
-# asyncio itself warns of transports that outlive their loop.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_listener_that_outlives_its_loop_closes_without_a_word(socket_path: str) -> None:
     listener = listen(socket_path)
 
