@@ -167,6 +167,33 @@ def test_asyncio_yields_what_a_thread_yields_from_many_senders(socket_path: str)
     assert sorted(asyncio.run(asyncio.wait_for(main(), 60))) == sorted(line(name * 3000) for name in "abcd" * 200)
 
 
+def test_two_tasks_of_one_loop_share_the_events(socket_path: str) -> None:
+    async def main() -> list[list[str]]:
+        received: list[list[str]] = [[], []]
+        listener = listen(socket_path)
+
+        async def read(types: list[str]) -> None:
+            async for event in listener:
+                types.append(event.type)
+                if sum(map(len, received)) == 100:
+                    listener.close()
+                await asyncio.sleep(0.001)
+
+        reading = asyncio.gather(*map(read, received))
+        with closing(socket.socket(socket.AF_UNIX)) as sender:
+            sender.connect(socket_path)
+            for number in range(100):
+                sender.sendall(line(number))
+                await asyncio.sleep(0.001)
+            await reading
+        return received
+
+    first, second = asyncio.run(asyncio.wait_for(main(), 60))
+    assert sorted(map(int, first + second)) == list(range(100))
+    assert first
+    assert second
+
+
 def test_a_slow_reader_in_asyncio_makes_the_sender_wait(socket_path: str) -> None:
     async def main() -> int:
         with listen(socket_path, raw=True) as listener, closing(socket.socket(socket.AF_UNIX)) as sender:
