@@ -7,19 +7,22 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from socketpusher import Bus
 from socketpusher.channel.ledger import Ledger
+from support import profile as profile  # sets up hypothesis
 from support.consumer import Consumer
-from support.leftovers import left_behind
+from support.leftovers import described, left_behind
 from support.waiting import wait_for
 
 # A runner in the background may have it ignored, and so would every host that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("default", deadline=None)  # the machine is shared, so times mean nothing
-settings.load_profile("default")
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, so each test's collection need not look at it: that is most of its time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +33,15 @@ def leaves_nothing_behind() -> Iterator[None]:
     resource_tracker.ensure_running()
     before = left_behind()
     yield
-    gc.collect()
+
+    def nothing_is_left() -> bool:
+        gc.collect()
+        return not left_behind() - before
+
     try:
-        wait_for(lambda: not left_behind() - before, timeout=20)
+        wait_for(nothing_is_left, timeout=20)
     except AssertionError:
-        pytest.fail(f"left behind: {sorted(left_behind() - before)}")
+        pytest.fail(f"left behind: {sorted(map(described, left_behind() - before))}")
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from support.consumer import Consumer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,7 +28,12 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run_and_print_what_their_comments_say(name: str) -> None:
     example = EXAMPLES[name]
-    ended = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
+    # An example without a consumer of its own is run beside one.
+    paths = [] if "listen(" in example else re.findall(r'"(/tmp/[\w-]+\.sock)"', example)
+    with ExitStack() as consumers:
+        for path in paths:
+            consumers.callback(Consumer(path).go_away)
+        ended = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
     said = [line.partition("  # ")[2] for line in example.splitlines() if line.strip().startswith("print")]
     for expected, printed in zip(said, ended.stdout.splitlines(), strict=True):

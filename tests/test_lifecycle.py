@@ -10,6 +10,7 @@ import pytest
 from socketpusher import Bus, PusherConfig, SocketPusher
 from support import producer_script
 from support.consumer import Consumer
+from support.profile import scaled
 from support.waiting import is_running, wait_for
 
 SEND_THREE = """
@@ -84,7 +85,7 @@ if __name__ == "__main__":
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for _ in range(3):
+    for _ in range(STARTS):
         with SocketPusher(bus, config):
             bus.emit(Event("x"))
     stop = True
@@ -97,7 +98,7 @@ if __name__ == "__main__":
 """
     # Not as a file that removes itself: here the children do need it.
     with open(os.path.join(os.path.dirname(consumer.path), "host.py"), "w") as file:
-        file.write(producer_script.PROLOGUE + code)
+        file.write(producer_script.PROLOGUE + f"STARTS = {scaled(3)}\n" + code)
     import subprocess
     import sys
 

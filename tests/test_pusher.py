@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -166,7 +167,7 @@ def test_start_reports_what_is_wrong_with_the_socket(bus: Bus, socket_path: str)
     too_long = os.path.join(directory, "x" * 108)
     cases = [
         (directory, OSError, "can't connect"),
-        (socket_path, ConnectionRefusedError, "nobody listens"),
+        (socket_path, ConnectionRefusedError, "it is not a socket; choose another path"),
         (os.path.join(socket_path, "below"), NotADirectoryError, "not a directory"),
         (too_long, OSError, f"a path of {len(too_long)} bytes, the limit is 107"),
     ]
@@ -193,8 +194,12 @@ def test_start_gives_up_on_a_listener_whose_queue_is_full(bus: Bus, socket_path:
     queued = socket.socket(socket.AF_UNIX)
     queued.connect(socket_path)
     pusher = SocketPusher(bus, PusherConfig(socket_path=socket_path, **QUICK))
-    with pytest.raises(TimeoutError, match=r"not connected (in|after) 2 s"):
-        pusher.start(timeout=2)
+    for timeout in (0.3, 3, 30):
+        with pytest.raises(TimeoutError) as caught:
+            pusher.start(timeout=timeout)
+        if "did not start in time" not in str(caught.value):  # the machine is busy, and the process not that far
+            break
+    assert re.search(rf"not connected (in|after) {timeout:g} s", str(caught.value))
     accepted, _ = listener.accept()
     pusher.start(timeout=30)
     pusher.close()
@@ -330,7 +335,7 @@ def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(socket_path)
     listener.listen()
-    config = PusherConfig(socket_path=socket_path, write_timeout=0.1, buffer_size=100_000, **QUICK)
+    config = PusherConfig(socket_path=socket_path, write_timeout=0.5, buffer_size=100_000, **QUICK)
     with SocketPusher(bus, config) as pusher:
         stalled, _ = listener.accept()
         for number in range(5000):
@@ -338,7 +343,9 @@ def test_a_connection_that_takes_no_byte_is_given_up(bus: Bus, socket_path: str)
         reading, _ = listener.accept()
         received = b""
         while received.count(b"\n") < 5000:
-            received += reading.recv(1 << 20)
+            piece = reading.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
+            received += piece
         assert pusher.stats().reconnects == 1
     # It never read a byte, so the next one got everything.
     assert [wire.decode(line).task for line in received.split(b"\n")[:-1]] == list(range(5000))
@@ -360,7 +367,9 @@ def test_a_consumer_that_reads_in_time_is_not_given_up(bus: Bus, socket_path: st
         received = bytearray()
         start = time.monotonic()
         while received.count(b"\n") < 10_000:
-            received += connection.recv(16384)
+            piece = connection.recv(16384)
+            assert piece, "a consumer that reads is given up"
+            received += piece
             # Not for its own sake: pacing is what this consumer is.
             threading.Event().wait(0.015)
         assert time.monotonic() - start > 1.0
@@ -387,6 +396,7 @@ def test_a_line_that_was_cut_by_a_disconnect_is_sent_again_whole(bus: Bus, socke
         received = b""
         while received.count(b"\n") == 0 or wire.decode(received.rstrip(b"\n").rpartition(b"\n")[2]).task != 9:
             piece = second.recv(1 << 20)
+            assert piece, "a consumer that reads is given up"
             received += piece
             while not received.endswith(b"\n"):
                 received += second.recv(1 << 20)

@@ -45,10 +45,9 @@ def is_socket(path: str) -> bool:
 def with_advice(error: OSError, path: str) -> OSError:
     """The same error with a message that says what was tried, on what path, why it failed and what to do."""
     code = error.errno or errno.EIO
-    reason = error.strerror or str(error)
-    if code == errno.ECONNREFUSED and not is_socket(path):
-        code, reason = errno.ENOTSOCK, "it is not a socket"
-    advice = _ADVICE.get(code)
+    reason, advice = error.strerror or str(error), _ADVICE.get(code)
+    if code == errno.ECONNREFUSED and os.path.exists(path) and not is_socket(path):  # connect(2) makes no difference
+        reason, advice = "it is not a socket", _ADVICE[errno.ENOTSOCK]
     return OSError(code, f"can't connect to the consumer: {reason}" + (f"; {advice}" if advice else ""), path)
 
 

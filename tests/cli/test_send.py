@@ -367,7 +367,7 @@ def test_a_consumer_of_another_user_can_be_allowed(socket_path: str) -> None:
         os.seteuid(0)
     result = run("send", socket_path, "--type", "a")
     assert result.returncode == 1
-    assert "if it may have them, give --allow-uid 65534" in result.stderr
+    assert "to allow it, give --allow-uid 65534" in result.stderr
     assert run("send", socket_path, "--type", "a", "--allow-uid", "65534").returncode == 0
     wait_for(consumer.events)
     consumer.go_away()

@@ -9,6 +9,7 @@ import pytest
 from support import producer_script
 from support.consumer import Consumer
 from support.hostile import HELPERS, writers_of
+from support.profile import scaled
 from support.waiting import is_running, wait_for
 
 QUIET = 'import warnings\nwarnings.simplefilter("ignore", DeprecationWarning)\n'
@@ -84,7 +85,7 @@ def ask():
 thread = threading.Thread(target=ask)
 thread.start()
 restarts = 0
-for number in range(25):
+for number in range({scaled(25)}):
     with SocketPusher(bus, config) as pusher:
         emit(1, number)
     restarts += pusher.stats().writer_restarts
@@ -94,7 +95,7 @@ thread.join()
 print(restarts)
 """
     assert producer_script.run(lines, consumer.path, timeout=120) == (0, "0\n", "")
-    assert consumer.wait_for_tasks(25) == list(range(25))
+    assert consumer.wait_for_tasks(scaled(25)) == list(range(scaled(25)))
 
 
 REAPERS = {
@@ -297,7 +298,7 @@ def subscribe():
         bus.subscribe(print)()
 for _ in range(4):
     threading.Thread(target=subscribe, daemon=True).start()
-forked(lambda: bus.subscribe(print)(), 300)
+forked(lambda: bus.subscribe(print)(), {scaled(300)})
 print("done", flush=True)
 os._exit(0)
 """
@@ -322,13 +323,13 @@ def work():
         other.emit(Event("own"))
         assert own.flush(10)
     assert own.stats().sent == 1, own.stats()
-forked(work, 25)
+forked(work, {scaled(25)})
 print("done", flush=True)
 os._exit(0)
 """
     code, output, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, output) == (0, "done\n"), errors
-    wait_for(lambda: [event.type for event in consumer.events()].count("own") == 25)
+    wait_for(lambda: [event.type for event in consumer.events()].count("own") == scaled(25))
 
 
 def test_a_child_forked_in_the_middle_of_start_can_close_and_start(consumer: Consumer) -> None:

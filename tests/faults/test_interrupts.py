@@ -6,7 +6,7 @@ behind the call of something of C, and inside of a blocking call. These places, 
 (`support.interrupts` says how they are found). So a lock of C in a `with` is never left held: CPython does not look
 between taking it and the body, or between the body and `__exit__`.
 
-Where a point costs a process, only some are tried by default; `INTERRUPT_STRIDE=1` tries all.
+Where a point costs a process, only some are tried by default; `HYPOTHESIS_PROFILE=thorough` tries all, `quick` fewer.
 """
 
 import gc
@@ -27,14 +27,14 @@ import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from support.interrupts import HungError, Interrupt, Point, Timeout, hang_breaker, raising, watching
-from support.leftovers import left_behind
+from support.leftovers import described, left_behind
+from support.profile import spread
 from support.recorder import Recorder
 from support.waiting import wait_for
 
 if sys.platform != "linux":
     pytest.skip("what is left behind is read from /proc", allow_module_level=True)
 
-STRIDE = int(os.environ.get("INTERRUPT_STRIDE", "0"))
 UNLIMITED = 1 << 40
 
 
@@ -199,7 +199,7 @@ def sweep(stride: int, action: Callable[[], object], trial: Callable[[Point], li
     """
     problems: list[str] = []
     with watching():
-        for n in itertools.count(1, STRIDE or stride):
+        for n in itertools.count(1, spread(stride)):
             point = Point(n, action)
             found = guarded(f"point {n}", lambda point=point: trial(point))  # type: ignore[misc]
             problems += [f"{point.place}\n {problem}" for problem in found]
@@ -412,11 +412,12 @@ def left(before: set[str]) -> list[str]:
     with suppress(AssertionError):
         wait_for(lambda: not left_behind() - before, 8)
     found = sorted(left_behind() - before)
+    said = list(map(described, found))
     for name in found:
         if name.startswith("process "):
             with suppress(ProcessLookupError):
-                os.kill(int(name.split()[1].rstrip(":")), signal.SIGKILL)
-    return [f"left behind: {found}"] if found else []
+                os.kill(int(name.split()[1]), signal.SIGKILL)
+    return [f"left behind: {said}"] if found else []
 
 
 @pytest.mark.parametrize("after", ["start again", "close", "collected"])

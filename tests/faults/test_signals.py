@@ -12,6 +12,7 @@ from socketpusher import Bus, Event, PusherConfig, SocketPusher
 from support import producer_script
 from support.consumer import Consumer
 from support.hostile import HELPERS, writers_of
+from support.profile import scaled
 from support.waiting import is_running, wait_for
 
 
@@ -30,7 +31,7 @@ def on_signal(*_):
     took = now() - began
 signal.signal(signal.{name}, on_signal)
 sent = 0
-for attempt in range(12):
+for attempt in range({scaled(12)}):
     took = None
     pusher = SocketPusher(bus, config)
     pusher.start()
@@ -54,14 +55,14 @@ os._exit(0)
 """
     code, output, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, output[:5]) == (0, "done "), errors
-    wait_for(lambda: consumer.torn() == [b""] * len(consumer.connections) and len(consumer.connections) == 12)
+    wait_for(lambda: consumer.torn() == [b""] * len(consumer.connections) and len(consumer.connections) == scaled(12))
     assert len(consumer.lines()) >= int(output.split()[1])
 
 
 def test_interrupts_at_any_moment_of_start_leave_nothing_behind(consumer: Consumer) -> None:
     lines = f"""{HELPERS}
 import random
-for attempt in range(40):
+for attempt in range({scaled(40)}):
     pusher = SocketPusher(bus, config)
     signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.15))
     signal.signal(signal.SIGALRM, signal.default_int_handler)

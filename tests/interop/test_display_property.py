@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from socketpusher import Bus, SocketPusher
+from support.profile import scaled
 from support.runs import Run, runs
 from support.truth import Truth
 from support.web import Web, differences, drop_some, kill_writer, sending
@@ -65,8 +66,7 @@ class Accidents:
 
 
 @settings(
-    max_examples=15,
-    deadline=None,
+    max_examples=scaled(10),
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes seconds, too long for a search
 )

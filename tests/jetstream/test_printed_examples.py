@@ -4,12 +4,16 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from socketpusher import Event, wire
-from support.cli import INSTALLED, run, send
+from socketpusher.cli import main
+from support.cli import INSTALLED, send
 from support.nats import Server, needs_server, relaying
 from support.terminal import Terminal
 from support.waiting import wait_for
@@ -19,8 +23,16 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 LINES = b"".join(wire.encode(Event(kind, unit="app")) for kind in ("unit.started", "unit.failed", "unit.blocked"))
 
 
+@cache
+def printed_help(*arguments: str) -> str:
+    """Without a process, for each worker of the tests asks before the first test."""
+    with redirect_stdout(StringIO()) as output, suppress(SystemExit):
+        main([*arguments, "--help"])
+    return output.getvalue()
+
+
 def examples(command: str) -> list[str]:
-    texts = [README, *(run(*arguments, "--help").stdout for arguments in ((), (command,)))]
+    texts = [README, *(printed_help(*arguments) for arguments in ((), (command,)))]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     found = [re.split(r" {3,}", line)[0] for line in lines if line.startswith(f"socketpusher {command}")]
     return list(dict.fromkeys(example for example in found if "nats://localhost" in example))

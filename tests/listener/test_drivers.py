@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from socketpusher import Bus, Event, Gap, PusherConfig, SkippedLine, SocketPusher, listen, wire
 from socketpusher.config import MAX_LINE_BYTES
 from socketpusher.listener.listener import Listener
+from support.profile import scaled
 from support.senders import line
 from support.waiting import wait_for
 
@@ -124,7 +125,7 @@ def expected(stream: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 @given(st.lists(PIECES, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(50))
 def test_any_bytes_cut_anywhere_yield_the_valid_lines_and_report_the_others(
     pieces: list[bytes], generator: random.Random
 ) -> None:

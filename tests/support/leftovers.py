@@ -4,18 +4,24 @@ import os
 import threading
 from pathlib import Path
 
+_foreign: set[str] = set()  # processes of others, which each test would look at twice
+
 
 def children() -> set[str]:
     """The processes that this one has started, and its pushers' writers, which are nobody's children."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    running = set(filter(str.isdigit, os.listdir("/proc")))
+    _foreign.intersection_update(running)
+    for pid in running - _foreign:
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            command = stat.with_name("cmdline").read_bytes()
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue  # it has ended
         if int(fields[1]) == os.getpid() or is_writer(command):
-            found.add(f"process {stat.parent.name}: {command!r}")
+            found.add(f"process {pid}")
+        else:
+            _foreign.add(pid)
     return found
 
 
@@ -34,6 +40,15 @@ def writers() -> set[int]:
         except OSError:
             continue  # it has ended
     return found
+
+
+def described(name: str) -> str:
+    """A name with what its process is running; that is no part of the name, for a process may be about to change it."""
+    kind, _, pid = name.partition(" ")
+    try:
+        return f"{name}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}" if kind == "process" else name
+    except OSError:
+        return f"{name}, which has ended since"
 
 
 def descriptors() -> set[str]:

@@ -232,7 +232,8 @@ def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
     done = [at(4, "task.completed", "b", 1), at(5, "unit.completed", "unnamed")]
     runs = following(first, *begun, failed, *done)
     before = [
-        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in runs.runs[0].units.values()
+        [getattr(unit, name) for name in unit.__slots__ if name not in ("level", "run")]
+        for unit in runs.runs[0].units.values()
     ]
     runs.source_disconnected("one", 6.0)
     standing = RunState(GRAPH.payload())
@@ -241,7 +242,7 @@ def test_what_a_connection_tells_again_shows_the_run_as_before() -> None:
     again = (at(7, "graph", payload=standing.payload()), first, *begun, failed, *done)
     (run,) = following(*again, source="two", runs=runs).runs
     assert [
-        [getattr(unit, name) for name in unit.__slots__ if name != "level"] for unit in run.units.values()
+        [getattr(unit, name) for name in unit.__slots__ if name not in ("level", "run")] for unit in run.units.values()
     ] == before
     check(run)
 
@@ -355,6 +356,13 @@ def test_the_time_that_is_left_is_told_by_the_rate_of_what_was_done_in_this_run(
     assert run.eta(then) == 0
     following(at(11, "orch.failed"), runs=runs)
     assert run.eta(then) is None
+
+
+def test_units_that_were_done_before_this_connection_count_for_the_time_that_is_left() -> None:
+    """The graph has their status already; that they ended in this run is told after it."""
+    graph = {"nodes": [{"id": "a", "status": "complete"}, {"id": "b"}]}
+    runs = following(at(0, "orch.started", payload={"graph": graph}), at(9, "unit.completed", "a"))
+    assert runs.runs[0].eta(BEGIN.timestamp() + 10) == 10
 
 
 def test_the_time_that_is_left_is_unknown_if_the_start_was_not_seen_or_the_source_has_disconnected() -> None:

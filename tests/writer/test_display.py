@@ -37,6 +37,7 @@ from socketpusher.writer import backlog as backlogs
 from socketpusher.writer import loop, session
 from socketpusher.writer import spool as spools
 from socketpusher.writer.loop import Writer
+from support.profile import scaled
 from support.runs import Run, runs
 
 SOON = 1e-9
@@ -488,7 +489,7 @@ WHATEVER_HAPPENS = given(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scaled(150), suppress_health_check=[HealthCheck.too_slow])
 @WHATEVER_HAPPENS
 def test_the_display_is_right_after_any_drop_and_any_death(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes
@@ -503,7 +504,7 @@ def test_the_display_is_right_after_any_drop_and_any_death(
         stage.remove()
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=scaled(75), suppress_health_check=[HealthCheck.too_slow])
 @WHATEVER_HAPPENS
 def test_with_a_spool_nothing_is_dropped_and_the_next_pusher_is_right(
     fds: tuple[int, ...], small_limits: None, run: Run, config: PusherConfig, sudden: bool, data: bytes

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..events import Event, EventType
 from ..graph import NodePayload, count_in, graph_in
-from ..run_state import RELEVANT, STATUSES, RunState
+from ..run_state import RELEVANT, STATUS_AFTER, STATUSES, RunState
 
 MAX_RECENT_EVENTS = 200
 """How many of the last events are kept."""
@@ -58,6 +58,7 @@ class Unit:
 
     name: str
     level: "Level"  # of its depth in the graph, or of `NO_LEVEL`
+    run: "Run"
     status: str = ""
     tasks: int = 0  # never below the completed ones; 0 where nobody has said
     completed_tasks: int = 0
@@ -192,7 +193,7 @@ class Run:
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
         level.units += 1
-        unit = self.units[node["id"]] = Unit(node["id"], level)
+        unit = self.units[node["id"]] = Unit(node["id"], level, self)
         self._sync(unit)
         return unit
 
@@ -216,7 +217,7 @@ class Run:
             if unit.started != started:  # else a connection tells it again, but not why a task has failed since
                 unit.reason = unit.error = ""
             unit.started, unit.ended = started, None
-        elif unit.status != before:
+        elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         return unit.status != before
 

@@ -1,10 +1,8 @@
 """The list of all units, which keys open: to move in it, to search, and to see why a unit failed. Pure."""
 
-from collections.abc import Iterator
-
 from .sections import MARKS, unit_name, work
 from .text import BOLD, DIM, PLAIN, SELECTED, Line, clip, clock, fit, plural, printable, width, wrap
-from .tracker import NO_LEVEL, Run, RunTracker, Unit
+from .tracker import NO_LEVEL, RunTracker, Unit
 
 ESCAPE, ENTER, BACKSPACE = "\x1b", ("\r", "\n"), ("\x7f", "\b")
 _UP, _DOWN = ("\x1b[A", "\x1bOA"), ("\x1b[B", "\x1bOB")
@@ -69,22 +67,22 @@ class UnitList:
             columns: How many columns a line may take.
             height: How many lines there may be.
         """
-        found = list(self._found(runs))
+        found = self._found(runs)
         self._marked = max(0, min(self._marked, len(found) - 1))
         room = height // 4  # for the details, also where they need less, so that the list stays where it is
-        details = _details(*found[self._marked], columns, room) if found else []
+        details = _details(found[self._marked], columns, room) if found else []
         details += [[]] * (room - len(details))
         self._rows = max(1, height - 2 - room)
         self._top = max(0, min(self._top, self._marked, len(found) - self._rows), self._marked - self._rows + 1)
         shown = found[self._top : self._top + self._rows]
         names = [
-            f"{printable(run.title)}  {unit_name(unit)}" if len(runs.runs) > 1 else unit_name(unit)
-            for run, unit in shown
+            f"{printable(unit.run.title)}  {unit_name(unit)}" if len(runs.runs) > 1 else unit_name(unit)
+            for unit in shown
         ]
         space = min(max(map(width, names), default=0), max(20, columns // 2 - 22))
         rows = [
-            _row(run, unit, fit(name, space), now, marked=number == self._marked)
-            for number, ((run, unit), name) in enumerate(zip(shown, names, strict=True), self._top)
+            _row(unit, fit(name, space), now, marked=number == self._marked)
+            for number, (unit, name) in enumerate(zip(shown, names, strict=True), self._top)
         ]
         blank: list[Line] = [[] for _ in range(self._rows - len(rows))]
         lines = [
@@ -96,14 +94,14 @@ class UnitList:
         ]
         return [clip(line, columns) for line in lines[:height]]
 
-    def _found(self, runs: RunTracker) -> Iterator[tuple[Run, Unit]]:
+    def _found(self, runs: RunTracker) -> list[Unit]:
         query = self._query.casefold()
+        found: list[Unit] = []
         for run in runs.runs:
-            for unit in run.units.values():
-                if self._failed_only and unit.status not in ("failed", "blocked"):
-                    continue
-                if not query or any(query in text.casefold() for text in (unit.name, unit.worker, unit.reason)):
-                    yield run, unit
+            failed = run.by_status["failed"] | run.by_status["blocked"]
+            units = (failed if self._failed_only else run.units).values()
+            found += (unit for unit in units if _matches(unit, query)) if query else units
+        return found
 
     def _heading(self, count: int) -> Line:
         what = plural(count, "unit") + (" that failed or are blocked" if self._failed_only else "")
@@ -111,18 +109,22 @@ class UnitList:
         return [(what, DIM), (search, BOLD)]
 
 
-def _row(run: Run, unit: Unit, name: str, now: float, marked: bool) -> Line:
+def _matches(unit: Unit, query: str) -> bool:
+    return query in unit.name.casefold() or query in unit.worker.casefold() or query in unit.reason.casefold()
+
+
+def _row(unit: Unit, name: str, now: float, marked: bool) -> Line:
     mark, style = MARKS[unit.status]
     why = f"  {printable(unit.reason)}" if unit.reason else ""
     return [
         (f"  {mark} ", style),
         (name, SELECTED if marked else PLAIN),
-        (f" {work(unit, run.clock(now))}", PLAIN),
+        (f" {work(unit, unit.run.clock(now))}", PLAIN),
         (why, style),
     ]
 
 
-def _details(run: Run, unit: Unit, columns: int, height: int) -> list[Line]:
+def _details(unit: Unit, columns: int, height: int) -> list[Line]:
     """What is known of a unit; of a long error the end."""
     if height < 2:
         return []
@@ -131,7 +133,7 @@ def _details(run: Run, unit: Unit, columns: int, height: int) -> list[Line]:
         unit.status.replace("_", " "),
         "" if unit.level.number == NO_LEVEL else f"level {unit.level.number}",
         *(f"{what} {clock(moment)}" for what, moment in times if moment is not None),
-        f"in {run.title}",
+        f"in {unit.run.title}",
     ]
     error = [line for text in (unit.error or unit.reason).splitlines() for line in wrap(printable(text), columns - 2)]
     lines: list[Line] = [[(unit_name(unit), BOLD), (f"  {printable(', '.join(filter(None, told)))}", DIM)]]

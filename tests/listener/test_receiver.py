@@ -1,4 +1,4 @@
-"""A listener in a thread: reading, holding, waiting in a loop of one's own, more senders than descriptors."""
+"""A listener without asyncio: reading, holding, waiting in a loop of one's own; and more senders than descriptors."""
 
 import array
 import fcntl
