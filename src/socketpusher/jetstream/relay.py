@@ -28,10 +28,11 @@ from .. import wire
 from ..listener.listener import Listener
 from ..listener.problems import Sender
 from ..unix_socket import process_start_ticks
+from ..wire import EventId
 from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
 from .options import NatsOptions
 from .stream import MISSING, Stream, StreamSpec, is_missing, last_id, prepare
-from .subjects import EventId, digest_message_id, graph_message_id, last_stored_seq, message_id, parse_event_id, subject
+from .subjects import digest_message_id, graph_message_id, last_stored_seq, message_id, subject
 
 BATCH = 1000
 """The most messages that a server accepts in a batch."""
@@ -340,7 +341,7 @@ def _settle(future: "asyncio.Future[None]") -> None:
 def _parsed(line: bytes) -> _Line:
     fields = wire.parse(line)
     data = wire.as_sent(line).rstrip(b"\n")  # so that a repetition has the same digest
-    return _Line(data, fields["type"], parse_event_id(fields.get("id")), wire.is_retained(fields))
+    return _Line(data, fields["type"], EventId.parse(fields.get("id")), wire.is_retained(fields))
 
 
 def _with_placeholder(line: _Line, limit: int) -> bytes:
