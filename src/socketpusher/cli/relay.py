@@ -5,12 +5,13 @@ import os
 from typing import TYPE_CHECKING
 
 from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
-from .nats_options import access_options, add_nats_options, duration
+from .nats_options import add_nats_options, duration, stream_options
 from .output import status
 
 if TYPE_CHECKING:
+    from nats.js.api import StreamConfig
+
     from ..jetstream.options import NatsOptions
-    from ..jetstream.stream import StreamSpec
     from ..listener.listener import Listener
 
 _DESCRIPTION = """\
@@ -76,36 +77,33 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
     import asyncio
 
-    from ..jetstream import PREFIX, STREAM
     from ..jetstream.options import NatsOptions
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
 
     try:
-        access = NatsOptions(arguments.to, **access_options(arguments))
+        options = NatsOptions(arguments.to, **stream_options(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.stream import StreamSpec  # imports nats-py, which NatsOptions has looked for
+    from nats.js.api import StreamConfig  # NatsOptions has looked for it
 
-    plan = StreamSpec(
-        arguments.stream or STREAM,
-        arguments.prefix or PREFIX,
-        arguments.replicas,
-        arguments.max_age,
-        arguments.max_bytes,
-        arguments.duplicate_window,
+    limits = StreamConfig(
+        num_replicas=arguments.replicas,
+        max_age=arguments.max_age,
+        max_bytes=arguments.max_bytes,
+        duplicate_window=arguments.duplicate_window or 0,
     )
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
     with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
         status(f"listening on {listener.path}")
-        return asyncio.run(_relay(listener, access, plan, arguments.host))
+        return asyncio.run(_relay(listener, options, limits, arguments.host))
 
 
-async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "StreamSpec", host: str) -> int:
+async def _relay(listener: "Listener[bytes]", options: "NatsOptions", limits: "StreamConfig", host: str) -> int:
     from ..jetstream.relay import Relay
 
-    relay = Relay(listener, access, plan, host, status)
+    relay = Relay(listener, options, limits, host, status)
     code = 0
     try:
         code = 128 + await relay.run()
