@@ -385,6 +385,16 @@ def test_with_ids_an_event_is_yielded_once_and_a_gap_is_reported(
     assert problems[0].sender.pid == os.getpid()
 
 
+def test_events_whose_ids_do_not_have_the_form_of_one_are_all_yielded(socket_path: str) -> None:
+    problems: list[Any] = []
+    ids = ['"abc"', '"abc-0"', "5", f'"{"s" * 101}-7"'] * 2
+    data = b"".join(line(number, f',"id":{id}') for number, id in enumerate(ids)) + line(END)
+    with listen(socket_path, on_problem=problems.append) as listener:
+        items = in_a_thread(listener, lambda: _send(socket_path, data).close())
+    assert [int(item.type) for item in items] == list(range(8))
+    assert problems == []
+
+
 def test_what_a_listener_in_the_middle_of_a_run_is_told_first_makes_no_gap(socket_path: str) -> None:
     problems: list[Any] = []
     data = [line("graph"), line("orch.started", ',"id":"abc-1"'), line("next", ',"id":"abc-700"'), line(END)]

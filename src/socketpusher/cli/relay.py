@@ -4,7 +4,7 @@ import argparse
 import os
 
 from .arguments import add_allowed_senders, add_path, positive, size
-from .nats_options import access_options, add_nats_options, duration
+from .nats_options import add_nats_options, duration, stream_options
 from .output import status
 
 SUMMARY = "publish the events sent to a socket to NATS JetStream"
@@ -68,26 +68,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
     import asyncio
 
-    from ..jetstream import PREFIX, STREAM
     from ..jetstream.options import NatsOptions
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
 
     try:
-        access = NatsOptions(arguments.to, **access_options(arguments))
+        options = NatsOptions(arguments.to, **stream_options(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.relay import Relay  # imports nats-py, which NatsOptions has looked for
-    from ..jetstream.stream import StreamSpec
+    from nats.js.api import StreamConfig  # NatsOptions has looked for it
 
-    limits = {name: getattr(arguments, name) for name in ("replicas", "max_age", "max_bytes", "duplicate_window")}
-    plan = StreamSpec(arguments.stream or STREAM, arguments.prefix or PREFIX, **limits)
+    from ..jetstream.relay import Relay
+
+    limits = StreamConfig(
+        num_replicas=arguments.replicas,
+        max_age=arguments.max_age,
+        max_bytes=arguments.max_bytes,
+        duplicate_window=arguments.duplicate_window or 0,
+    )
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
     with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
 
         async def publish() -> int:
-            relay = Relay(listener, access, plan, arguments.host, status)
+            relay = Relay(listener, options, limits, arguments.host, status)
             code = 0
             try:
                 code = 128 + await relay.run()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ..config import checked_uids, default_socket_path
 from ..events import Event
-from ..wire import DecodeError, event_of, is_retained, parse
+from ..wire import DecodeError, EventId, event_of, is_retained, parse
 from .problems import Gap, Problem, ProblemLog, Sender, SkippedLine
 from .receiver import Receiver
 from .sequences import SequenceTracker
@@ -253,12 +253,13 @@ class Listener(Generic[_T]):
     def _show_pending(self) -> None:
         self._receiver_for().set_pending(length_hint(self._lines) > 0)
 
-    def _is_new(self, event_id: object, retained: bool) -> bool:
-        if not isinstance(event_id, str):
+    def _is_new(self, id: object, retained: bool) -> bool:
+        event_id = EventId.parse(id)
+        if event_id is None:
             return True
         missed = self._sequences.observe(event_id, retained)
         if missed:
-            self._on_problem(Gap(self._current_sender(), event_id.rpartition("-")[0], missed.start, missed.stop - 1))
+            self._on_problem(Gap(self._current_sender(), event_id.session, missed.start, missed.stop - 1))
         return missed is not None
 
     def _current_sender(self) -> Sender:
