@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketpusher.conversion import MAX_DEPTH, exact_datetime, text, to_jsonable
+from socketpusher.conversion import MAX_DEPTH, exact_datetime, format_error, text, to_jsonable
 
 PARTS = (
     st.none()
@@ -153,3 +153,23 @@ def test_a_time_of_a_subclass_is_an_exact_datetime_of_the_same_time() -> None:
     assert type(exact) is datetime
     assert exact == datetime(2026, 11, 23, 17, 8, 0, 5, UTC)
     assert exact.fold == 1
+
+
+class HostileError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("no disk"), "ValueError: no disk"),
+        (KeyError("a"), "KeyError: 'a'"),
+        (RuntimeError(), "RuntimeError"),
+        (OSError(2, "No such file", "/a"), "FileNotFoundError: [Errno 2] No such file: '/a'"),
+        (ValueError("\udc80"), "ValueError: \\udc80"),
+        (HostileError(), "<HostileError: raised RuntimeError>"),
+    ],
+)
+def test_the_text_of_an_error_is_its_type_and_its_message_or_a_note(error: BaseException, text: str) -> None:
+    assert format_error(error) == text

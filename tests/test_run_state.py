@@ -121,11 +121,11 @@ def test_the_oldest_ended_units_that_are_in_no_graph_are_forgotten(
 
 def test_a_long_line_is_shortened_to_what_matters() -> None:
     payload = {"worker": "w", "total_tasks": 3, "log": "x" * LONG_LINE_BYTES}
-    event = Event("unit.failed", "a", payload=payload, error="e" * 10_000)
+    event = Event("unit.failed", "a", payload=payload, error="e" * 10_000 + "ValueError: no disk")
     (line,) = Digest([wire.encode(event)]).lines()
     assert len(line) < LONG_LINE_BYTES
     assert event_on(line)["payload"] == {"worker": "w", "total_tasks": 3}
-    assert event_on(line)["error"] == "e" * 8000 + " [cut]"
+    assert event_on(line)["error"] == "e" * 4000 + " [cut] " + "e" * 3981 + "ValueError: no disk"
 
 
 def test_a_digest_is_bounded_even_with_large_errors_and_payloads() -> None:

@@ -502,3 +502,32 @@ def test_a_lone_surrogate_in_a_name_is_escaped_and_changes_nothing_else() -> Non
     assert line == (
         b'{"type":"t\\\\udc80","time":"2026-11-23T17:08:00.250000Z","unit":"u\\\\udc80","error":"e\\\\udc80"}\n'
     )
+
+
+@given(st.integers(1, 10**18 - 1), st.text(min_size=1, max_size=100))
+def test_an_id_has_a_session_and_a_number(n: int, session: str) -> None:
+    assert wire.EventId.parse(f"{session}-{n}") == (session, n)
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        None,
+        5,
+        "",
+        "-",
+        "a",
+        "-1",
+        "a-",
+        "a--",
+        "a-0",
+        "a-01",
+        "a-1x",
+        "a-1\n",
+        "a-٣",
+        "a-" + "9" * 19,
+        "a" * 101 + "-1",
+    ],
+)
+def test_what_has_not_the_form_of_an_id_is_not_parsed(id: object) -> None:
+    assert wire.EventId.parse(id) is None

@@ -41,6 +41,11 @@ def text(value: object) -> str:
     return str.encode(str(value), "utf-8", "backslashreplace").decode()
 
 
+def format_error(error: BaseException) -> str:
+    """The exception as "Type: message", or a placeholder if its `__str__` raises."""
+    return str(to_jsonable(error, lambda placeholder: None)).removesuffix(": ")
+
+
 class Real:
     """The real types. freezegun replaces their names in every module, but not inside a class."""
 

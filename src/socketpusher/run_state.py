@@ -388,5 +388,6 @@ def _short(event: Mapping[str, Any], error_length: int) -> bytes:
         given = payload if isinstance(payload, dict) else {}
         short["payload"] = {key: given[key] for key in _KEPT_PAYLOAD_KEYS if isinstance(given.get(key), str | int)}
     if isinstance(error, str):
-        short["error"] = error[:error_length] + " [cut]" * (len(error) > error_length)
+        half = error_length // 2  # the end, too: the last line of a traceback says what happened
+        short["error"] = error if len(error) <= error_length else f"{error[:half]} [cut] {error[-half:]}"
     return orjson.dumps(short, option=orjson.OPT_APPEND_NEWLINE)

@@ -27,7 +27,7 @@ def raised_by_signal_handler(error: BaseException) -> bool:
     if caught is None or caught.tb_next is None:
         return False
     # Without the first frame, which is the caller's: that may be a signal handler which emits.
-    installed = _installed()
+    installed = {code for number in signal.valid_signals() if (code := _code(signal.getsignal(number))) is not None}
     return any(frame.f_code in installed or _has_caller_as_argument(frame) for frame, _ in walk_tb(caught.tb_next))
 
 
@@ -39,11 +39,6 @@ def _has_caller_as_argument(frame: FrameType) -> bool:
     if code.co_flags & _CO_VARARGS:
         arguments += frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount]) or ()
     return any(value is caller for value in arguments)
-
-
-def _installed() -> frozenset[CodeType]:
-    """The code of the signal handlers that are installed."""
-    return frozenset(code for number in signal.valid_signals() if (code := _code(signal.getsignal(number))) is not None)
 
 
 def _code(handler: object) -> CodeType | None:

@@ -4,14 +4,16 @@
 other programs write, and its error names the key that is wrong.
 
 Keys come in the order of `WireEvent`. `type` and `time` are always present; `unit` and `error` are left out when empty;
-`task`, `pr` and `payload` when None; `id` is present with `event_ids`; `retained` (MQTT's word) marks lines that repeat
-the state of the run. The time is RFC 3339 in UTC ending in "Z". A line is UTF-8 and ends with its only newline.
+`task`, `pr` and `payload` when None; `id` is present with `event_ids` (see `EventId`); `retained` (MQTT's word) marks
+lines that repeat the state of the run. The time is RFC 3339 in UTC ending in "Z". A line is UTF-8 and ends with its
+only newline.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import orjson
 
@@ -41,6 +43,27 @@ class WireEvent(TypedDict):
     error: NotRequired[str]
     id: NotRequired[str]
     retained: NotRequired[bool]
+
+
+class EventId(NamedTuple):
+    """The parts of an event's id, "<session>-<n>". A session has 1 to 100 characters, and n starts at 1.
+
+    Args:
+        session: One pusher, from its start to its end.
+        n: The number of the event; it rises by one with each.
+    """
+
+    session: str
+    n: int
+
+    @classmethod
+    def parse(cls, id: object) -> "EventId | None":
+        """The parts of an id; None if it does not have this form."""
+        match = _match_id(id) if isinstance(id, str) else None
+        return cls(match[1], int(match[2])) if match else None
+
+
+_match_id = re.compile(r"(.{1,100})-([1-9][0-9]{0,17})", re.DOTALL).fullmatch
 
 
 class DecodeError(ValueError):
@@ -256,19 +279,15 @@ def event_of(wire: dict[str, Any]) -> Event:
         stamp = wire["time"]
         time = Real.datetime.fromisoformat(stamp)
         if time.tzinfo is not UTC:
-            time = _in_utc(time)
+            if time.tzinfo is None:
+                raise ValueError(stamp)
+            time = time.astimezone(UTC)
         # fromisoformat accepts more of ISO 8601 than RFC 3339 allows; these two characters tell them apart.
         if stamp[10] not in "Tt " or stamp[16] != ":":
             raise ValueError(stamp)
     except (LookupError, TypeError, ValueError, OverflowError):
         raise _wrong("time", 'an RFC 3339 time such as "2026-11-23T17:08:00.25Z"', wire) from None
     return Event(kind, unit, task, pr, get("payload"), error, time)
-
-
-def _in_utc(time: datetime) -> datetime:
-    if time.tzinfo is None:
-        raise ValueError(time)
-    return time.astimezone(UTC)
 
 
 def _wrong_key(wire: dict[str, Any]) -> DecodeError:

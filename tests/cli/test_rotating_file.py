@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("rotate", [move, Path.unlink, replace_by_a_new_one, truncate])
 def test_lines_go_to_the_path_whatever_logrotate_does(tmp_path: Path, rotate: Callable[[Path], object]) -> None:
     path = tmp_path / "run.ndjson"
-    with RotatingFile(str(path), 8, 1) as record:
+    with closing(RotatingFile(str(path), 8, 1)) as record:
         record.write([b"first\n"])
         rotate(path)
         record.write([b"other\n"])
@@ -71,7 +72,7 @@ def test_lines_go_to_the_path_whatever_logrotate_does(tmp_path: Path, rotate: Ca
 
 def test_a_file_that_disappears_when_it_is_full_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.ndjson"
-    with RotatingFile(str(path), 8, 1) as record:
+    with closing(RotatingFile(str(path), 8, 1)) as record:
         record.write([b"first\n"])
         exists = os.path.lexists
         monkeypatch.setattr(os.path, "lexists", lambda file: (path.unlink(missing_ok=True), exists(file))[1])
@@ -81,12 +82,12 @@ def test_a_file_that_disappears_when_it_is_full_is_no_error(tmp_path: Path, monk
 
 def test_only_one_process_records_to_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "run.ndjson")
-    with RotatingFile(path, 8, 1) as record:
+    with closing(RotatingFile(path, 8, 1)) as record:
         record.write([b"first\n", b"other\n"])  # another file than at the beginning
         with pytest.raises(OSError, match="another process records to it") as refused:
             RotatingFile(path, 8, 1)
         assert refused.value.errno == errno.EBUSY
-    with RotatingFile(path, 8, 1) as record:
+    with closing(RotatingFile(path, 8, 1)) as record:
         record.write([b"third\n"])
 
 
@@ -100,7 +101,7 @@ def test_a_batch_that_does_not_fit_on_the_disk_is_not_written_at_all(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data[:9])
 
-    with RotatingFile(str(path), 1000, 1) as record:
+    with closing(RotatingFile(str(path), 1000, 1)) as record:
         record.write([b"first\n"])
         monkeypatch.setattr(os, "write", write_a_part)
         with pytest.raises(OSError, match="No space left on device; make room") as full:

@@ -7,18 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher.jetstream.subjects import (
-    EventId,
     Source,
     checked_prefix,
     digest_message_id,
     graph_message_id,
     last_stored_seq,
     message_id,
-    parse_event_id,
     source,
     subject,
     subject_filter,
 )
+from socketpusher.wire import EventId
 
 ANY = st.text(st.characters(), max_size=300)
 
@@ -53,16 +52,10 @@ def test_an_invalid_prefix_is_refused(prefix: str) -> None:
 @given(st.integers(1, 10**18 - 1), st.text(min_size=1, max_size=100))
 def test_the_last_message_id_has_the_last_stored_number(n: int, session: str) -> None:
     of = EventId(session, n)
-    assert parse_event_id(f"{session}-{n}") == of
     assert last_stored_seq(message_id(of)) == n
     assert last_stored_seq(graph_message_id(of)) == n - 1
     assert message_id(of).isascii()
     assert message_id(of).isprintable()
-
-
-@pytest.mark.parametrize("id", [None, 5, "", "a", "-1", "a-", "a-0", "a-01", "a-1x", "a-٣", "a-" + "9" * 19])
-def test_an_invalid_id_is_not_parsed(id: object) -> None:
-    assert parse_event_id(id) is None
 
 
 def test_the_id_of_a_line_depends_on_the_host_and_on_every_byte() -> None:

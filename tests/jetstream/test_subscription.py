@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,41 @@ def test_asyncio_gets_the_same(socket_path: str, server: Server) -> None:
     with publishing(socket_path, server.url):
         send(socket_path, lines("a", 1, 2000))
         assert asyncio.run(read(2000)) == list(range(1, 2001))
+
+
+def test_an_iteration_that_was_left_goes_on_with_the_next_event(socket_path: str, server: Server) -> None:
+    async def read(events: Any, count: int) -> list[int | None]:
+        got = []
+        async for event in events:
+            got.append(event.task)
+            if len(got) == count:
+                break
+        return got
+
+    with publishing(socket_path, server.url), subscribe(server.url) as events:
+        send(socket_path, lines("a", 1, 1000))
+        wait_for(lambda: server.count() == 1000)
+        got = [*asyncio.run(read(events, 200)), *asyncio.run(read(events, 200))]
+        got += [next(events).task for _ in range(100)] + [event.task for event in islice(events, 100)]
+        got += [*asyncio.run(read(events, 10)), *(event.task for event in islice(events, 290))]
+        send(socket_path, lines("a", 1001, 1100))
+        got += [*(event.task for event in islice(events, 150)), *asyncio.run(read(events, 50))]
+        assert got == list(range(1, 1101))
+
+
+def test_it_is_readable_while_events_wait_in_it(socket_path: str, server: Server) -> None:
+    with publishing(socket_path, server.url), subscribe(server.url) as events:
+        assert events.read() == []  # there is nothing
+        assert not select.select([events], [], [], 0)[0]
+        send(socket_path, lines("a", 1, 10))
+        assert next(events).task == 1
+        assert select.select([events], [], [], 0)[0] == [events]
+        got = []
+        while len(got) < 9:
+            assert select.select([events], [], [], 60)[0]
+            got += [event.task for event in events.read()]
+        assert got == list(range(2, 11))
+        assert not select.select([events], [], [], 0)[0]
 
 
 def test_a_cancelled_close_leaves_no_connection(socket_path: str, server: Server) -> None:

@@ -168,6 +168,33 @@ def test_asyncio_yields_what_a_thread_yields_from_many_senders(socket_path: str)
     assert sorted(asyncio.run(asyncio.wait_for(main(), 60))) == sorted(line(name * 3000) for name in "abcd" * 200)
 
 
+def test_two_tasks_of_one_loop_share_the_events(socket_path: str) -> None:
+    async def main() -> list[list[str]]:
+        received: list[list[str]] = [[], []]
+        listener = listen(socket_path)
+
+        async def read(types: list[str]) -> None:
+            async for event in listener:
+                types.append(event.type)
+                if sum(map(len, received)) == 100:
+                    listener.close()
+                await asyncio.sleep(0.001)
+
+        reading = asyncio.gather(*map(read, received))
+        with closing(socket.socket(socket.AF_UNIX)) as sender:
+            sender.connect(socket_path)
+            for number in range(100):
+                sender.sendall(line(number))
+                await asyncio.sleep(0.001)
+            await reading
+        return received
+
+    first, second = asyncio.run(asyncio.wait_for(main(), 60))
+    assert sorted(map(int, first + second)) == list(range(100))
+    assert first
+    assert second
+
+
 def test_a_slow_reader_in_asyncio_makes_the_sender_wait(socket_path: str) -> None:
     async def main() -> int:
         with listen(socket_path, raw=True) as listener, closing(socket.socket(socket.AF_UNIX)) as sender:
@@ -303,8 +330,6 @@ def test_a_cancelled_wait_loses_nothing(socket_path: str) -> None:
     assert asyncio.run(asyncio.wait_for(main(), 60)) == [str(number) for number in range(30)]
 
 
-# asyncio itself warns of transports that outlive their loop.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_listener_that_outlives_its_loop_closes_without_a_word(socket_path: str) -> None:
     listener = listen(socket_path)
 
@@ -358,6 +383,16 @@ def test_with_ids_an_event_is_yielded_once_and_a_gap_is_reported(
     assert [(type(gap), gap.session, gap.first, gap.last) for gap in problems] == [(Gap, "abc", 5, 6)]
     assert str(problems[0]).startswith("events 5 to 6 are missing")
     assert problems[0].sender.pid == os.getpid()
+
+
+def test_events_whose_ids_do_not_have_the_form_of_one_are_all_yielded(socket_path: str) -> None:
+    problems: list[Any] = []
+    ids = ['"abc"', '"abc-0"', "5", f'"{"s" * 101}-7"'] * 2
+    data = b"".join(line(number, f',"id":{id}') for number, id in enumerate(ids)) + line(END)
+    with listen(socket_path, on_problem=problems.append) as listener:
+        items = in_a_thread(listener, lambda: _send(socket_path, data).close())
+    assert [int(item.type) for item in items] == list(range(8))
+    assert problems == []
 
 
 def test_what_a_listener_in_the_middle_of_a_run_is_told_first_makes_no_gap(socket_path: str) -> None:

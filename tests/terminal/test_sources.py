@@ -226,7 +226,11 @@ def test_with_exit_code_it_ends_with_the_run_that_is_recorded(recording: Path) -
         assert watcher.wait(30) == 1
 
 
-@pytest.mark.parametrize("lines, code", [(STARTED, 2), (STARTED + FAILED, 1), (GRAPH + line(1, "orch.completed"), 0)])
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [(STARTED, 2), (STARTED + FAILED, 1), (GRAPH + line(1, "orch.completed"), 0)],
+    ids=["running", "failed", "completed"],
+)
 def test_once_with_exit_code_tells_how_the_recorded_run_ended(recording: Path, lines: bytes, code: int) -> None:
     recording.write_bytes(lines)
     assert run("watch", "--once", "--exit-code", str(recording)).returncode == code

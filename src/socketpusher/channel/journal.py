@@ -79,10 +79,8 @@ class Journal:
         os.ftruncate(self._files[1 - which].fileno(), 0)
 
     def _write(self, records: list[Record], which: int, end: int) -> int:
-        heads = (_HEAD.pack(record.kind, record.number, len(record.lines)) for record in records)
-        data = memoryview(
-            b"".join(part for pair in zip(heads, (r.lines for r in records), strict=True) for part in pair)
-        )
+        parts = (_HEAD.pack(record.kind, record.number, len(record.lines)) + record.lines for record in records)
+        data = memoryview(b"".join(parts))
         while data:
             count = os.pwrite(self._files[which].fileno(), data, end)
             data = data[count:]

@@ -93,7 +93,7 @@ class Ledger:
 
     def can_drop(self) -> bool:
         """Whether there is room for another range of dropped lines. For the writer."""
-        return self.unread_ranges() < RANGES
+        return self._ranges_written - self._ranges_read < RANGES
 
     def drop(self, first: int, end: int) -> None:
         """Note that the lines `first` to `end - 1` were dropped. For the writer, after `can_drop`."""
@@ -110,10 +110,6 @@ class Ledger:
             cell = _CELLS + 2 * (read % RANGES)
             yield self.cells[cell], self.cells[cell + 1]
             self._ranges_read = read + 1
-
-    def unread_ranges(self) -> int:
-        """The number of ranges that `take_dropped` would yield."""
-        return self._ranges_written - self._ranges_read
 
     def close(self) -> None:
         """Unmap the memory. The numbers stay readable."""

@@ -4,12 +4,9 @@ import argparse
 import re
 import textwrap
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..config import default_socket_path
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""What `argparse` gives to add commands to."""
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -31,15 +28,6 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-
-def add_command(
-    commands: Commands, name: str, summary: str, description: str, examples: str
-) -> argparse.ArgumentParser:
-    """Add a command whose help teaches by examples."""
-    return commands.add_parser(
-        name, help=summary, description=description, epilog=examples, formatter_class=HelpFormatter
-    )
 
 
 def add_path(parser: argparse.ArgumentParser, what: str) -> None:

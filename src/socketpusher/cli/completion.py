@@ -5,14 +5,13 @@ Why shtab: its script is made once, and completes without starting Python. argco
 
 import argparse
 
-from .arguments import Commands, add_command
-
-_DESCRIPTION = """\
+SUMMARY = "print the completion script of a shell"
+DESCRIPTION = """\
 Prints a script that lets the Tab key complete commands, options and files. Needs pip install 'socketpusher[completion]'
 when it is made, not when it is used. Make it again after an update.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   source <(socketpusher completion bash)     in ~/.bashrc
   socketpusher completion zsh > ~/.zfunc/_socketpusher
@@ -20,11 +19,9 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(commands, "completion", "print the completion script of a shell", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

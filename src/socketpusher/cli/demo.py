@@ -2,9 +2,10 @@
 
 import argparse
 
-from .arguments import Commands, add_command, positive
+from .arguments import positive
 
-_DESCRIPTION = """\
+SUMMARY = "see the pusher at work, and what it costs"
+DESCRIPTION = """\
 Shows the pusher at work, in less than 15 seconds. A scheduler that never sleeps compiles the modules of the standard
 library, each after those it imports, and socketpusher watch shows how far it is. Halfway the display is killed, and
 started again. A summary tells what became of the events and what watching cost: the time in emit, measured by the
@@ -13,7 +14,7 @@ scheduler, and the CPU time of the pusher's thread and of the writer process.
 With --hosts several schedulers run at once, and one display shows all of them, through a nats-server on this machine.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher demo
   socketpusher demo --package numpy          read, not imported
@@ -22,13 +23,11 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "demo", "see the pusher at work, and what it costs", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("--package", action="append", default=[], metavar="NAME", help="compile it instead; repeatable")
     parser.add_argument("--plain", action="store_true", help="print lines, even to a terminal")
     parser.add_argument("--hosts", type=positive, metavar="N", help="run N schedulers and watch them through NATS")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

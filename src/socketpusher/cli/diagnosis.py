@@ -21,8 +21,9 @@ from ..config import PusherConfig, default_socket_path
 from ..events import Bus, Event
 from ..listener.listener import listen
 from ..pusher import SocketPusher
+from ..terminal.text import plural
 from ..unix_socket import SUN_PATH_MAX, credentials
-from .output import plural, size_text
+from .output import size_text
 
 ACCEPT_TIMEOUT = 2.0
 """A healthy consumer accepts a connection within this time, in seconds; an idle one within milliseconds."""
@@ -93,7 +94,6 @@ def _path(path: str, default: bool) -> Check:
 
 def _directory(path: str) -> Check:
     directory = os.path.dirname(path) or os.curdir
-
     try:
         status = os.stat(directory)
     except FileNotFoundError:
@@ -101,11 +101,8 @@ def _directory(path: str) -> Check:
     except NotADirectoryError:
         return Check("FAIL", f"a part of {directory} is not a directory", "choose another path")
     except OSError as error:
-        return Check(
-            "FAIL",
-            f"{_me()} can't reach {directory}: {error.strerror}",
-            "give this user search permission (x) for each directory in the path, or choose another path",
-        )
+        remedy = "give this user search permission (x) for each directory in the path, or choose another path"
+        return Check("FAIL", f"{_me()} can't reach {directory}: {error.strerror}", remedy)
     if not stat.S_ISDIR(status.st_mode):
         return Check("FAIL", f"{directory} is {_kind(status.st_mode)}", "choose another path")
     found = f"{directory}, {_owner_and_mode(status)}"
@@ -190,11 +187,9 @@ def _hung_up(probe: socket.socket, timeout: float) -> Check | None:
     if uid == os.geteuid():
         remedy = "nothing if the consumer serves one connection at a time; else see its own log"
         return Check("warn", f"{_process(pid)} hung up at once", remedy)
-    return Check(
-        "FAIL",
-        f"{_process(pid)} of user {uid} hung up at once, so it seems to refuse {_me()}",
-        f"run both as the same user, or let it allow this one: socketpusher listen --allow-uid {os.geteuid()}",
-    )
+    reason = f"{_process(pid)} of user {uid} hung up at once, so it seems to refuse {_me()}"
+    remedy = f"run both as the same user, or let it allow this one: socketpusher listen --allow-uid {os.geteuid()}"
+    return Check("FAIL", reason, remedy)
 
 
 def _reading(path: str, probe: socket.socket) -> Check:

@@ -2,10 +2,11 @@
 
 import argparse
 
-from .arguments import Commands, add_allowed_users, add_command, add_path
+from .arguments import add_allowed_users, add_path
 from .output import printable
 
-_DESCRIPTION = """\
+SUMMARY = "find out why no events arrive"
+DESCRIPTION = """\
 Checks everything that a pusher needs to reach its consumer, from the path to the process that listens, and says how to
 fix what is wrong. Run it as the same user and in the same environment as the program that pushes.
 
@@ -16,7 +17,7 @@ without sending data. To see whether a pusher can start, it starts one with a li
 Each check is ok, warn, FAIL, or skip if it needs an earlier one that failed. The exit code is 1 if one failed, else 0.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher doctor
   socketpusher doctor /tmp/run.sock
@@ -24,13 +25,11 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "doctor", "find out why no events arrive", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_path(parser, "where the consumer listens")
     parser.add_argument("--spool", metavar="DIRECTORY", help="check a spool as well: what is waiting there?")
     add_allowed_users(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,15 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_command, add_consumer
-from .output import plural, status
+from ..terminal.text import plural
+from .arguments import add_consumer
+from .output import status
 
 if TYPE_CHECKING:
     from ..pusher import SocketPusher
 
-_DESCRIPTION = """\
+SUMMARY = "send what is waiting in a spool"
+DESCRIPTION = """\
 Sends the events that pushers have left in a spool, the directory of PusherConfig(spool=DIRECTORY), to the consumer that
 listens on a Unix socket: the oldest run first, each with its graph and state, the events in order and with their ids.
 Events that the consumer has read are deleted from the disk.
@@ -21,7 +23,7 @@ The command ends when nothing is left but what another program is using. Ctrl-C 
 the consumer disconnects, the command waits for another one. The exit code is 0 if everything was sent, else 1.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher drain /var/spool/myapp
   socketpusher drain /var/spool/myapp /tmp/run.sock
@@ -35,12 +37,10 @@ CLAIM_TIMEOUT = 1.0
 """A database that is not taken within this time is in use by another program, in seconds."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "drain", "send what is waiting in a spool", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("directory", metavar="DIRECTORY", help="the spool directory of a PusherConfig")
     add_consumer(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

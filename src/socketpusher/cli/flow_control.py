@@ -20,7 +20,8 @@ from ..config import MAX_LINE_BYTES, PusherConfig
 from ..events import Bus, Event, EventType
 from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
-from .output import plural, status
+from ..terminal.text import plural
+from .output import status
 
 FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After this many events or bytes, wait for the consumer. Nothing is dropped: 1000 events may wait in the writer, and
@@ -72,8 +73,10 @@ class EventLines:
         Raises:
             OSError: The file can't be read.
         """
+        start = self._file.peek(2)[:2]  # type: ignore[attr-defined]  # files opened for reading have it
         try:
-            for number, raw in enumerate(self._uncompressed(), 1):
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if start == b"\x1f\x8b" else self._file
+            for number, raw in enumerate(file, 1):
                 line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
                 if not (line := line.strip(b" \t\r\n")):
                     continue
@@ -88,10 +91,6 @@ class EventLines:
     def summary(self) -> str:
         """Return how many lines were skipped, as the end of a sentence."""
         return f"; {plural(self.skipped, 'line')} skipped" if self.skipped else ""
-
-    def _uncompressed(self) -> Iterator[bytes]:
-        start = self._file.peek(2)[:2]  # type: ignore[attr-defined]  # files opened for reading have it
-        return iter(cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if start == b"\x1f\x8b" else self._file)
 
     def _read(self, line: bytes) -> tuple[bytes, Event]:
         fields = wire.parse(line)

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
+from .arguments import add_allowed_senders, add_path, positive, size
 from .nats_options import add_stream_source, subscribed
 from .output import status
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..listener.problems import ProblemLog
     from .rotating_file import RotatingFile
 
-_DESCRIPTION = """\
+SUMMARY = "print or record the events sent to a socket"
+DESCRIPTION = """\
 Listens on a Unix socket and prints each event as the line that was sent, byte for byte. With --format pretty it prints
 one aligned line for people instead, with the local time, and shortens long payloads and errors. Lines that are not
 events are reported on standard error. Any number of programs may send, one after the other or at once. Ctrl-C ends it.
@@ -44,7 +45,7 @@ To record and watch the same run, record it with --to and watch the recording: s
 or be slow without any effect on the recording.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher listen                      on the default socket
   socketpusher listen /tmp/run.sock
@@ -69,9 +70,8 @@ _Choice = Callable[[list[bytes]], list[bytes]]
 """Makes of the lines that were received those that are written."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(commands, "listen", "print or record the events sent to a socket", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_path(parser, "where to listen")
     for what in ("type", "unit"):
         parser.add_argument(
@@ -91,7 +91,6 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--keep", type=positive, metavar="N", help="with --to: how many old files to keep (default: 5)")
     add_allowed_senders(parser)
     add_stream_source(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -100,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..listener.problems import ProblemLog
 
     if arguments.to is None and (arguments.max_bytes or arguments.keep):
-        arguments.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
+        arguments.parser.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
     chosen = _choice(arguments)
     with ExitStack() as opened:
         record = None
@@ -110,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             from .rotating_file import RotatingFile
 
             record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
-            opened.enter_context(record)
+            opened.callback(record.close)
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
         problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]

@@ -18,7 +18,7 @@ from .arguments import HelpFormatter
 from .output import status
 
 COMMANDS = ("listen", "watch", "send", "replay", "trace", "drain", "relay", "doctor", "demo", "completion")
-"""Each is a module that adds its parser with `add_to`, which names the function that runs it."""
+"""Each is a module with texts for the help, `add_arguments`, and `run`, which returns the exit code."""
 
 _EXAMPLES = """\
 examples:
@@ -101,7 +101,16 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         title="commands", dest="command", required=True, metavar="COMMAND", prog="socketpusher"
     )
     for name in names:
-        import_module(f".{name}", __package__).add_to(commands)
+        module = import_module(f".{name}", __package__)
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            epilog=module.EXAMPLES,
+            formatter_class=HelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, parser=command)
     return parser
 
 

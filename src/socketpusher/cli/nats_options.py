@@ -24,7 +24,6 @@ def add_nats_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", metavar="FILE", help="the certificates to trust instead of the system's")
     group.add_argument("--tls-cert", metavar="FILE", help="the certificate of this client")
     group.add_argument("--tls-key", metavar="FILE", help="its key, unless it is in the same file")
-    parser.set_defaults(error=parser.error)
 
 
 def add_stream_source(
@@ -46,17 +45,16 @@ def subscribed(
     arguments: argparse.Namespace, on_problem: Callable[[str], object], raw: bool = False
 ) -> "Subscription[Any] | None":
     """Return the subscription that `--from` asks for, or None without it: of lines if `raw`, else of events."""
-    options = access_options(arguments)
-    options |= {name: getattr(arguments, name) for name in ("host", "session", "stream", "prefix")}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = stream_options(arguments)
+    given |= {name: value for name in ("host", "session") if (value := getattr(arguments, name)) is not None}
     if arguments.url is None:
         if given:
-            arguments.error(f"--{next(iter(given)).replace('_', '-')} needs --from")
+            arguments.parser.error(f"--{next(iter(given)).replace('_', '-')} needs --from")
         return None
     if arguments.path is not None:
-        arguments.error("give a PATH to listen on, or --from, not both")
+        arguments.parser.error("give a PATH to listen on, or --from, not both")
     if getattr(arguments, "allow_uid", None):
-        arguments.error("--allow-uid is for a socket, not for --from")
+        arguments.parser.error("--allow-uid is for a socket, not for --from")
     try:
         if raw:
             return subscribe(arguments.url, raw=True, on_problem=on_problem, **given)
@@ -65,13 +63,14 @@ def subscribed(
         raise OSError(str(error)) from None
 
 
-def access_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that say how to log in, by the names they have in `NatsOptions`."""
+def stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options that say which stream to use and how to log in, by their names in `NatsOptions`."""
     if arguments.tls_key and not arguments.tls_cert:
-        arguments.error("--tls-key needs --tls-cert")
+        arguments.parser.error("--tls-key needs --tls-cert")
     # asyncio warns of each TLS connection that ends, for nats-py reads it as a stream.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    return {name: getattr(arguments, name) for name in ("creds", "token", "tls_ca", "tls_cert", "tls_key")}
+    names = ("creds", "token", "tls_ca", "tls_cert", "tls_key", "stream", "prefix")
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def duration(text: str) -> float:

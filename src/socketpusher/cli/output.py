@@ -3,6 +3,8 @@
 import re
 import sys
 
+from ..terminal.text import plural
+
 # What the library advises to those who call it, and the option that does the same.
 _OPTIONS = (
     (re.compile(r"put (\d+) into allow_uids"), r"give --allow-uid \1"),
@@ -10,22 +12,13 @@ _OPTIONS = (
 )
 
 
-def status(text: object) -> None:
+def status(message: object) -> None:
     """Write a line to standard error, unless that is closed: `print` would then write into the data."""
-    if sys.stderr is not None:
-        print(printable(for_command_line(str(text))), file=sys.stderr, flush=True)
-
-
-def for_command_line(text: str) -> str:
-    """Return a message of the library with options of a command where it advises arguments in Python."""
+    text = str(message)
     for advice, option in _OPTIONS:
         text = advice.sub(option, text)
-    return text
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number of things, such as "1 event" or "2,000 events"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    if sys.stderr is not None:
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def size_text(number: int) -> str:

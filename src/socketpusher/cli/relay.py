@@ -2,18 +2,13 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_allowed_senders, add_command, add_path, positive, size
-from .nats_options import access_options, add_nats_options, duration
+from .arguments import add_allowed_senders, add_path, positive, size
+from .nats_options import add_nats_options, duration, stream_options
 from .output import status
 
-if TYPE_CHECKING:
-    from ..jetstream.options import NatsOptions
-    from ..jetstream.stream import StreamSpec
-    from ..listener.listener import Listener
-
-_DESCRIPTION = """\
+SUMMARY = "publish the events sent to a socket to NATS JetStream"
+DESCRIPTION = """\
 Listens on a Unix socket and publishes each event to NATS JetStream. Read them there with socketpusher watch --from,
 socketpusher listen --from or, in Python, socketpusher.subscribe. A message is the line, byte for byte, without its
 newline. Its subject is PREFIX.HOST.SESSION.TYPE. A session is one pusher, from its start to its end.
@@ -29,7 +24,7 @@ merged, and after a longer outage some may be stored twice.
 If the stream does not exist, it is created. An existing stream is not changed, and must have the limits you give here.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher relay                       from the default socket to localhost
   socketpusher relay /tmp/run.sock --to nats://user:password@nats.example.org
@@ -38,10 +33,8 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command."""
-    summary = "publish the events sent to a socket to NATS JetStream"
-    parser = add_command(commands, "relay", summary, _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_path(parser, "where to listen")
     add_allowed_senders(parser)
     parser.add_argument(
@@ -69,47 +62,43 @@ def add_to(commands: Commands) -> None:
         metavar="TIME",
         help="how long it remembers ids; for events without ids, longer than any outage (default: 120s)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes. Returns the exit code."""
     import asyncio
 
-    from ..jetstream import PREFIX, STREAM
     from ..jetstream.options import NatsOptions
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
 
     try:
-        access = NatsOptions(arguments.to, **access_options(arguments))
+        options = NatsOptions(arguments.to, **stream_options(arguments))
     except ImportError as error:
         raise OSError(str(error)) from None
-    from ..jetstream.stream import StreamSpec  # imports nats-py, which NatsOptions has looked for
+    from nats.js.api import StreamConfig  # NatsOptions has looked for it
 
-    plan = StreamSpec(
-        arguments.stream or STREAM,
-        arguments.prefix or PREFIX,
-        arguments.replicas,
-        arguments.max_age,
-        arguments.max_bytes,
-        arguments.duplicate_window,
+    from ..jetstream.relay import Relay
+
+    limits = StreamConfig(
+        num_replicas=arguments.replicas,
+        max_age=arguments.max_age,
+        max_bytes=arguments.max_bytes,
+        duplicate_window=arguments.duplicate_window or 0,
     )
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
     with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
+
+        async def publish() -> int:
+            relay = Relay(listener, options, limits, arguments.host, status)
+            code = 0
+            try:
+                code = 128 + await relay.run()
+            finally:
+                if code or relay.stored:
+                    status(relay.summary())
+            return code
+
         status(f"listening on {listener.path}")
-        return asyncio.run(_relay(listener, access, plan, arguments.host))
-
-
-async def _relay(listener: "Listener[bytes]", access: "NatsOptions", plan: "StreamSpec", host: str) -> int:
-    from ..jetstream.relay import Relay
-
-    relay = Relay(listener, access, plan, host, status)
-    code = 0
-    try:
-        code = 128 + await relay.run()
-    finally:
-        if code or relay.stored:
-            status(relay.summary())
-    return code
+        return asyncio.run(publish())

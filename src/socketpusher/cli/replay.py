@@ -6,17 +6,19 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
-from .arguments import Commands, add_command, add_consumer
-from .output import plural, status
+from ..terminal.text import plural
+from .arguments import add_consumer
+from .output import status
 
 if TYPE_CHECKING:
     from .flow_control import EventLines, FlowControlledPusher
 
-_DESCRIPTION = """\
+SUMMARY = "send a recorded stream again"
+DESCRIPTION = """\
 Sends a recording, such as `socketpusher listen --to FILE` makes, to the consumer that listens on a Unix socket: the
 same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of more than 10 s are
 announced on standard error. Where the recording's clock goes back by more than a second, the next event follows
@@ -30,7 +32,7 @@ Events that have ids keep them, so a consumer that has seen them already skips t
 not store them twice. To send them as new events, remove the ids: see the last example.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher replay run.ndjson
   socketpusher replay run.ndjson /tmp/run.sock --speed 10
@@ -52,9 +54,8 @@ Show = Callable[[int, float], None]
 """Shows how many events were sent, and when the next one is due, in seconds."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "replay", "send a recorded stream again", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("file", metavar="FILE", help="the recording, or - for standard input")
     add_consumer(parser)
     parser.add_argument(
@@ -64,7 +65,6 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="10 is ten times faster, 0.5 half as fast; 0 or max is as fast as the consumer reads (default: 1)",
     )
-    parser.set_defaults(run=run)
 
 
 def _speed(text: str) -> float:
@@ -95,23 +95,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if pusher.complete and not lines.skipped else 1
 
 
-@contextmanager
-def _opened(name: str, path: str | None) -> Iterator[BinaryIO]:
+def _opened(name: str, path: str | None) -> AbstractContextManager[BinaryIO]:
     from ..unix_socket import is_socket
     from .flow_control import standard_input
 
     if name == "-":
-        yield standard_input()
-        return
+        return nullcontext(standard_input())
     try:
-        file = open(name, "rb")  # noqa: SIM115 - closed below; a with statement would explain the wrong errors
+        return open(name, "rb")
     except OSError as error:
         reason = error.strerror
         if is_socket(name):
             reason = f"it is a socket; the recording comes first: socketpusher replay {path or 'FILE'} {name}"
         raise OSError(error.errno, f"can't read the recording: {reason}", name) from None
-    with file:
-        yield file
 
 
 def _send(lines: "EventLines", pusher: "FlowControlledPusher", clock: "ReplayClock", show: Show) -> None:

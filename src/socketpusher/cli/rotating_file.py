@@ -118,12 +118,6 @@ class RotatingFile:
         if file >= 0:
             os.close(file)
 
-    def __enter__(self) -> "RotatingFile":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
 
 def _lock(file: int) -> None:
     try:

@@ -4,10 +4,11 @@ import argparse
 import io
 from typing import Any, BinaryIO
 
-from .arguments import Commands, add_command, add_consumer, positive
+from .arguments import add_consumer, positive
 from .output import status
 
-_DESCRIPTION = """\
+SUMMARY = "send events from a shell script"
+DESCRIPTION = """\
 Sends events to the consumer that listens on a Unix socket, so that a shell script, or a program in another language,
 can be watched. It sends one event that --type and the other options describe. Without --type it sends each line of
 standard input: a JSON object with "type" and, where they apply, "time", "unit", "task", "pr", "payload" and "error".
@@ -18,7 +19,7 @@ at the end of the input, for at most 5 s. A line that is not an event is reporte
 everything was sent, else 1.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher send --type unit.started --unit app --payload '{"total_tasks":3}'
   socketpusher send /tmp/run.sock --type unit.failed --unit app --error 'exit 2'
@@ -27,9 +28,8 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "send", "send events from a shell script", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_consumer(parser)
     parser.add_argument("--type", help="what happened; sends one event and does not read standard input")
     parser.add_argument("--unit", help="what it happened to")
@@ -37,7 +37,6 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--pr", type=positive, metavar="N", help="the number of a pull request")
     parser.add_argument("--payload", type=_json, metavar="JSON", help="anything else")
     parser.add_argument("--error", help="what went wrong")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def _json(text: str) -> Any:

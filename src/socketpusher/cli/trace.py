@@ -7,14 +7,14 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..wire import DecodeError, parse
-from .arguments import Commands, add_command
 from .nats_options import add_stream_source, subscribed
 from .output import printable
 
 if TYPE_CHECKING:
     from ..timeline.model import Timeline
 
-_DESCRIPTION = """\
+SUMMARY = "show a recording as a timeline"
+DESCRIPTION = """\
 Turns a recording of events, such as `socketpusher listen > FILE` makes, into a timeline in the Trace Event format. Open
 it at https://ui.perfetto.dev or in chrome://tracing: each unit is a slice, its tasks are slices inside it, and each
 worker is a track. Units without a worker share as few lanes as possible. Slices have the categories failed, retry,
@@ -29,7 +29,7 @@ With --from it reads what the stream has stored so far. With --svg it draws a pi
 trace only if -o is given too.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher trace run.ndjson -o trace.json
   socketpusher trace run.ndjson --svg run.svg
@@ -38,14 +38,12 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(commands, "trace", "show a recording as a timeline", _DESCRIPTION, _EXAMPLES)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("path", nargs="?", metavar="RECORDING", help="a file, or - for standard input (default: -)")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
     parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")
     add_stream_source(parser, "what is stored there so far")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,13 +7,14 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, add_command, add_path
+from .arguments import add_path, seconds
 from .nats_options import add_stream_source, subscribed
 
 if TYPE_CHECKING:
     from ..terminal.sources import EventSource
 
-_DESCRIPTION = """\
+SUMMARY = "see the runs that are sent to a socket or a stream, live"
+DESCRIPTION = """\
 Shows runs: levels and units, what runs and for how long, what failed and why, the last events. It listens on a Unix
 socket, to which pushers connect; or, if PATH is a recording, it reads that and follows it while it grows. Press ? for
 the keys, and q or Ctrl-C to quit, which leaves a summary on the terminal. If standard output is no terminal, each
@@ -26,7 +27,7 @@ With --from it shows the runs that socketpusher relay has put into a stream of N
 what the stream has kept of them, then what follows.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   socketpusher watch                   on the default socket
   socketpusher watch /tmp/run.sock
@@ -37,11 +38,8 @@ examples:
 """
 
 
-def add_to(commands: Commands) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands, "watch", "see the runs that are sent to a socket or a stream, live", _DESCRIPTION, _EXAMPLES
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     add_path(parser, "where to listen, or a recording to read")
     parser.add_argument("--once", action="store_true", help="print where the runs stand, and end")
     parser.add_argument(
@@ -51,23 +49,12 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 with "
         "--once --from)",
     )
     add_stream_source(parser)
-    parser.set_defaults(run=run)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ nats-py is an extra, so everything except `subscribe` is imported only when it i
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 if TYPE_CHECKING:
     from ..events import Event
@@ -27,42 +27,27 @@ PREFIX = "events"
 """The default first word of all subjects."""
 
 
-def _log(sentence: str) -> None:
-    logger.warning("%s", sentence)
+class SubscribeOptions(TypedDict, total=False):
+    """The options of `subscribe`, except `raw`."""
+
+    host: str | None
+    session: str | None
+    stream: str
+    prefix: str
+    creds: str | None
+    token: str | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    on_problem: Callable[[str], object]
 
 
 @overload
 def subscribe(
-    url: str,
-    *,
-    host: str | None = None,
-    session: str | None = None,
-    raw: Literal[False] = False,
-    stream: str = STREAM,
-    prefix: str = PREFIX,
-    creds: str | None = None,
-    token: str | None = None,
-    tls_ca: str | None = None,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
-    on_problem: Callable[[str], object] = _log,
+    url: str, *, raw: Literal[False] = False, **options: Unpack[SubscribeOptions]
 ) -> "Subscription[Event]": ...
 @overload
-def subscribe(
-    url: str,
-    *,
-    host: str | None = None,
-    session: str | None = None,
-    raw: Literal[True],
-    stream: str = STREAM,
-    prefix: str = PREFIX,
-    creds: str | None = None,
-    token: str | None = None,
-    tls_ca: str | None = None,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
-    on_problem: Callable[[str], object] = _log,
-) -> "Subscription[bytes]": ...
+def subscribe(url: str, *, raw: Literal[True], **options: Unpack[SubscribeOptions]) -> "Subscription[bytes]": ...
 
 
 def subscribe(
@@ -78,7 +63,7 @@ def subscribe(
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
-    on_problem: Callable[[str], object] = _log,
+    on_problem: Callable[[str], object] = logger.warning,
 ) -> "Subscription[Any]":
     """Receive the events of a stream that relays publish to: first the stored events, then new ones.
 
@@ -86,6 +71,7 @@ def subscribe(
 
     Args:
         url: The servers, such as "nats://localhost", several separated by commas; a user and a password may be in it.
+            With "tls://" the connection is encrypted or not made.
         host: Only events of this host, by the name that its relay uses.
         session: Only events of this session: one pusher, from its start to its end.
         raw: Whether to yield the lines of the events, as bytes with their newline, instead of the events.
@@ -95,7 +81,7 @@ def subscribe(
         token: A token to authenticate with.
         tls_ca: A file of certificates to trust instead of the system's.
         tls_cert: A file with this client's certificate.
-        tls_key: A file with the key of that certificate.
+        tls_key: A file with the key of that certificate, unless it is in the same file.
         on_problem: Called with a message when the connection is lost or restored, or a message is not an event. By
             default it logs a warning.
 
@@ -114,7 +100,7 @@ def subscribe(
     """
     from .options import NatsOptions
 
-    access = NatsOptions(url, creds=creds, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
+    options = NatsOptions(url, stream, prefix, creds, token, tls_ca, tls_cert, tls_key)
     from .subscription import Subscription  # after NatsOptions, whose error for a missing nats-py says what to do
 
-    return Subscription(access, stream, prefix, host, session, raw, on_problem)
+    return Subscription(options, host, session, raw, on_problem)

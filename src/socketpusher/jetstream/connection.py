@@ -8,54 +8,43 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import nats.errors
 import orjson
 from nats.aio.client import Client
+from nats.js import JetStreamManager
+from nats.js.errors import APIError, ServiceUnavailableError
 
 from .options import NatsOptions
 
-REQUEST_TIMEOUT = 3.0
-"""How long an answer may take, in seconds. After that it is unknown whether the server received the request."""
+# In seconds:
+REQUEST_TIMEOUT = 3.0  # for an answer; after that it is unknown whether the server received the request
+PAUSE = 0.5  # between attempts to connect
+PING_INTERVAL = 5.0  # between two pings; a server that does not answer two of them is considered dead
+CLOSE_TIMEOUT = 2.0  # for closing the connection
 
-PAUSE = 0.5
-"""The pause between attempts to connect, in seconds."""
+_NO_RESPONDERS = "nobody answers requests to it"
 
-PING_INTERVAL = 5.0
-"""The time between two pings, in seconds. A server that does not answer two of them is considered dead."""
-
-CLOSE_TIMEOUT = 2.0
-"""How long closing the connection may take, in seconds."""
-
-Headers = dict[str, str]
 Reporter = Callable[[str], object]
+_T = TypeVar("_T")
 
 
 class OutcomeUnknownError(Exception):
     """It is unknown whether the server received a request. The message says why, as a clause."""
 
 
-class ServerError(Exception):
-    """The server has answered with an error.
-
-    Args:
-        code: The class of the error, as in HTTP: 503 is temporary.
-        err_code: JetStream's error code.
-        description: The server's message.
-    """
-
-    def __init__(self, code: int, err_code: int, description: str) -> None:
-        super().__init__(description)
-        self.code = code
-        self.err_code = err_code
-
-
 class _Client(Client):
-    """Sends no password if TLS was requested and the server has none; nats-py would."""
+    """Remembers the last subject, and sends no password if TLS was requested and the server has none; nats-py would."""
 
     wants_tls = False
+    subject = ""
+
+    async def publish(self, subject: str, *args: Any, **options: Any) -> None:
+        self.subject = subject
+        await super().publish(subject, *args, **options)
 
     def _connect_command(self) -> bytes:
         if self.wants_tls and not self._server_info.get("tls_required"):
@@ -87,18 +76,17 @@ class NatsConnection:
         self._broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()  # why answers may be lost
         self._was_connected = False  # then every later error is considered temporary
         self._trouble = ""  # the trouble that was reported last
-        self._subject = ""  # the subject of the last request
 
     @property
-    def client(self) -> Client:
+    def client(self) -> _Client:
         """The connection, after `ready`."""
         assert self._client is not None
         return self._client
 
     @property
-    def broken(self) -> "asyncio.Future[Exception]":
-        """Done, with the reason, as soon as answers may be lost. `ready` replaces it."""
-        return self._broken
+    def manager(self) -> JetStreamManager:
+        """The requests of nats-py about streams and JetStream consumers, for `call`."""
+        return self.client.jsm(timeout=REQUEST_TIMEOUT)
 
     async def ready(self) -> None:
         """Wait until the connection is established.
@@ -115,41 +103,46 @@ class NatsConnection:
         if self._broken.done():
             self._broken = asyncio.get_running_loop().create_future()
 
-    async def request(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> dict[str, Any]:
-        """Send a request to JetStream, or publish, and wait for the answer.
+    async def call(self, request: Coroutine[Any, Any, _T], no_answer: str = "there was no answer in time") -> _T:
+        """Return the result of a request of nats-py, unless the answer may be lost.
 
         Raises:
-            ServerError: The server has refused it.
+            APIError: The server has refused it.
             OutcomeUnknownError: There was no answer.
             OSError: This user has no permission.
         """
-        self._subject = subject
-        request = asyncio.ensure_future(self.client.request(subject, payload, timeout=REQUEST_TIMEOUT, headers=headers))
+        task = asyncio.ensure_future(request)
         try:
-            await wait_first(request, self._broken)
-            if not request.done():
+            await wait_first(task, self._broken)
+            if not task.done():
                 raise self._broken.result()
-            answer = orjson.loads(request.result().data)
+            return task.result()
         except nats.errors.NoRespondersError:
-            raise ServerError(503, 0, "nobody answers requests to it") from None
+            raise ServiceUnavailableError(503, _NO_RESPONDERS) from None
+        except APIError as error:
+            error.description = error.description or _NO_RESPONDERS  # which the manager does not say
+            raise
         except (nats.errors.Error, TimeoutError):
-            raise OutcomeUnknownError("there was no answer in time") from None
+            raise OutcomeUnknownError(no_answer) from None
         finally:
-            request.cancel()
-        if "error" in answer:
-            error = answer["error"]
-            raise ServerError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
-        return answer  # type: ignore[no-any-return]  # JSON objects are what JetStream sends
+            task.cancel()
 
-    async def publish(self, subject: str, payload: bytes, headers: Headers | None = None, reply: str = "") -> None:
+    async def request(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        """Publish to a stream and return its answer. Raises as `call`."""
+        request = self.client.request(subject, payload, REQUEST_TIMEOUT, headers=headers)
+        answer: dict[str, Any] = orjson.loads((await self.call(request)).data)
+        if "error" in answer:
+            raise APIError.from_error(answer["error"])
+        return answer
+
+    async def publish(self, subject: str, payload: bytes, **options: Any) -> None:
         """Publish without an answer.
 
         Raises:
             OutcomeUnknownError: There is no connection.
         """
-        self._subject = subject
         try:
-            await self.client.publish(subject, payload, reply=reply, headers=headers)
+            await self.client.publish(subject, payload, **options)
         except (nats.errors.Error, OSError):
             raise OutcomeUnknownError("the connection is lost") from None
 
@@ -170,9 +163,8 @@ class NatsConnection:
         self._connected = False
         if self._client is not None:
             try:
-                await asyncio.wait_for(self._client.close(), CLOSE_TIMEOUT)
-            except (TimeoutError, OSError, nats.errors.Error):
-                pass  # the server is stopped or has ended
+                with suppress(OSError, nats.errors.Error):  # the server is stopped or has ended
+                    await asyncio.wait_for(self._client.close(), CLOSE_TIMEOUT)
             finally:
                 # Even if this is cancelled, which asyncio.run does after an `async for` that was left.
                 if self._client._transport is not None:
@@ -193,7 +185,20 @@ class NatsConnection:
             elif not failed.done():
                 self.report_trouble(f"can't connect to NATS at {self._options}: {reason}; retrying")
 
-        connecting = asyncio.ensure_future(self._connected_client(client, on_error))
+        connecting = asyncio.ensure_future(
+            client.connect(
+                **self._arguments,
+                error_cb=on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_connected,
+                closed_cb=self._on_closed,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=PAUSE,  # type: ignore[arg-type]  # it is passed to asyncio.sleep
+                ping_interval=PING_INTERVAL,  # type: ignore[arg-type]  # likewise
+                pending_size=0,  # nothing is kept while the connection is lost: the caller publishes it again
+                name="socketpusher",
+            )
+        )
         try:
             await wait_first(connecting, failed)
             if not connecting.done():
@@ -208,21 +213,6 @@ class NatsConnection:
                 await asyncio.wait({connecting})
                 await client._close(Client.CLOSED, False)
         await self._on_connected()
-
-    async def _connected_client(self, client: Client, on_error: Callable[[Exception], Any]) -> None:
-        # nats-py keeps nothing while the connection is lost (pending_size): the caller publishes it again.
-        await client.connect(
-            **self._arguments,
-            error_cb=on_error,
-            disconnected_cb=self._on_disconnected,
-            reconnected_cb=self._on_connected,
-            closed_cb=self._on_closed,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=PAUSE,  # type: ignore[arg-type]  # it is passed to asyncio.sleep
-            ping_interval=PING_INTERVAL,  # type: ignore[arg-type]  # likewise
-            pending_size=0,
-            name="socketpusher",
-        )
 
     async def _on_connected(self) -> None:
         self._was_connected = True
@@ -247,8 +237,8 @@ class NatsConnection:
         """Handle an error while connected. A lost connection is reported to `_on_disconnected`."""
         _, denied, what = str(error).partition("permissions violation for ")
         if denied:
-            if self._subject.lower() in what:  # nats-py has converted it to lower case
-                what = what.replace(self._subject.lower(), self._subject)
+            subject = self.client.subject  # nats-py has converted it to lower case
+            what = what.replace(subject.lower(), subject)
             self._break(
                 PermissionError(f"NATS does not permit this user a {what}; grant it, or give other credentials")
             )

@@ -1,32 +1,26 @@
-"""The NATS servers to connect to, and the credentials."""
+"""The stream, its NATS servers, and the credentials."""
 
 import ssl
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-INSTALL = "nats-py is needed but not installed: pip install 'socketpusher[nats]'"
+from . import PREFIX, STREAM
+from .subjects import checked_prefix
 
 
 @dataclass(frozen=True, slots=True)
 class NatsOptions:
-    """How to reach the servers.
-
-    Args:
-        url: The servers, such as "nats://localhost", several separated by commas; a user and a password may be in it.
-            With "tls://" the connection is encrypted or not made.
-        creds: A file of NATS credentials, or None.
-        token: A token, or None.
-        tls_ca: A file of certificates to trust instead of the system's, or None.
-        tls_cert: A file with this client's certificate, or None.
-        tls_key: A file with the key of that certificate, or None if that file holds it.
+    """How to reach a stream. `subscribe` has the same arguments, and documents them.
 
     Raises:
-        ValueError: A URL is not valid, or `tls_key` is given without `tls_cert`.
+        ValueError: A URL, the stream's name or the prefix is not valid, or `tls_key` is given without `tls_cert`.
         ImportError: nats-py is not installed.
     """
 
     url: str
+    stream: str = STREAM
+    prefix: str = PREFIX
     creds: str | None = None
     token: str | None = field(default=None, repr=False)
     tls_ca: str | None = None
@@ -37,11 +31,15 @@ class NatsOptions:
         try:
             import nats  # noqa: F401 - an extra
         except ImportError:
-            raise ImportError(INSTALL) from None
+            raise ImportError("nats-py is needed but not installed: pip install 'socketpusher[nats]'") from None
         for server in self.servers:
             _check(server)
         if self.tls_key and not self.tls_cert:
             raise ValueError("tls_key needs the certificate that it belongs to: give tls_cert, too")
+        name = self.stream
+        if not name or len(name) > 200 or not name.isprintable() or any(c in name for c in " .*>/\\"):
+            raise ValueError(f"a stream's name must not be empty or contain a space, dot, *, >, / or \\: {name!r}")
+        checked_prefix(self.prefix)
 
     @property
     def servers(self) -> list[str]:

@@ -19,34 +19,38 @@
 import asyncio
 import secrets
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
+from nats.js.api import Header, StreamConfig
+from nats.js.errors import APIError
 
 from .. import wire
 from ..listener.listener import Listener
 from ..listener.problems import Sender
 from ..unix_socket import process_start_ticks
-from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
+from ..wire import EventId
+from .connection import NatsConnection, OutcomeUnknownError, Reporter, wait_first
 from .options import NatsOptions
-from .stream import MISSING, Stream, StreamSpec, is_missing, last_id, prepare
-from .subjects import EventId, digest_message_id, graph_message_id, last_stored_seq, message_id, parse_event_id, subject
+from .stream import MISSING, Stream, is_missing, prepare, stored_up_to
+from .subjects import digest_message_id, graph_message_id, message_id, subject
 
-BATCH = 1000
-"""The most messages that a server accepts in a batch."""
-
-SHUTDOWN_GRACE = 3.0
-"""How long messages in flight may take after a signal, in seconds; then they stay unread in the socket."""
-
-PAUSE, LONGEST_PAUSE = 0.2, 5.0
-"""The pauses before a refused message is retried, in seconds: the first, doubling up to the longest."""
-
-SESSIONS = 1024
-"""For how many sessions the last stored number is remembered; for others the stream is asked again."""
+BATCH = 1000  # the most messages that a server accepts in a batch
+SHUTDOWN_GRACE = 3.0  # seconds for messages in flight after a signal; then they stay unread in the socket
+PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before a refused message is retried: the first, doubling up to the longest
+SESSIONS = 1024  # for how many the last stored number is remembered; for others the stream is asked again
 
 DUPLICATES, FULL = 10201, 10077
 """Error codes of JetStream."""
+
+# What the summary says of events:
+_COUNTED = _DUPLICATE, _OUT_OF_ORDER, _SHORTENED = (
+    "were stored already",
+    "skipped as out of order (their pusher counts them as dropped)",
+    "with a placeholder for a payload that was too long",
+)
 
 
 class _Line(NamedTuple):
@@ -68,9 +72,8 @@ class _PublishPlan(NamedTuple):
     """The messages to publish for the lines of one read."""
 
     messages: list[_Message]
-    duplicates: int  # events that the stream has already
-    out_of_order: int  # events that are skipped because later ones of their session are stored
-    shortened: int  # events that get a placeholder as their payload
+    counts: Counter[str]  # how many events each of `_COUNTED` applies to
+    stored_up_to: dict[str, int]  # by session, the number of the last stored event, once these are stored
     graph: _Line | None  # the graph that waits for the next event
 
 
@@ -79,26 +82,21 @@ class Relay:
 
     Args:
         listener: The source of the lines.
-        options: The servers and the credentials.
-        spec: The stream.
+        options: The stream, its servers and the credentials.
+        limits: The limits of the stream, see `prepare`.
         host: The name of this host in the subjects.
         on_info: Called with a message about what happens.
     """
 
     def __init__(
-        self,
-        listener: Listener[bytes],
-        options: NatsOptions,
-        spec: StreamSpec,
-        host: str,
-        on_info: Callable[[str], object],
+        self, listener: Listener[bytes], options: NatsOptions, limits: StreamConfig, host: str, on_info: Reporter
     ) -> None:
         self.stored = 0  # messages that the stream has acknowledged
-        self.duplicates = 0  # events that it had already
-        self.out_of_order = 0  # events that came after later ones of their session
-        self.shortened = 0  # events whose payload was too long for it
+        self.counts: Counter[str] = Counter()  # how many events each of `_COUNTED` applies to
         self._listener = listener
-        self._spec = spec
+        self._options = options
+        self._title = f"the stream {options.stream}"
+        self._limits = limits
         self._host = host
         self._on_info = on_info
         self._connection = NatsConnection(options, on_info, on_info)
@@ -107,8 +105,7 @@ class Relay:
         self._stored_up_to: dict[str, int] = {}  # by session, the number of the last stored event
         self._stored_at_start: dict[str, int] = {}  # the same when this relay first saw the session
         self._sessions: dict[Sender, str] = {}  # by sender, the session of its lines without an id
-        self._graphs: dict[Sender, _Line] = {}  # by sender, the graph that waits for its next event
-        self._batch_prefix = secrets.token_hex(8)
+        self._graphs: dict[Sender, _Line | None] = {}  # by sender, the graph that waits for its next event
         self._busy = False  # whether lines are being published
 
     async def run(self) -> int:
@@ -145,14 +142,8 @@ class Relay:
 
     def summary(self) -> str:
         """The counters as a sentence, without a full stop."""
-        text = f"stored {self.stored:,} in {self._spec.name}"
-        if self.duplicates:
-            text += f", {self.duplicates:,} were stored already"
-        if self.out_of_order:
-            text += f", {self.out_of_order:,} skipped as out of order (their pusher counts them as dropped)"
-        if self.shortened:
-            text += f", {self.shortened:,} with a placeholder for a payload that was too long"
-        return text
+        counted = [f", {self.counts[what]:,} {what}" for what in _COUNTED if self.counts[what]]
+        return f"stored {self.stored:,} in {self._options.stream}" + "".join(counted)
 
     async def _work(self, ended: "asyncio.Future[int]") -> None:
         await self._wait_ready()  # before the first read, so that a permanent error ends it immediately
@@ -168,20 +159,20 @@ class Relay:
             self._busy = False
 
     async def _wait_readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._listener.fileno(), _settle, readable)
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listener.fileno(), readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(self._listener.fileno())
 
     async def _drop_disconnected(self) -> None:
         """Forget disconnected senders. If a graph waits, publish it now, because no event will follow."""
         for sender in (self._sessions.keys() | self._graphs.keys()) - set(self._listener.senders):
-            if sender in self._graphs:
+            if self._graphs.get(sender) is not None:
                 await self._store(sender, [])
             self._sessions.pop(sender, None)
+            self._graphs.pop(sender, None)
 
     async def _store(self, sender: Sender, lines: Sequence[_Line]) -> None:
         """Return when the stream has stored all lines."""
@@ -191,12 +182,12 @@ class Relay:
                 stream = await self._wait_ready()
                 await self._load_stored_seqs(lines)
                 plan = self._plan_batch(sender, lines, stream, one_by_one)
-                await self._publish(plan.messages, stream.atomic and not one_by_one)
+                await self._publish(plan.messages, BATCH if stream.atomic and not one_by_one else 1)
                 break
             except OutcomeUnknownError as error:
                 text = f"it is unknown whether some events were stored: {error}; publishing them again"
                 self._connection.report_trouble(text)
-            except ServerError as error:
+            except APIError as error:
                 if error.err_code not in (DUPLICATES, FULL) or one_by_one:
                     self._connection.report_trouble(self._advice(error))
                     await asyncio.sleep(pause)
@@ -204,24 +195,15 @@ class Relay:
             self._stream = None
             self._stored_up_to.clear()
             one_by_one = True
-        self._connection.report_recovery(f"the stream {self._spec.name} accepts events again")
-        self.duplicates += plan.duplicates
-        self.out_of_order += plan.out_of_order
-        self.shortened += plan.shortened
-        if plan.graph is None:
-            self._graphs.pop(sender, None)
-        else:
-            self._graphs[sender] = plan.graph
-        for line in lines:
-            if line.event_id is not None:
-                session, n = line.event_id
-                self._stored_up_to[session] = max(n, self._stored_up_to[session])
+        self._connection.report_recovery(f"{self._title} accepts events again")
+        self.counts += plan.counts
+        self._stored_up_to = plan.stored_up_to
+        self._graphs[sender] = plan.graph
 
-    def _advice(self, error: ServerError) -> str:
-        name = self._spec.name
+    def _advice(self, error: APIError) -> str:
         if error.err_code == FULL:
-            return f"the stream {name} is full: {error}; purge it or raise its limits; events wait until then"
-        return f"the stream {name} refuses events: {error}; retrying"
+            return f"{self._title} is full: {error.description}; purge it or raise its limits; events wait until then"
+        return f"{self._title} refuses events: {error.description}; retrying"
 
     async def _wait_ready(self) -> Stream:
         """Wait for the connection and the stream. Raises `OSError` if a permanent error prevents it."""
@@ -231,22 +213,22 @@ class Relay:
             if self._stream is not None:
                 return self._stream
             try:
-                self._stream = await prepare(self._connection, self._spec)
+                self._stream = await prepare(self._connection, self._options, self._limits)
             except OutcomeUnknownError as error:
-                self._connection.report_trouble(f"can't check the stream {self._spec.name}: {error}; retrying")
-            except ServerError as error:
+                self._connection.report_trouble(f"can't check {self._title}: {error}; retrying")
+            except APIError as error:
                 if not self._prepared and is_missing(error):
                     raise OSError(MISSING) from None
-                self._connection.report_trouble(f"can't use the stream {self._spec.name}: {error}; retrying")
+                self._connection.report_trouble(f"can't use {self._title}: {error.description}; retrying")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 if not self._prepared:
-                    self._on_info(f"publishing to the stream {self._spec.name} as {self._host}")
+                    self._on_info(f"publishing to {self._title} as {self._host}")
                 if not self._prepared and not self._stream.atomic:
                     self._on_info(
-                        f"the stream {self._spec.name} does not accept atomic batches (allow_atomic, servers from 2.12 "
-                        "on), so events are published one by one: at most one per round trip"
+                        f"{self._title} does not accept atomic batches (allow_atomic, servers from "
+                        "2.12 on), so events are published one by one: at most one per round trip"
                     )
                 self._prepared = True
 
@@ -255,26 +237,24 @@ class Relay:
         if len(self._stored_up_to) > SESSIONS:
             self._stored_up_to.clear()
             self._stored_at_start.clear()
-        for session in {
-            line.event_id.session for line in lines if line.event_id is not None
-        } - self._stored_up_to.keys():
-            id = await last_id(self._connection, self._spec.name, self._spec.prefix, self._host, session)
-            self._stored_up_to[session] = last_stored_seq(id)
-            self._stored_at_start.setdefault(session, self._stored_up_to[session])
+        sessions = {line.event_id.session for line in lines if line.event_id is not None}
+        for session in sessions - self._stored_up_to.keys():
+            n = await stored_up_to(self._connection, self._options, self._host, session)
+            self._stored_up_to[session] = n
+            self._stored_at_start.setdefault(session, n)
 
     def _plan_batch(self, sender: Sender, lines: Sequence[_Line], stream: Stream, one_by_one: bool) -> _PublishPlan:
         stored_up_to = dict(self._stored_up_to)
         graph = self._graphs.get(sender)
         messages: list[_Message] = []
-        duplicates = out_of_order = shortened = 0
+        counts: Counter[str] = Counter()
 
         def add(line: _Line, session: str, id: str) -> None:
-            nonlocal shortened
             payload = line.data
             if len(payload) > stream.max_payload:
                 payload = _with_placeholder(line, stream.max_payload)
-                shortened += 1
-            messages.append(_Message(subject(self._spec.prefix, self._host, session, line.type), id, payload))
+                counts[_SHORTENED] += 1
+            messages.append(_Message(subject(self._options.prefix, self._host, session, line.type), id, payload))
 
         for line in lines:
             if line.event_id is not None:
@@ -283,8 +263,7 @@ class Relay:
                 if n <= stored_up_to[session]:
                     known = one_by_one or n <= self._stored_at_start[session]
                     if not line.retained:
-                        duplicates += known
-                        out_of_order += not known
+                        counts[_DUPLICATE if known else _OUT_OF_ORDER] += 1
                         graph = None
                     continue
                 stored_up_to[session] = n
@@ -302,45 +281,30 @@ class Relay:
         if not lines and graph is not None:
             add(graph, self._sessions.get(sender) or _session_of(sender), digest_message_id(self._host, graph.data))
             graph = None
-        return _PublishPlan(messages, duplicates, out_of_order, shortened, graph)
+        return _PublishPlan(messages, counts, stored_up_to, graph)
 
-    async def _publish(self, messages: Sequence[_Message], atomic: bool) -> None:
-        """Publish the messages. Returns when all are acknowledged."""
-        for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
-            if atomic and len(batch) > 1:
-                await self._publish_batch(batch)
-                self.stored += len(batch)
-                continue
-            for message in batch:
-                answer = await self._connection.request(message.subject, message.payload, {"Nats-Msg-Id": message.id})
-                if answer.get("duplicate"):
-                    self.duplicates += 1
-                else:
-                    self.stored += 1
-
-    async def _publish_batch(self, batch: Sequence[_Message]) -> None:
-        id = f"{self._batch_prefix}-{secrets.token_hex(8)}"
-        for place, message in enumerate(batch, 1):
-            headers = {"Nats-Msg-Id": message.id, "Nats-Batch-Id": id, "Nats-Batch-Sequence": str(place)}
-            if place < len(batch):
-                await self._connection.publish(message.subject, message.payload, headers)
-            else:
-                headers["Nats-Batch-Commit"] = "1"
-                answer = await self._connection.request(message.subject, message.payload, headers)
-        if answer.get("count") != len(batch):
-            raise OutcomeUnknownError("the answer does not match the batch")
-
-
-def _settle(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    async def _publish(self, messages: Sequence[_Message], size: int) -> None:
+        """Publish the messages, up to `size` in an atomic batch. Returns when all are acknowledged."""
+        for start in range(0, len(messages), size):
+            *rest, last = messages[start : start + size]
+            batch = {"Nats-Batch-Id": secrets.token_hex(16)} if rest else {}
+            for place, message in enumerate(rest, 1):
+                headers = {Header.MSG_ID: message.id, **batch, "Nats-Batch-Sequence": str(place)}
+                await self._connection.publish(message.subject, message.payload, headers=headers)
+            if rest:
+                batch |= {"Nats-Batch-Sequence": str(len(rest) + 1), "Nats-Batch-Commit": "1"}
+            answer = await self._connection.request(last.subject, last.payload, {Header.MSG_ID: last.id, **batch})
+            if rest and answer.get("count") != len(rest) + 1:
+                raise OutcomeUnknownError("the answer does not match the batch")
+            duplicate = bool(answer.get("duplicate"))
+            self.counts[_DUPLICATE] += duplicate
+            self.stored += len(rest) + 1 - duplicate
 
 
 def _parsed(line: bytes) -> _Line:
     fields = wire.parse(line)
     data = wire.as_sent(line).rstrip(b"\n")  # so that a repetition has the same digest
-    return _Line(data, fields["type"], parse_event_id(fields.get("id")), wire.is_retained(fields))
+    return _Line(data, fields["type"], EventId.parse(fields.get("id")), wire.is_retained(fields))
 
 
 def _with_placeholder(line: _Line, limit: int) -> bytes:

@@ -10,23 +10,13 @@ line. For the `graph` at the start of a connection of a pusher with ids it is th
 """
 
 import hashlib
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-TYPE_CHARACTERS = 100
-"""The longest type in a subject; a longer one is cut. A server closes the connection at a subject over 4 KiB."""
+from ..wire import EventId
 
-SESSION_CHARACTERS = 100
-"""The longest session in an id; a longer one makes the id invalid."""
-
-_OF_A_GRAPH = "/graph"
-
-
-class EventId(NamedTuple):
-    """The parts of an event's id."""
-
-    session: str
-    n: int
+TYPE_CHARACTERS = 100  # in a subject; a longer type is cut. A server closes the connection at a subject over 4 KiB
 
 
 class Source(NamedTuple):
@@ -89,31 +79,16 @@ def checked_prefix(prefix: str) -> str:
     return prefix
 
 
-def parse_event_id(id: object) -> EventId | None:
-    """The parts of an id; None if it does not have the form "<session>-<n>"."""
-    if not isinstance(id, str):
-        return None
-    session, _, digits = id.rpartition("-")
-    n = _parse_number(digits)
-    return EventId(session, n) if n and 0 < len(session) <= SESSION_CHARACTERS else None
-
-
-def _parse_number(digits: str) -> int:
-    """The number of an id, from 1 on; 0 if it is not valid."""
-    plain = len(digits) <= 18 and digits.isascii() and digits.isdecimal() and digits[0] != "0"
-    return int(digits) if plain else 0
-
-
-def message_id(number: EventId) -> str:
+def message_id(event_id: EventId) -> str:
     """The message id of an event with an id: the same, encoded if a header can't hold it."""
-    session = number.session
+    session, n = event_id
     plain = session.isascii() and session.isprintable() and " " not in session
-    return f"{session if plain else token(session)}-{number.n}"
+    return f"{session if plain else token(session)}-{n}"
 
 
 def graph_message_id(event_id: EventId) -> str:
     """The message id of the `graph` that comes right before this event."""
-    return message_id(event_id) + _OF_A_GRAPH
+    return f"{message_id(event_id)}/graph"
 
 
 def digest_message_id(host: str, line: bytes) -> str:
@@ -123,5 +98,5 @@ def digest_message_id(host: str, line: bytes) -> str:
 
 def last_stored_seq(id: str) -> int:
     """The number of the last stored event of a session, from its last message id; 0 if unknown."""
-    n = _parse_number(id.removesuffix(_OF_A_GRAPH).rpartition("-")[2])
-    return n - 1 if n and id.endswith(_OF_A_GRAPH) else n
+    match = re.search(r"-([1-9][0-9]{0,17})(/graph)?\Z", id)
+    return int(match[1]) - bool(match[2]) if match else 0

@@ -2,108 +2,77 @@
 
 It uses a temporary JetStream consumer without acknowledgements, and pulls a few hundred messages at a time. After every
 failure (a lost connection or server, a missing number) it makes another JetStream consumer that starts after the last
-received message, so that nothing is lost or duplicated. (nats-py's ordered consumer does the same in a background task,
-and reports a failure of that only to its error callback.)
+received message, so that nothing is lost or duplicated. (nats-py's ordered consumer does not do: it drops messages at
+its pending limits, does not notice a stream that was created again, and reports failures only to its error callback.)
 
-There are two drivers: the caller's event loop for `async for`, and a thread with its own loop for everything else.
+Two drivers fill the store of what was not yielded yet: the caller's event loop for `async for`, and a thread with its
+own loop for everything else.
 """
 
 import asyncio
 import os
 import secrets
+import select
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
-from itertools import groupby
-from typing import Any, Generic, NamedTuple, TypeVar
+from contextlib import aclosing, suppress
+from datetime import datetime
+from typing import Any, Generic, TypeVar
 
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StatusCode
+from nats.js.errors import APIError
 
 from .. import wire
 from ..events import Event
-from .connection import NatsConnection, OutcomeUnknownError, ServerError, wait_first
+from .connection import NatsConnection, OutcomeUnknownError, Reporter
 from .options import NatsOptions
-from .stream import MISSING, NO_STREAM, checked_name, info, is_missing
-from .subjects import Source, checked_prefix, source, subject_filter
+from .stream import MISSING, NO_STREAM, info, is_missing
+from .subjects import Source, source, subject_filter
 
-PULL_MESSAGES = 500
-"""How many messages one pull requests, and the most that wait here."""
+PULL_MESSAGES = 500  # how many messages one pull requests, and the most that wait here
+PULL_BYTES = 4 << 20  # how many bytes one pull requests, unless a single message may be larger
 
-PULL_BYTES = 4 << 20
-"""How many bytes one pull requests, unless a single message may be larger."""
+# In seconds:
+HEARTBEAT = 2  # between heartbeats while there are no messages; after three missing ones the server is considered lost
+PAUSE = 0.5  # before a retry
+PULL_EXPIRES = 30  # how long a pull is valid
+INACTIVE_THRESHOLD = 60  # without a pull, before the server deletes a JetStream consumer
 
-HEARTBEAT = 2.0
-"""The interval of heartbeats while there are no messages, in seconds. After three missing ones the server is considered
-lost."""
+_PULL_OVER = {StatusCode.NO_MESSAGES, StatusCode.REQUEST_TIMEOUT, "Message Size Exceeds MaxBytes", "Batch Completed"}
+"""The statuses of a pull that has expired or is complete, or their descriptions."""
 
-PAUSE = 0.5
-"""The pause before a retry, in seconds."""
-
-_PULL_EXPIRES = 30_000_000_000
-"""How long a pull is valid, in nanoseconds."""
-
-_INACTIVE_THRESHOLD = 60_000_000_000
-"""The time without a pull after which the server deletes a JetStream consumer, in nanoseconds."""
-
-# Statuses of a pull: a heartbeat, or it has expired; and descriptions of one that is complete.
-_HEARTBEAT = "100"
-_PULL_OVER = ("404", "408")
-_PULL_COMPLETE = ("Message Size Exceeds MaxBytes", "Batch Completed")
+_Entry = Msg | str | Exception | None
+"""A message, a problem, the error that ends the subscription, or None: the stream has no more messages."""
 
 _T = TypeVar("_T", Event, bytes)
-
-
-class _Messages(NamedTuple):
-    """Messages that were received together."""
-
-    messages: list[Msg]
-    caught_up: bool  # whether the stream had no more messages after them
 
 
 class Subscription(Generic[_T]):
     """The result of `subscribe`: an iterator over events or lines, and a context manager that closes it.
 
-    Args:
-        options: The servers and the credentials.
-        stream: The name of the stream.
-        prefix: The prefix of the subjects.
-        host: The host whose events to receive, or None for all.
-        session: The session whose events to receive, or None for all.
-        raw: Whether to yield lines instead of events.
-        on_problem: Called with a message about each problem.
+    An iteration that is left and begun again goes on with the next event.
     """
 
     def __init__(
-        self,
-        options: NatsOptions,
-        stream: str,
-        prefix: str,
-        host: str | None,
-        session: str | None,
-        raw: bool,
-        on_problem: Callable[[str], object],
+        self, options: NatsOptions, host: str | None, session: str | None, raw: bool, on_problem: Reporter
     ) -> None:
+        self.title = f"{options.stream} at {options}"  # the stream and its servers, to be shown to users
         self._options = options
-        self._stream = checked_name(stream)
-        self._prefix = checked_prefix(prefix)
-        self._filter = subject_filter(prefix, host, session)
+        self._stream = options.stream
+        self._filter = subject_filter(options.prefix, host, session)
         self._raw = raw
         self._on_problem = on_problem
         self._last = 0  # the stream sequence of the last message
-        self._created = ""  # the creation time of the stream that this sequence belongs to
+        self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
         self._source: Source | None = None
         self._caught_up = False
-        self._items: Iterator[_T] = iter(())  # of the last read, not yet yielded
+        self._store: deque[deque[_Entry]] = deque()  # what was received together and is not yielded yet; none is empty
         self._thread: _LoopThread | None = None  # from the first use on, except with `async for`
         self._closed = False
-
-    @property
-    def title(self) -> str:
-        """The stream and its servers, to be shown to users."""
-        return f"{self._stream} at {self._options}"
 
     @property
     def source(self) -> Source | None:
@@ -126,23 +95,13 @@ class Subscription(Generic[_T]):
             OSError: It can never work; the message says why.
             ValueError: The subscription is closed.
         """
-        rest = list(self._items)
-        self._items = iter(())
-        if rest:
-            return rest
-        item = self._driver().get()
-        if isinstance(item, str):
-            self._on_problem(item)
-            return []
-        if isinstance(item, Exception):
-            raise item
-        self._caught_up = item.caught_up
-        return list(self._decode(item.messages))
+        self._driver().wait()
+        return list(self._take())
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
-            self._items = iter(self.read())
-            yield from self._items
+            self._driver().wait()
+            yield from self._take()
 
     def __next__(self) -> _T:
         for item in self:
@@ -150,43 +109,62 @@ class Subscription(Generic[_T]):
         raise StopIteration
 
     async def __aiter__(self) -> AsyncIterator[_T]:
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
         async with aclosing(self.received(self._on_problem)) as received:
-            async for messages, caught_up in received:
-                self._caught_up = caught_up
-                for item in self._decode(messages):
+            while not self._closed:
+                if not self._store:
+                    self._store.append(await anext(received))
+                for item in self._take():
                     yield item
-                    if self._closed:
-                        return
 
-    def source_of(self, message: Msg) -> Source:
-        """The source of a message."""
-        return source(self._prefix, message.subject)
-
-    def _decode(self, messages: list[Msg]) -> Iterator[_T]:
-        for message in messages:
-            try:
-                event = wire.decode(message.data)
-            except wire.DecodeError as error:
-                self._on_problem(f"skipped a message on {message.subject}: {error}")
+    def _take(self) -> Iterator[_T]:
+        """Take messages of one source from the store. If this is abandoned, the next call continues."""
+        entries = self._store[0]
+        of: Source | None = None
+        while entries and not self._closed:
+            entry = entries[0]
+            if isinstance(entry, Exception):
+                raise entry  # it stays, for the next call
+            if isinstance(entry, Msg):
+                found = source(self._options.prefix, entry.subject)
+                if found != (of := of or found):
+                    return
+            entries.popleft()
+            if not entries:
+                self._store.popleft()
+                if self._thread is not None:
+                    self._thread.removed()
+            if isinstance(entry, str):
+                self._on_problem(entry)
                 continue
-            self._source = self.source_of(message)
-            yield message.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
+            self._caught_up = not entries and (entry is None or entry.metadata.num_pending == 0)
+            if entry is None:
+                continue
+            try:
+                event = wire.decode(entry.data)
+            except wire.DecodeError as error:
+                self._on_problem(f"skipped a message on {entry.subject}: {error}")
+                continue
+            self._source = of
+            yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
 
     def _driver(self) -> "_LoopThread":
         if self._closed:
             raise ValueError("the subscription is closed; make a new one")
         if self._thread is None:
-            self._thread = _LoopThread(self)
+            self._thread = _LoopThread(self, self._store)
         return self._thread
 
     def close(self) -> None:
-        """Close the subscription. An `async for` ends after the next event, or when it is cancelled."""
+        """Close the subscription. An `async for` ends when the next event comes, or when it is cancelled."""
         if self._closed:
             return
         self._closed = True
-        self._items = iter(())
         if self._thread is not None:
             self._thread.close()
+        self._store.clear()
 
     def __enter__(self) -> "Subscription[_T]":
         return self
@@ -194,7 +172,7 @@ class Subscription(Generic[_T]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    async def received(self, on_warning: Callable[[str], object]) -> AsyncGenerator[_Messages, None]:
+    async def received(self, on_warning: Reporter) -> AsyncGenerator[deque[_Entry], None]:
         """Receive messages, for a driver. Raises `OSError` if it can never work."""
         connection = NatsConnection(self._options, lambda message: None, on_warning)
         started = False
@@ -203,207 +181,157 @@ class Subscription(Generic[_T]):
                 await connection.ready()
                 try:
                     async with aclosing(self._consume(connection)) as consumed:
-                        async for messages in consumed:
+                        async for entries in consumed:
                             started = True
-                            yield messages
+                            yield entries
                 except OutcomeUnknownError as error:
                     connection.report_trouble(f"can't follow the stream {self._stream}: {error}; retrying")
-                except ServerError as error:
-                    if not started and is_missing(error):
-                        raise OSError(MISSING) from None
-                    if not started and error.code != 503:
-                        raise OSError(f"can't follow the stream {self._stream}: {error}") from None
-                    connection.report_trouble(f"can't follow the stream {self._stream}: {error}; retrying")
+                except APIError as error:
+                    what = f"can't follow the stream {self._stream}: {error.description}"
+                    if not started and (is_missing(error) or error.code != 503):
+                        raise OSError(MISSING if is_missing(error) else what) from None
+                    connection.report_trouble(f"{what}; retrying")
                 await asyncio.sleep(PAUSE)
         finally:
             await connection.close()
 
-    async def _consume(self, connection: NatsConnection) -> AsyncGenerator[_Messages, None]:
+    async def _consume(self, connection: NatsConnection) -> AsyncGenerator[deque[_Entry], None]:
         """Receive messages from a new JetStream consumer until it fails."""
         await self._check_stream(connection)
-        inbox = _Inbox()
+        inbox: asyncio.Queue[Msg] = asyncio.Queue()
         address = connection.client.new_inbox()
         subscribed = await connection.client.subscribe(address, cb=inbox.put)
         name = f"socketpusher-{secrets.token_hex(8)}"
+        config = ConsumerConfig(
+            name=name,
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._last + 1,
+            filter_subject=self._filter,
+            inactive_threshold=INACTIVE_THRESHOLD,
+            mem_storage=True,
+            num_replicas=1,
+        )
         try:
-            pending = await self._make_consumer(connection, name)
+            made = await connection.call(connection.manager.add_consumer(self._stream, config))
             connection.report_recovery(f"following the stream {self._stream} again")
-            if pending == 0:
-                yield _Messages([], True)
+            if made.num_pending == 0:
+                yield deque([None])
             outstanding, following, alive = 0, 1, True
             while alive:
                 if outstanding <= 0:
                     outstanding = PULL_MESSAGES
                     await self._pull(connection, name, address)
-                messages: list[Msg] = []
-                for message in await inbox.take(connection):
-                    status = (message.headers or {}).get("Status")
+                messages: deque[_Entry] = deque()
+                for message in await _next_messages(inbox, connection):
+                    headers = message.headers or {}
+                    status = headers.get(Header.STATUS)
                     if status is None:
-                        place = message.metadata
-                        alive = place.sequence.consumer == following
+                        sequence = message.metadata.sequence
+                        alive = sequence.consumer == following
                         if not alive:
                             break  # a message is missing; the next JetStream consumer delivers it
                         following += 1
                         outstanding -= 1
-                        self._last = place.sequence.stream
-                        pending = place.num_pending
+                        self._last = sequence.stream
                         messages.append(message)
-                    elif status in _PULL_OVER or (message.headers or {}).get("Description") in _PULL_COMPLETE:
+                    elif _PULL_OVER & {status, headers.get(Header.DESCRIPTION)}:
                         outstanding = 0
-                    elif status != _HEARTBEAT:
+                    elif status != StatusCode.CONTROL_MESSAGE:  # a heartbeat
                         alive = False
                         break
                 if messages:
-                    yield _Messages(messages, pending == 0)
+                    yield messages
         finally:
-            try:
+            with suppress(nats.errors.Error, OutcomeUnknownError):  # without a connection, the server deletes both
                 await subscribed.unsubscribe()
                 await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
-            except (nats.errors.Error, OutcomeUnknownError):
-                pass  # there is no connection; the server deletes both
 
     async def _check_stream(self, connection: NatsConnection) -> None:
         """Start at the first message if the stream was created again, or has lost its last messages."""
         found = await info(connection, self._stream)
         if found is None:
-            raise ServerError(404, NO_STREAM, "it does not exist; start a relay first, or name another stream")
-        if found["created"] != self._created or found["state"]["last_seq"] < self._last:
+            raise APIError(404, "it does not exist; start a relay first, or name another stream", NO_STREAM)
+        if found.created != self._created or found.state.last_seq < self._last:
             self._last = 0
-        self._created = found["created"]
-
-    async def _make_consumer(self, connection: NatsConnection, name: str) -> int:
-        """Make a JetStream consumer that starts after the last message. Returns how many messages it has."""
-        config: dict[str, Any] = {
-            "name": name,
-            "ack_policy": "none",
-            "deliver_policy": "all",
-            "filter_subject": self._filter,
-            "inactive_threshold": _INACTIVE_THRESHOLD,
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        if self._last:
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last + 1}
-        made = await connection.request(
-            f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}.{self._filter}",
-            orjson.dumps({"stream_name": self._stream, "config": config}),
-        )
-        return int(made["num_pending"])
+        self._created = found.created
 
     async def _pull(self, connection: NatsConnection, name: str, address: str) -> None:
         request = {
             "batch": PULL_MESSAGES,
             "max_bytes": max(PULL_BYTES, 2 * connection.client.max_payload),
-            "expires": _PULL_EXPIRES,
-            "idle_heartbeat": round(HEARTBEAT * 1e9),
+            "expires": PULL_EXPIRES * 1_000_000_000,
+            "idle_heartbeat": HEARTBEAT * 1_000_000_000,
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}"
         await connection.publish(subject, orjson.dumps(request), reply=address)
 
 
-class _Inbox:
-    """A queue of the messages that the server sends."""
-
-    def __init__(self) -> None:
-        self._messages: list[Msg] = []
-        self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def put(self, message: Msg) -> None:
-        """Add a message. Called by nats-py."""
-        self._messages.append(message)
-        if not self._arrived.done():
-            self._arrived.set_result(None)
-
-    async def take(self, connection: NatsConnection) -> list[Msg]:
-        """Wait for messages. Raises `OutcomeUnknownError` if the connection is lost, or not even heartbeats come."""
-        if not self._messages:
-            self._arrived = asyncio.get_running_loop().create_future()
-            await wait_first(self._arrived, connection.broken, timeout=3 * HEARTBEAT)
-        if connection.broken.done():
-            raise connection.broken.result()
-        if not self._messages:
-            raise OutcomeUnknownError("the server sends no heartbeats")
-        messages, self._messages = self._messages, []
-        return messages
+async def _next_messages(inbox: "asyncio.Queue[Msg]", connection: NatsConnection) -> list[Msg]:
+    """Wait for messages. Raises `OutcomeUnknownError` if the connection is lost, or not even heartbeats come."""
+    first = asyncio.wait_for(inbox.get(), 3 * HEARTBEAT)
+    messages = [await connection.call(first, "the server sends no heartbeats")]
+    while not inbox.empty():
+        messages.append(inbox.get_nowait())
+    return messages
 
 
 class _LoopThread:
-    """A thread that runs a subscription in its own event loop. One other thread gets the results.
+    """A thread that receives messages in its own event loop. One other thread takes them from the store."""
 
-    Args:
-        subscription: The subscription to run.
-    """
-
-    def __init__(self, subscription: "Subscription[Any]") -> None:
+    def __init__(self, subscription: "Subscription[Any]", store: deque[deque[_Entry]]) -> None:
         self._subscription = subscription
-        self._received: deque[_Messages | str | Exception] = deque()
-        self._reader, self._writer = os.pipe()  # holds a byte for each of these
-        self._room = asyncio.Event()  # set when all of them were taken
+        self._store = store
+        self._reader, self._writer = os.pipe()  # holds a byte for each deque in the store
+        os.write(self._writer, b"\0" * len(store))
+        self._readable = select.poll()
+        self._readable.register(self._reader, select.POLLIN)
+        self._room = asyncio.Event()  # set when the store is empty
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
-        self._task: asyncio.Task[None] | None = None  # once it runs
-        self._closed = False
+        self._task = self._loop.create_task(self._run())
         self._thread = threading.Thread(target=self._drive, name="socketpusher subscription", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
-        """A descriptor that is readable while `get` would not wait."""
+        """A descriptor that is readable while the store holds something."""
         return self._reader
 
-    def get(self) -> _Messages | str | Exception:
-        """Wait for messages of one source, a problem, or the error that has ended the loop."""
+    def wait(self) -> None:
+        """Wait until the store holds something."""
+        self._readable.poll()
+
+    def removed(self) -> None:
+        """Note that a deque was removed from the store."""
         os.read(self._reader, 1)
-        item = self._received.popleft()
-        if isinstance(item, Exception):
-            self._put(item)  # for the next call
-        elif not self._received:
-            try:
-                self._loop.call_soon_threadsafe(self._room.set)
-            except RuntimeError:
-                pass  # the loop has ended
-        return item
+        if not self._store:
+            self._call_soon(self._room.set)
 
     def close(self) -> None:
         """End the thread."""
-        self._closed = True
-        try:
-            self._loop.call_soon_threadsafe(self._cancel)
-        except RuntimeError:
-            pass  # the loop has ended
+        self._call_soon(self._task.cancel)
         self._thread.join()
         os.close(self._reader)
         os.close(self._writer)
 
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    def _call_soon(self, function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function)
 
     def _drive(self) -> None:
-        with self._runner:
-            self._runner.run(self._run())
+        with self._runner, suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
 
     async def _run(self) -> None:
-        self._task = asyncio.current_task()
-        if self._closed:
-            return
         try:
-            async with aclosing(self._subscription.received(self._put)) as received:
-                async for messages, caught_up in received:
+            async with aclosing(self._subscription.received(lambda problem: self._put(deque([problem])))) as received:
+                async for entries in received:
                     self._room.clear()
-                    self._put_each(messages, caught_up)
+                    self._put(entries)
                     await self._room.wait()
-        except asyncio.CancelledError:
-            pass
         except Exception as error:  # raised by the next `read`
-            self._put(error)
+            self._put(deque([error]))
 
-    def _put_each(self, messages: list[Msg], caught_up: bool) -> None:
-        """Put the messages of each source separately."""
-        parts = [list(part) for _, part in groupby(messages, key=self._subscription.source_of)] or [[]]
-        for part in parts[:-1]:
-            self._put(_Messages(part, False))
-        self._put(_Messages(parts[-1], caught_up))
-
-    def _put(self, item: "_Messages | str | Exception") -> None:
-        self._received.append(item)
+    def _put(self, entries: deque[_Entry]) -> None:
+        self._store.append(entries)
         os.write(self._writer, b"\0")

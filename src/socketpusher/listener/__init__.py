@@ -1,1 +1,1 @@
-"""For consumers: `listen`, its two drivers, and what they share."""
+"""For consumers: `listen`, and what it is made of."""

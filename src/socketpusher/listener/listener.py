@@ -1,8 +1,8 @@
 """`listen`: the events that senders write to a Unix socket, for a thread or for asyncio.
 
-Two drivers bring the bytes: `ThreadDriver` for a thread that waits, and `AsyncioDriver` on asyncio's own Unix server.
-Both read from a sender only after its last bytes were consumed. The rest stays in the kernel, which makes the senders
-of a slow reader wait. What both need is here: decoding, repetitions, problems, closing.
+A `Receiver` brings the bytes, one read at a time. It has a descriptor that is readable when it has something to do: a
+thread waits in it, asyncio waits for that descriptor. What was not read stays in the kernel, which makes the senders of
+a slow reader wait. Here are decoding, repetitions, problems and closing.
 """
 
 import logging
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ..config import checked_uids, default_socket_path
 from ..events import Event
-from ..wire import DecodeError, event_of, is_retained, parse
+from ..wire import DecodeError, EventId, event_of, is_retained, parse
 from .problems import Gap, Problem, ProblemLog, Sender, SkippedLine
+from .receiver import Receiver
 from .sequences import SequenceTracker
 from .socketfile import SocketFile
-from .threads import Chunk, SenderRegistry, ThreadDriver
 
 if TYPE_CHECKING:
-    from .aio import AsyncioDriver
+    import asyncio
 
 logger = logging.getLogger("socketpusher")
 
@@ -110,16 +110,18 @@ class Listener(Generic[_T]):
         self._path = path
         self._raw = raw
         self._on_problem = on_problem
-        self._log = on_problem if isinstance(on_problem, ProblemLog) else None
-        self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; drivers must not raise
+        self._log = on_problem if isinstance(on_problem, ProblemLog) else ProblemLog(str)  # which stays empty
+        self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; a receiver must not raise
         self._sequences = SequenceTracker()
         self._lines: Iterator[bytes] = iter(())  # what is left of the last read
         self._sender: Sender | None = None  # who sent these lines
         self._closed = False
         self._file = SocketFile(path, shared=bool(allow_uids))
-        self._registry = SenderRegistry({os.geteuid(), 0, *allow_uids}, self._problems.append)
-        self._driver: ThreadDriver | AsyncioDriver | None = None  # chosen by the first use
-        self._in_driver = threading.Lock()  # held by the thread that waits in the `ThreadDriver`
+        self._uids = {os.geteuid(), 0, *allow_uids}
+        self._receiver: Receiver | None = None  # from the first use on
+        self._receiving = threading.Lock()  # held while a thread or a task waits in the receiver
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that the first use was in
+        self._turn: asyncio.Lock | None = None  # held by the task of that loop that waits
         self._fileno_used = False
 
     @property
@@ -135,13 +137,13 @@ class Listener(Generic[_T]):
     @property
     def senders(self) -> tuple[Sender, ...]:
         """The open connections."""
-        return () if self._closed else self._registry.senders
+        return () if self._closed or self._receiver is None else self._receiver.senders
 
     def fileno(self) -> int:
         """Return a descriptor that is readable while `read` would not wait, for a select loop of your own."""
         self._check_open()
         self._fileno_used = True
-        fd = self._thread_driver().fileno()
+        fd = self._receiver_for().fileno()
         self._show_pending()
         return fd
 
@@ -170,7 +172,7 @@ class Listener(Generic[_T]):
         self._check_open()
         with self._alone():
             if not self._closed:
-                self._thread_driver().release()
+                self._receiver_for().release()
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
@@ -184,34 +186,52 @@ class Listener(Generic[_T]):
         raise StopIteration
 
     async def __aiter__(self) -> AsyncIterator[_T]:
+        import asyncio  # here, because a program without asyncio should not spend time and memory on it
+
+        self._turn = self._turn or asyncio.Lock()
         while not self._closed:
             for item in self._decode_pending():
                 yield item
-            if not self._closed:
-                self._take(await (await self._asyncio_driver()).wait(self._timeout()))
+            async with self._turn:  # another task may iterate, too
+                with self._alone():
+                    if not self._closed and not length_hint(self._lines):
+                        receiver = self._receiver_for(asyncio.get_running_loop())
+                        await self._wait_in_loop(receiver)
+                        self._receive(receiver, hold=False, timeout=0)
         self.close()  # if another thread has begun to, the loop may end before that thread gets further
+
+    async def _wait_in_loop(self, receiver: Receiver) -> None:
+        import asyncio
+
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(receiver.fileno(), woken.set)
+        try:
+            async with asyncio.timeout(receiver.limited(self._log.remaining())):
+                await woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(receiver.fileno())
 
     def _read_unless_pending(self, hold: bool = False) -> None:
         with self._alone():
             if not self._closed and not length_hint(self._lines):
-                try:
-                    self._take(self._thread_driver().wait(hold, self._timeout()))
-                except OSError:
-                    if not self._closed:
-                        raise
+                self._receive(self._receiver_for(), hold, self._log.remaining())
 
-    def _take(self, chunk: Chunk | None) -> None:
+    def _receive(self, receiver: Receiver, hold: bool, timeout: float | None) -> None:
+        try:
+            chunk = receiver.wait(hold, timeout)
+        except OSError:
+            if not self._closed:
+                raise
+            return
         if chunk is not None:
             self._sender, lines = chunk
             self._lines = iter(lines)
 
-    def _timeout(self) -> float | None:
-        return self._log.remaining() if self._log is not None else None
-
     def _decode_pending(self) -> Iterator[_T]:
         """Decode the lines of the last read. If this is abandoned, the next call continues with the following line."""
-        if self._log is not None:
-            self._log.end_episode()
+        self._log.end_episode()
         while self._problems:
             self._on_problem(self._problems.popleft())
         raw, is_new = self._raw, self._is_new
@@ -231,14 +251,15 @@ class Listener(Generic[_T]):
             yield item
 
     def _show_pending(self) -> None:
-        self._thread_driver().set_pending(length_hint(self._lines) > 0)
+        self._receiver_for().set_pending(length_hint(self._lines) > 0)
 
-    def _is_new(self, event_id: object, retained: bool) -> bool:
-        if not isinstance(event_id, str):
+    def _is_new(self, id: object, retained: bool) -> bool:
+        event_id = EventId.parse(id)
+        if event_id is None:
             return True
         missed = self._sequences.observe(event_id, retained)
         if missed:
-            self._on_problem(Gap(self._current_sender(), event_id.rpartition("-")[0], missed.start, missed.stop - 1))
+            self._on_problem(Gap(self._current_sender(), event_id.session, missed.start, missed.stop - 1))
         return missed is not None
 
     def _current_sender(self) -> Sender:
@@ -251,32 +272,27 @@ class Listener(Generic[_T]):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other threads out of the driver, and close it at the end if `close` was called meanwhile."""
-        if self._in_driver.locked() and not self._closed:
+        """Keep other threads out of the receiver, and close it at the end if `close` was called meanwhile."""
+        if self._receiving.locked() and not self._closed:
             raise RuntimeError(f"another thread reads from the listener at {self._path}; only one may do so at a time")
         try:
-            with self._in_driver:
+            with self._receiving:
                 yield
         finally:
             if self._closed:
-                self._close_driver()
+                self._close_receiver()
 
-    def _thread_driver(self) -> ThreadDriver:
-        if self._driver is None:
-            self._driver = ThreadDriver(self._file.socket, self._registry)
-        if isinstance(self._driver, ThreadDriver):
-            return self._driver
-        raise RuntimeError(f"the listener at {self._path} belongs to asyncio; use it with async for only")
-
-    async def _asyncio_driver(self) -> "AsyncioDriver":
-        from .aio import AsyncioDriver
-
-        if self._driver is None:
-            self._driver = AsyncioDriver(self._file.socket, self._registry)
-            await self._driver.start()
-        if isinstance(self._driver, AsyncioDriver):
-            return self._driver
-        raise RuntimeError(f"the listener at {self._path} is read without asyncio; make a new one for async for")
+    def _receiver_for(self, loop: "asyncio.AbstractEventLoop | None" = None) -> Receiver:
+        """Return the receiver for a loop, or for a thread without one; it was first used there, or never."""
+        if self._receiver is None:
+            self._receiver, self._loop = Receiver(self._file.socket, self._uids, self._problems.append), loop
+        if loop is self._loop:
+            return self._receiver
+        if loop is None:
+            raise RuntimeError(f"the listener at {self._path} belongs to asyncio; use it with async for only")
+        if self._loop is None:
+            raise RuntimeError(f"the listener at {self._path} is read without asyncio; make a new one for async for")
+        raise RuntimeError("a listener serves the event loop that it was first used in; make a new one")
 
     def close(self) -> None:
         """Stop listening and remove the socket file, unless another one has taken its place.
@@ -287,19 +303,15 @@ class Listener(Generic[_T]):
         self._closed = True
         deque(self._lines, maxlen=0)  # so that an iteration that has begun ends
         self._file.remove()  # before nobody listens on it, or the next listener might take it over
-        if self._driver is None or isinstance(self._driver, ThreadDriver):
-            self._file.wake()
-            self._close_driver()
-        else:
-            self._driver.close()
-        if self._log is not None:
-            self._log.end_episode(at_once=True)
+        self._file.wake()
+        self._close_receiver()
+        self._log.end_episode(at_once=True)
 
-    def _close_driver(self) -> None:
-        if not self._in_driver.locked():  # else the thread that holds it comes here when it has woken up
-            with self._in_driver:
-                if self._driver is not None:
-                    self._driver.close()
+    def _close_receiver(self) -> None:
+        if not self._receiving.locked():  # else whoever holds it comes here when it has woken up
+            with self._receiving:
+                if self._receiver is not None:
+                    self._receiver.close()
                 self._file.socket.close()
 
     def __enter__(self) -> "Listener[_T]":

@@ -1,11 +1,13 @@
 """Finds by their ids which events came before, and which are missing. Pure.
 
-An id is "<session>-<n>": n is 1 for the first event of a pusher and rises by one with each. A pusher sends events in
-that order, and repeats what its consumer may not have read, in the same order. So the next expected number of a session
+The numbers in the ids of a pusher rise by one with each event (see `wire.EventId`). A pusher sends events in that
+order, and repeats what its consumer may not have read, in the same order. So the next expected number of a session
 usually suffices to find a repetition. The exception: a listener may read the new connection of a pusher before the end
 of the old one, which may still hold events that the pusher has dropped since. Such events are late, not repeated, so up
 to 64 gaps per session are remembered.
 """
+
+from ..wire import EventId
 
 SESSIONS = 1024
 """How many sessions are remembered; of more, the one that was silent for longest is forgotten."""
@@ -25,26 +27,24 @@ class SequenceTracker:
         self._session = ""  # of the last event
         self._sequence = _Sequence()  # of that session
 
-    def observe(self, event_id: str, retained: bool) -> Missed:
+    def observe(self, event_id: EventId, retained: bool) -> Missed:
         """Note that an event has come.
 
         Args:
-            event_id: Its id. An event whose id does not have the form of a pusher's is always new.
+            event_id: Its id.
             retained: Whether the pusher repeats it to show the state of the run; then no number before it is missing.
 
         Returns:
             None for a repetition; else the missing numbers right before this one, often none.
         """
-        session, _, digits = event_id.rpartition("-")
-        if not session or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()) or digits[0] == "0":
-            return NOTHING_MISSED
+        session, n = event_id
         if session != self._session:
             self._sequence = self._sequences.pop(session) if session in self._sequences else _Sequence()
             self._sequences[session] = self._sequence
             self._session = session
             if len(self._sequences) > SESSIONS:
                 del self._sequences[next(iter(self._sequences))]
-        return self._sequence.observe(int(digits), retained)
+        return self._sequence.observe(n, retained)
 
 
 class _Sequence:

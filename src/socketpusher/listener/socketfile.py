@@ -65,7 +65,7 @@ class SocketFile:
                 if shared:
                     os.chmod(path, 0o666)
                 self.socket.listen(socket.SOMAXCONN)
-                self._identity = _identity(os.lstat(path))
+                self._status = os.lstat(path)
         except BaseException as error:
             self.socket.close()
             if isinstance(error, OSError):
@@ -75,7 +75,7 @@ class SocketFile:
     def remove(self) -> None:
         """Remove the file, unless another one has taken its place. In a forked child this does nothing."""
         if os.getpid() == self._pid:
-            _remove(self._path, self._identity)
+            _remove(self._path, self._status)
 
     def wake(self) -> None:
         """Accept no sender any more; a thread that waits for the socket wakes up. In a forked child, do nothing."""
@@ -120,7 +120,7 @@ def _remove_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            _remove(path, _identity(found))
+            _remove(path, found)
             return
         except FileNotFoundError:
             return  # its listener has just closed
@@ -146,13 +146,9 @@ def _bind(listening: socket.socket, path: str) -> None:
         os.umask(umask)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _remove(path: str, identity: tuple[int, int]) -> None:
+def _remove(path: str, status: os.stat_result) -> None:
     try:
-        if _identity(os.lstat(path)) == identity:
+        if os.path.samestat(os.lstat(path), status):
             os.unlink(path)
     except FileNotFoundError:
         pass  # somebody has removed it already

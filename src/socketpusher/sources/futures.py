@@ -25,8 +25,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
+from ..conversion import format_error
 from ..events import Bus, Event, EventType
-from .error_text import format_error
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -41,10 +41,7 @@ class EventThreadPoolExecutor(ThreadPoolExecutor):
 
     Args:
         bus: Where the events are emitted, by the thread that submits, by the worker, or by the thread that cancels.
-        max_workers: This and the others are `ThreadPoolExecutor`'s.
-        thread_name_prefix: See there.
-        initializer: See there.
-        initargs: See there.
+        max_workers: This, `thread_name_prefix`, `initializer` and `initargs` are `ThreadPoolExecutor`'s.
 
     Example:
         >>> with EventThreadPoolExecutor(bus, max_workers=4) as pool:  # doctest: +SKIP
@@ -86,11 +83,7 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
 
     Args:
         bus: Where the events are emitted, by threads of the pool and by the thread that submits or cancels.
-        max_workers: This and the others are `ProcessPoolExecutor`'s.
-        mp_context: See there.
-        initializer: See there.
-        initargs: See there.
-        max_tasks_per_child: See there.
+        max_workers: This and the other arguments are `ProcessPoolExecutor`'s.
 
     Example:
         >>> with EventProcessPoolExecutor(bus, mp_context=get_context("spawn")) as pool:  # doctest: +SKIP

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import luigi
 
+from ..conversion import format_error
 from ..events import Bus, Event, EventType
 from ..graph import Graph
-from .error_text import format_error
 
 _OPEN, _DONE, _BLOCKED = range(3)
 

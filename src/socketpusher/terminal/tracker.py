@@ -11,11 +11,12 @@ and whoever draws reads them without walking through the units.
 import re
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
 from ..events import Event, EventType
-from ..graph import GraphPayload, NodePayload, count_in, graph_in
+from ..graph import NodePayload, count_in, graph_in
 from ..run_state import RELEVANT, STATUS_AFTER, STATUSES, RunState
 
 MAX_RECENT_EVENTS = 200
@@ -51,31 +52,21 @@ class RecentEvent(NamedTuple):
     error: str  # its reason
 
 
+@dataclass(slots=True, eq=False)
 class Unit:
-    """Where a unit stands.
+    """Where a unit stands."""
 
-    Args:
-        name: Its name.
-        level: Its depth in the graph, or `NO_LEVEL`.
-        run: The run that it is a part of.
-    """
-
-    __slots__ = (
-        "completed_tasks", "ended", "error", "level", "name", "reason", "run", "started", "status", "tasks", "worker",
-    )  # fmt: skip
-
-    def __init__(self, name: str, level: "Level", run: "Run") -> None:
-        self.name = name
-        self.level = level
-        self.run = run
-        self.status = ""
-        self.tasks = 0  # never below the completed ones; 0 where nobody has said
-        self.completed_tasks = 0
-        self.started: float | None = None  # seconds since the epoch; None if that was not seen
-        self.ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
-        self.reason = ""  # the line of its last error that says why it failed
-        self.error = ""  # the end of that error, if it has more lines
-        self.worker = ""  # who runs it, or did
+    name: str
+    level: "Level"  # of its depth in the graph, or of `NO_LEVEL`
+    run: "Run"
+    status: str = ""
+    tasks: int = 0  # never below the completed ones; 0 where nobody has said
+    completed_tasks: int = 0
+    started: float | None = None  # seconds since the epoch; None if that was not seen
+    ended: float | None = None  # when it was complete, failed or blocked; None if that was not seen
+    reason: str = ""  # the line of its last error that says why it failed
+    error: str = ""  # the end of that error, if it has more lines
+    worker: str = ""  # who runs it, or did
 
     def follow(self, other: "Unit") -> None:
         """Take over what no graph tells of a unit."""
@@ -88,17 +79,15 @@ class Unit:
         self.error = error[-ERROR_LENGTH:].strip() if "\n" in error.strip() else ""
 
 
+@dataclass(slots=True, eq=False)
 class Level:
     """Where the units of one depth stand, in counts."""
 
-    __slots__ = ("completed_tasks", "number", "statuses", "tasks", "units")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.units = 0
-        self.tasks = 0
-        self.completed_tasks = 0
-        self.statuses = dict.fromkeys(STATUSES, 0)  # how many units have each
+    number: int
+    units: int = 0
+    tasks: int = 0
+    completed_tasks: int = 0
+    statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))  # how many units have each
 
     @property
     def complete(self) -> bool:
@@ -128,15 +117,7 @@ class Run:
         self.reason = ""  # why it failed
         self.failed_tasks = 0
         self.no_graph = ""  # what came instead of a graph that was too long to be sent
-        self.units: dict[str, Unit] = {}
-        self.levels: dict[int, Level] = {}  # sorted
-        self.by_status: dict[str, dict[str, Unit]] = {}  # the units of each status, in the order in which they got it
-        self.tasks = 0
-        self.completed_tasks = 0
-        self._graph: GraphPayload = {"nodes": [], "edges": [], "levels": []}
-        self._named: frozenset[str] = frozenset()  # the units that the graph names
-        self._state = RunState(self._graph)
-        self._reset({})
+        self._begin([], {})
 
     def count(self, status: str) -> int:
         """How many units have a status."""
@@ -180,7 +161,7 @@ class Run:
     def names_the_same_units(self, event: Event) -> bool:
         """Whether an event comes with a graph of the units that this run's graph has."""
         nodes = _nodes(event)
-        return bool(nodes) and self._named == {node["id"] for node in nodes}
+        return bool(nodes) and {node["id"] for node in self._nodes} == {node["id"] for node in nodes}
 
     def _start(self, event: Event) -> None:
         started = _seconds(event.time)
@@ -188,14 +169,17 @@ class Run:
         if not is_repetition:
             self.failed_tasks = 0
         self.started, self.ended, self.outcome, self.reason = started, None, "", ""
-        self._begin(_nodes(event) or self._graph["nodes"], self.units if is_repetition else {})
+        self._begin(_nodes(event) or self._nodes, self.units if is_repetition else {})
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
         """Start from the units of a graph; keep what else is known of those whose status is the same as before."""
-        self._named = frozenset(node["id"] for node in nodes)
-        self._graph = {"nodes": nodes, "edges": [], "levels": []}
-        self._state = RunState(self._graph)
-        self._reset({number: Level(number) for number in sorted({node["level"] for node in nodes})})
+        self._nodes = nodes
+        self._state = RunState({"nodes": nodes})
+        self.units: dict[str, Unit] = {}
+        self.levels = {number: Level(number) for number in sorted({node["level"] for node in nodes})}
+        # The units of each status, in the order in which they got it.
+        self.by_status: dict[str, dict[str, Unit]] = {status: {} for status in STATUSES}
+        self.tasks = self.completed_tasks = 0
         for node in nodes:
             unit = self._add(node)
             known = before.get(unit.name)
@@ -203,14 +187,8 @@ class Run:
                 unit.follow(known)
         # The graph does not name the others, and the events that told of them do not come twice.
         for known in before.values():
-            if known.level.number == NO_LEVEL and known.name not in self._named:
+            if known.level.number == NO_LEVEL and known.name not in self.units:
                 self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
-
-    def _reset(self, levels: dict[int, Level]) -> None:
-        self.units = {}
-        self.levels = levels
-        self.by_status = {status: {} for status in STATUSES}
-        self.tasks = self.completed_tasks = 0
 
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
@@ -246,7 +224,8 @@ class Run:
     def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
         if NO_LEVEL not in self.levels:
             self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
-        node = _node(name, NO_LEVEL, status, tasks, completed_tasks)
+        node: NodePayload = {"id": name, "level": NO_LEVEL, "status": status}
+        node |= {"tasks": tasks, "completed_tasks": completed_tasks}
         self._state.add(node)
         return self._add(node)
 
@@ -354,12 +333,6 @@ def _nodes(event: Event) -> list[NodePayload]:
     for node in graph["nodes"] if graph is not None else ():
         nodes[node["id"]] = {**node, "level": count_in(node, "level", 0)}
     return list(nodes.values())
-
-
-def _node(name: str, level: int, status: str, tasks: int, completed_tasks: int) -> NodePayload:
-    return {
-        "id": name, "label": name, "level": level, "status": status, "tasks": tasks, "completed_tasks": completed_tasks,
-    }  # fmt: skip
 
 
 def _seconds(time: datetime | None) -> float | None:

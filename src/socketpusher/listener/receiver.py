@@ -1,4 +1,4 @@
-"""Brings the bytes of senders to a thread that waits for them; and the registry of senders, for both drivers."""
+"""Accepts the senders of a socket, and cuts what they send into lines, for who waits: a thread or an event loop."""
 
 import errno
 import logging
@@ -28,56 +28,20 @@ Chunk = tuple[Sender, list[bytes]]
 logger = logging.getLogger("socketpusher")
 
 
-class SenderRegistry:
-    """Knows who may send and who is connected, and cuts what they send into lines.
+class Receiver:
+    """Accepts senders, and cuts what they send into lines. Only one thread or task may wait at a time.
 
     Args:
+        listening: The socket, bound and listening.
         uids: The users that may send.
         report: Called with each problem; must not raise.
     """
 
-    def __init__(self, uids: set[int], report: Callable[[Problem], object]) -> None:
+    def __init__(self, listening: socket.socket, uids: set[int], report: Callable[[Problem], object]) -> None:
+        self._listening = listening
         self._uids = uids
         self._report = report
-        self._splitters: dict[Sender, LineSplitter] = {}
-
-    @property
-    def senders(self) -> tuple[Sender, ...]:
-        """Everybody who is connected."""
-        return tuple(self._splitters)
-
-    def admit(self, connected: socket.socket) -> Sender | None:
-        """Register a sender, or report that its user may not send and return None."""
-        sender = Sender(*credentials(connected))
-        if sender.uid is not None and sender.uid not in self._uids:
-            self._report(RefusedSender(sender))
-            return None
-        self._splitters[sender] = LineSplitter(
-            lambda excerpt: self._report(SkippedLine(sender, "the line is over 1,048,576 bytes", excerpt))
-        )
-        return sender
-
-    def received(self, sender: Sender, data: bytes) -> Chunk:
-        """Return the lines that these bytes of a sender complete."""
-        return sender, self._splitters[sender].feed(data)
-
-    def disconnected(self, sender: Sender) -> None:
-        """Forget a sender, and report the line that it has not finished."""
-        if unfinished := self._splitters.pop(sender).unfinished:
-            self._report(SkippedLine(sender, "it disconnected in the middle of a line", unfinished))
-
-
-class ThreadDriver:
-    """Waits for senders in the thread that calls it; only one thread may do so at a time.
-
-    Args:
-        listening: The socket, bound and listening.
-        registry: The senders.
-    """
-
-    def __init__(self, listening: socket.socket, registry: SenderRegistry) -> None:
-        self._listening = listening
-        self._registry = registry
+        self._splitters: dict[Sender, LineSplitter] = {}  # of everybody who is connected
         # Each descriptor is registered with the function that is called when it is readable.
         self._selector = selectors.DefaultSelector()
         self._ready: list[tuple[selectors.SelectorKey, int]] = []  # the rest of what the last select found
@@ -86,6 +50,11 @@ class ThreadDriver:
         self._warn_again = 0.0  # when the next pause is worth a warning
         self._always_readable: socket.socket | None = None  # its peer is closed; made by `fileno`
         self._accept_senders()
+
+    @property
+    def senders(self) -> tuple[Sender, ...]:
+        """Everybody who is connected."""
+        return tuple(self._splitters)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable while `wait` would not wait."""
@@ -114,18 +83,23 @@ class ThreadDriver:
         """
         if self._held is not None:
             raise RuntimeError("call release() first: what the last read(hold=True) returned is still held")
-        if self._accept_again:
-            left = self._accept_again - time.monotonic()
-            if left <= 0:
-                self._accept_senders()
-            elif timeout is None or left < timeout:
-                timeout = left
+        limit = self.limited(timeout)
         if not self._ready:
-            self._ready = self._selector.select(timeout)
+            self._ready = self._selector.select(limit)
         if not self._ready:
             return None
         on_readable: Callable[[bool], Chunk | None] = self._ready.pop(0)[0].data
         return on_readable(hold)
+
+    def limited(self, timeout: float | None) -> float | None:
+        """Return the timeout, or how long accepting still pauses if that is shorter; end a pause that is over."""
+        if not self._accept_again:
+            return timeout
+        left = self._accept_again - time.monotonic()
+        if left <= 0:
+            self._accept_senders()
+            return timeout
+        return left if timeout is None else min(left, timeout)
 
     def _accept_senders(self) -> None:
         self._accept_again = 0.0
@@ -140,10 +114,14 @@ class ThreadDriver:
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # it has disconnected already
                 raise
             return
-        sender = self._registry.admit(connected)
-        if sender is None:
+        sender = Sender(*credentials(connected))
+        if sender.uid is not None and sender.uid not in self._uids:
+            self._report(RefusedSender(sender))
             connected.close()
             return
+        self._splitters[sender] = LineSplitter(
+            lambda excerpt: self._report(SkippedLine(sender, "the line is over 1,048,576 bytes", excerpt))
+        )
         connected.setblocking(False)
         self._register(connected, sender)
 
@@ -169,14 +147,15 @@ class ThreadDriver:
         if not data:
             self._selector.unregister(connected)
             connected.close()
-            self._registry.disconnected(sender)
+            if unfinished := self._splitters.pop(sender).unfinished:
+                self._report(SkippedLine(sender, "it disconnected in the middle of a line", unfinished))
             if self._accept_again:
                 self._accept_senders()
             return None
         if hold:
             self._held = connected, sender, len(data)
             self._selector.unregister(connected)  # or the descriptor would be readable all the time
-        return self._registry.received(sender, data)
+        return sender, self._splitters[sender].feed(data)
 
     def release(self) -> None:
         """Take the bytes that `wait` has held out of the socket."""
