@@ -9,7 +9,7 @@ from socketpusher import plugin
 
 
 class Pusher:
-    """Stands for a pusher whose consumer takes events at some pace, which a real one would not do twice the same way."""
+    """Stands for a pusher whose consumer takes events at a given pace, which a real one would not do twice."""
 
     def __init__(self, pending: Sequence[int], connected: bool = True) -> None:
         self.connected = connected

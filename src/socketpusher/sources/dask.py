@@ -12,9 +12,9 @@ from typing import Any
 from dask.callbacks import Callback
 from dask.utils import key_split
 
+from ..conversion import format_error
 from ..events import Bus, Event, EventType
 from ..graph import CycleError, Graph
-from .error_text import format_error
 
 try:
     from distributed.diagnostics.plugin import SchedulerPlugin
