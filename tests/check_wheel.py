@@ -12,6 +12,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src"
+ONE_EVENT = """
+import os, tempfile
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
+with tempfile.TemporaryDirectory() as directory:
+    path = os.path.join(directory, "s")
+    with listen(path) as events:
+        with SocketPusher(bus := Bus(), PusherConfig(path)):
+            bus.emit(Event("from.a.wheel"))
+        print(next(events).type)
+"""
 INSTALLER = {"pip", "setuptools", "wheel"}  # which a virtual environment may have
 
 
@@ -56,6 +66,7 @@ def main() -> None:
     check(str(SOURCE) not in version, f"what is imported is {version}")
     everything = "import socketpusher; [getattr(socketpusher, name) for name in socketpusher.__all__]"
     run(python, "-W", "error", "-c", everything)
+    check(run(python, "-W", "error", "-c", ONE_EVENT) == "from.a.wheel\n", "it does not carry an event")
     check("listen" in run(command, "--help"), "socketpusher --help does not name its commands")
     check(run(python, "-m", "socketpusher", "--help") == run(command, "--help"), "python -m socketpusher differs")
 
