@@ -12,6 +12,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src"
+ONE_EVENT = """
+import os, tempfile
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
+with tempfile.TemporaryDirectory() as directory:
+    path = os.path.join(directory, "s")
+    with listen(path) as events:
+        with SocketPusher(bus := Bus(), PusherConfig(path)):
+            bus.emit(Event("from.a.wheel"))
+        print(next(events).type)
+"""
 INSTALLER = {"pip", "setuptools", "wheel"}  # which a virtual environment may have
 
 
@@ -33,14 +43,15 @@ def main() -> None:
 
     distribution = importlib.metadata.distribution("socketpusher")
     files = {file.as_posix() for file in distribution.files or ()}
-    packaged = {name for name in files if name.startswith("socketpusher/") and "__pycache__" not in name}
+    packages = ("socketpusher", "snakemake_logger_plugin_socketpusher")
+    packaged = {name for name in files if name.partition("/")[0] in packages and "__pycache__" not in name}
     sources = {
         file.relative_to(SOURCE).as_posix()
         for file in SOURCE.rglob("*")
         if file.is_file() and file.suffix in (".py", ".typed")
     }
     check(packaged == sources, f"its files differ from the sources in {sorted(packaged ^ sources)}")
-    tops = {name.partition("/")[0] for name in files} - {"socketpusher", ".."}  # ../../../bin/socketpusher
+    tops = {name.partition("/")[0] for name in files} - {*packages, ".."}  # ../../../bin/socketpusher
     check(all(top.endswith(".dist-info") for top in tops), f"it installs {sorted(tops)}")
     check(any(name.endswith("licenses/LICENSE") for name in files), "it has no license")
 
@@ -56,6 +67,7 @@ def main() -> None:
     check(str(SOURCE) not in version, f"what is imported is {version}")
     everything = "import socketpusher; [getattr(socketpusher, name) for name in socketpusher.__all__]"
     run(python, "-W", "error", "-c", everything)
+    check(run(python, "-W", "error", "-c", ONE_EVENT) == "from.a.wheel\n", "it does not carry an event")
     check("listen" in run(command, "--help"), "socketpusher --help does not name its commands")
     check(run(python, "-m", "socketpusher", "--help") == run(command, "--help"), "python -m socketpusher differs")
 
