@@ -192,8 +192,10 @@ def run_on_a_cluster(bus: Bus) -> None:
 def test_a_consumer_that_restarts_ends_with_the_whole_picture(run: Callable[[Bus], None], socket_path: str) -> None:
     bus = Bus()
     with RestartingConsumer(socket_path, 50) as consumer:
-        with SocketPusher(bus, PusherConfig(socket_path, reconnect_backoff=0.01)):
+        config = PusherConfig(socket_path, reconnect_backoff=0.01, max_reconnect_backoff=0.1)
+        with SocketPusher(bus, config) as pusher:
             run(bus)
+            pusher.close(60)  # which waits while displays restart
         shown = consumer.final_run()
     assert shown.outcome == "completed"
     units = {name: (unit.status, unit.completed_tasks) for name, unit in shown.units.items()}
