@@ -49,13 +49,17 @@ class RestartingConsumer:
             except OSError:
                 return
             self._displays.append(display := RunTracker())
-            with connection, connection.makefile("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    event = wire.decode(line)
-                    display.feed(connection, event)
-                    if event.type in ENDS:
-                        self._over.set()
-                    elif number >= self._lines and len(self._displays) <= self._restarts:
+            number, rest = 0, b""
+            with connection:
+                # What has left the socket counts as read, so all of it is shown before a display ends.
+                while chunk := connection.recv(2048):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for event in map(wire.decode, lines):
+                        display.feed(connection, event)
+                        if event.type in ENDS:
+                            self._over.set()
+                    number += len(lines)
+                    if number >= self._lines and len(self._displays) <= self._restarts and not self._over.is_set():
                         break
 
     def final_run(self) -> Run:
