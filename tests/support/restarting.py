@@ -61,6 +61,8 @@ class RestartingConsumer:
                     number += len(lines)
                     if number >= self._lines and len(self._displays) <= self._restarts and not self._over.is_set():
                         break
+                    if self._over.is_set():
+                        break
 
     def final_run(self) -> Run:
         """What the last display knows of the run once that has ended."""
