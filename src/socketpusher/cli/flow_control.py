@@ -26,21 +26,11 @@ FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After this many events or bytes, wait for the consumer. Nothing is dropped: 1000 events may wait in the writer, and
 8 MiB may be on their way to it."""
 
-CONSUMER_STALL_TIMEOUT = 86_400.0
-"""How long a consumer may pause before the pusher gives its connection up, in seconds."""
-
-NEW_CONSUMER_TIMEOUT = 5.0
-"""How long to wait for another consumer at the end, unless --timeout is given, in seconds."""
-
-SIGNAL_FLUSH_TIMEOUT = 1.0
-"""How long sending may take after a signal, in seconds."""
-
-REFUSAL_TIMEOUT = 1.0
-"""How long a consumer of another user is given to refuse this one, in seconds."""
-
-NAMED_LINES = 10
-"""How many lines that are not events are named on standard error."""
-
+CONSUMER_STALL_TIMEOUT = 86_400.0  # how long a consumer may pause before its connection is given up, in seconds
+NEW_CONSUMER_TIMEOUT = 5.0  # how long to wait for another one at the end, unless --timeout is given, in seconds
+SIGNAL_FLUSH_TIMEOUT = 1.0  # how long sending may take after a signal, in seconds
+REFUSAL_TIMEOUT = 1.0  # how long a consumer of another user is given to refuse this one, in seconds
+NAMED_LINES = 10  # how many lines that are not events are named on standard error
 LOST = "lost the consumer at {}; waiting for another one, Ctrl-C gives up"
 
 _LONGEST_LINE = MAX_LINE_BYTES - wire.RETAINED_BYTES
