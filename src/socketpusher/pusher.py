@@ -102,6 +102,7 @@ class SocketPusher:
         self._config = config or PusherConfig()
         self._graph: Graph | None = None
         self._parallelism = 0
+        self._verbatim = False  # whether an `orch.started` without a graph is sent as it is; set by commands
         # The states that were reached; the last one is current. Each is set once, by one call of C. So no lock is
         # needed, and threads, signal handlers and finalizers may use the pusher at the same time.
         self._reached: dict[State, Supervisor | None] = {}
@@ -159,7 +160,7 @@ class SocketPusher:
         if self._reached:
             raise self._out_of_order("start")
         graph = self._graph.payload() if self._graph is not None else None
-        supervisor = Supervisor(self._config, graph, self._parallelism)
+        supervisor = Supervisor(self._config, graph, self._parallelism, self._verbatim)
         try:
             if self._reached.setdefault(State.STARTING, supervisor) is not supervisor:
                 raise self._out_of_order("start")

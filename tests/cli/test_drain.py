@@ -58,6 +58,15 @@ def test_drain_of_no_directory_makes_none(spool: Path) -> None:
     assert not spool.exists()
 
 
+def test_drain_with_its_arguments_in_the_wrong_order_says_so(consumer: Consumer, spool: Path) -> None:
+    ran = cli.run("drain", consumer.path, str(spool))
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        "socketpusher drain: can't read the spool: it is a socket; the directory comes first: "
+        f"socketpusher drain {spool} {consumer.path}: {consumer.path}\n"
+    )
+
+
 def test_drain_leaves_to_a_program_what_it_has(consumer: Consumer, spool: Path, bus: Bus) -> None:
     pusher = pusher_with("/nowhere/s", spool, bus)
     pusher.start(wait=False)

@@ -68,21 +68,23 @@ def test_pretty_lines_are_plain_in_a_pipe(socket_path: str) -> None:
         end(process)
 
 
-def test_the_report_of_a_refused_user_names_the_option(socket_path: str) -> None:
+@pytest.mark.parametrize("command", ["listen", "watch"])
+def test_the_report_of_a_refused_user_names_the_option(socket_path: str, command: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
     send_as_another = SEND_AS.format(uid=65534, path=socket_path)
-    with listening(socket_path) as process:
+    with listening(socket_path, command=command) as process:
         os.chmod(socket_path, 0o666)
         os.chmod(os.path.dirname(socket_path), 0o711)
         sender = subprocess.Popen([sys.executable, "-c", send_as_another])
         report = process.stderr.readline().decode()
         assert sender.wait(30) == 0
         end(process)
-    assert re.fullmatch(r"refused process \d+ of user 65534; .* --allow-uid 65534\n", report)
-    with listening(socket_path, "--allow-uid", "65534") as process:
+    prefix = "socketpusher watch: " * (command == "watch")
+    assert re.fullmatch(rf"{prefix}refused process \d+ of user 65534; .* --allow-uid 65534\n", report)
+    with listening(socket_path, "--allow-uid", "65534", command=command) as process:
         assert subprocess.run([sys.executable, "-c", send_as_another], timeout=30).returncode == 0
-        assert b"from another user" in process.stdout.readline()
+        assert any(b"orch.completed" in line for line in iter(process.stdout.readline, b""))
         end(process)
 
 
@@ -92,7 +94,7 @@ os.setuid({uid})
 with socket.socket(socket.AF_UNIX) as sender:
     sender.connect({path!r})
     try:
-        sender.sendall(b'{{"type":"from another user","time":"2026-01-01T00:00:00Z"}}\\n')
+        sender.sendall(b'{{"type":"orch.completed","time":"2026-01-01T00:00:00Z"}}\\n')
     except BrokenPipeError:
         pass
 """

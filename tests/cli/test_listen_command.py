@@ -131,6 +131,58 @@ def test_ctrl_c_in_its_first_moments_ends_it_quietly() -> None:
         assert re.search(rb"socketpusher/(?!__init__|cli/__init__)", errors) is None
 
 
+# Closed streams
+
+
+def shell(socket_path: str, arguments: str) -> "subprocess.Popen[bytes]":
+    script = f'exec "$@" {arguments}'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "socketpusher"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def send_once_it_listens(socket_path: str, data: bytes) -> None:
+    wait_for(lambda: os.path.exists(socket_path))
+    send(socket_path, data)
+
+
+def test_without_standard_error_standard_output_holds_the_events_only(socket_path: str) -> None:
+    line = wire.encode(Event("x"))
+    with shell(socket_path, f"listen {socket_path} 2>&-") as process:
+        try:
+            send_once_it_listens(socket_path, b"no event\n" + line)
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143
+            assert process.stdout.read() == b""
+        finally:
+            process.kill()
+
+
+def test_without_standard_error_a_recording_holds_the_events_only(socket_path: str, tmp_path: Path) -> None:
+    line, file = wire.encode(Event("x")), tmp_path / "run.ndjson"
+    with shell(socket_path, f"listen {socket_path} --to {file} 2>&-") as process:
+        try:
+            send_once_it_listens(socket_path, b"no event\n" + line)
+            wait_for(lambda: file.exists() and line in file.read_bytes())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143
+            assert process.stdout.read() == b""
+        finally:
+            process.kill()
+    assert file.read_bytes() == line
+
+
+@pytest.mark.parametrize("command", ["listen", "watch", "watch --exit-code"])
+def test_a_closed_standard_output_is_reported_without_waiting_for_an_event(socket_path: str, command: str) -> None:
+    with shell(socket_path, f"{command} {socket_path} >&-") as process:
+        try:
+            assert process.wait(30) == (2 if "--exit-code" in command else 1)
+            name = command.split()[0]
+            assert process.stderr.read().decode() == f"socketpusher {name}: standard output is closed\n"
+        finally:
+            process.kill()
+
+
 # Mistakes
 
 

@@ -20,6 +20,7 @@ from support.cli import COMMAND, run, running
 from support.consumer import Consumer
 from support.waiting import stop, wait_for
 
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 START = datetime(2026, 11, 23, 17, 8, tzinfo=UTC)
 
 
@@ -59,6 +60,11 @@ def test_lines_are_sent_byte_for_byte(consumer: Consumer, recording: Path) -> No
         b'{"type": "unit.started", "time": "2026-11-23T18:08:00.123456789+01:00", "unit": "a", "id": "s-1"}\n',
         b'{"type":"graph","time":"2026-11-23T17:08:00Z","payload":{"nodes":[]},"x":12345678901234567890123}\n',
         b'{"type":"unit.failed","time":"2026-11-23T17:08:01Z","unit":"a","id":"s-2","retained":true}\n',
+        b'{"type":"orch.started","time":"2026-11-23T17:08:02Z"}\n',
+        b'{"type":"orch.started","time":"2026-11-23T17:08:02Z","payload":{"graph":{"nodes":[{"id":"a"}]}},"id":"s-3"}\n',
+        b'{"type":"orch.started","time":"2026-11-23T17:08:03Z","payload":{},"id":"t-1"}\n',
+        b'{"time":"2026-11-23T17:08:03Z","payload":{},"id":"t-2","type":"orch.started"}\n',
+        b'{"type":"orch.started","time":"2026-11-23T17:08:03Z","id":"t-3"}\n',
     ]
     for name, data in (("run.ndjson", b"".join(lines)), ("run.ndjson.gz", gzip.compress(b"".join(lines)))):
         recording.with_name(name).write_bytes(data)
@@ -120,10 +126,17 @@ def test_progress_on_a_terminal_is_drawn_and_wiped(consumer: Consumer, recording
         seen = b""
         while re.search(rb"6\d%.*2 events sent, the next one in 0:59:\d\d", seen) is None:
             seen += screen.read(4096)
+        assert seen.rfind(SHOW_CURSOR) > seen.rfind(HIDE_CURSOR) >= 0  # so that Ctrl-Z leaves it as it was
         process.send_signal(signal.SIGINT)
         while b"sent 2 events to " not in seen:
             seen += screen.read(4096)
         assert process.wait(30) == 130
+
+
+def test_no_progress_is_drawn_into_a_file(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 0.2))
+    result = run("replay", str(recording), consumer.path, env={**os.environ, "FORCE_COLOR": "1"})
+    assert re.fullmatch(rf"sent 2 events to {consumer.path} in [\d.]+ s\n", result.stderr)
 
 
 @given(st.lists(st.floats(0, 100).map(lambda step: round(step, 3))), st.sampled_from([0.5, 1.0, 10.0]))

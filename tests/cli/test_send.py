@@ -23,6 +23,7 @@ from socketpusher import Event, wire
 from socketpusher.cli.flow_control import FlowControlledPusher
 from support.cli import COMMAND, NOBODY, for_root, hanging_up, listening, run, run_as_nobody, running
 from support.consumer import Consumer
+from support.spooling import leave
 from support.waiting import wait_for
 
 AS_THEY_ARE = [
@@ -31,7 +32,12 @@ AS_THEY_ARE = [
     b'{"type":"unit.started","time":"2026-11-23T17:08:00Z","unit":"a","id":"s-7"}',
     b'{"type":"unit.started","time":"2026-11-23T17:08:00Z","unit":"a","payload":null,"id":"s-6","retained":true}',
     b'{"type": "unit.queued", "unit": "\\u00fc", "time": "2026-11-23T17:08:00+00:00", "error": ""}',
+    b'{"type":"orch.started","time":"2026-11-23T17:08:00Z"}',
     b'{"type": "orch.started", "time": "2026-11-23T17:08:00Z", "payload": {"graph": {"nodes": [], "more": 1E2}}}',
+    b'{"type":"orch.started","time":"2026-11-23T17:08:00Z","payload":{"graph":{"nodes":[{"id":"a"}],"edges":[]}}}',
+    b'{"type":"orch.started","time":"2026-11-23T17:08:00Z","payload":{}}',
+    b'{"time":"2026-11-23T17:08:00Z","payload":{},"type":"orch.started"}',
+    b'{"type":"orch.started","time":"2026-11-23T17:08:00Z"}',
 ]
 OUTPUT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
 
@@ -102,7 +108,7 @@ def test_a_run_that_is_told_in_another_form_is_told_to_the_next_consumer(consume
         told = [event for event in consumer.events()[len(lines) :] if event.type != "graph"]
         process.stdin.close()
         assert process.wait(30) == 0
-    assert first[0].payload == {}  # which is filled in for those who ask for it
+    assert first[0].payload is None  # as it was written
     expected = [("orch.started", "", None), ("unit.started", "a", None), ("unit.queued", "b", None)]
     expected += [("unit.queued", "c", None), ("unit.queued", "d", None), ("task.completed", "a", 3)]
     assert [(event.type, event.unit, event.task) for event in told] == expected
@@ -133,18 +139,26 @@ def test_a_line_that_is_no_event_is_named_and_skipped_and_a_blank_one_is_passed_
 
 
 @pytest.mark.parametrize("size", [wire.MAX_LINE_BYTES - 16, wire.MAX_LINE_BYTES - 15])
-def test_a_line_that_no_consumer_takes_is_sent_with_a_note(consumer: Consumer, size: int) -> None:
+def test_a_line_that_no_consumer_takes_is_sent_with_a_placeholder(consumer: Consumer, size: int) -> None:
     start, end = b'{"type":"a","time":"2026-11-23T17:08:00Z","payload":"', b'"}'
     text = start + b"x" * (size - 1 - len(start) - len(end)) + end
     with running("send", consumer.path) as process:
         _, errors = process.communicate(text)
     fits = size <= wire.MAX_LINE_BYTES - 16  # some room, for an event may be told again, marked as such
     assert errors.decode() == f"sent 1 event to {consumer.path}" + (
-        "\n" if fits else ", 1 with a note in place of what was too long\n"
+        "\n" if fits else ", 1 with a placeholder for what was too long\n"
     )
     wait_for(consumer.lines)
     assert (consumer.lines() == [text]) == fits
     assert consumer.events()[0].type == "a"
+
+
+def test_of_many_lines_that_are_no_events_only_the_first_are_named(consumer: Consumer) -> None:
+    result = run("send", consumer.path, input="x\n" * 5000 + '{"type":"a"}\n')
+    *named, summary = result.stderr.splitlines()
+    assert [line.split(" of ")[0] for line in named] == [f"line {number}" for number in range(1, 11)]
+    assert named[-1].endswith("; further ones are only counted")
+    assert summary == f"sent 1 event to {consumer.path}; 5,000 lines skipped"
 
 
 def test_what_gzip_has_compressed_is_read(consumer: Consumer) -> None:
@@ -337,22 +351,33 @@ def test_a_consumer_that_refuses_this_user_is_seen(socket_path: str) -> None:
         finally:
             process.terminate()
             process.wait(30)
-    assert_refused(result, by=0, user=NOBODY)
+    assert_refused(result, "send", by=0, user=NOBODY)
 
 
 @for_root
-def test_a_consumer_of_another_user_that_hangs_up_at_once_is_seen(socket_path: str) -> None:
+@pytest.mark.parametrize("command", ["send", "replay", "drain"])
+def test_a_consumer_of_another_user_that_hangs_up_at_once_is_seen(
+    socket_path: str, tmp_path: Path, command: str
+) -> None:
+    recording, spool = tmp_path / "run.ndjson", tmp_path / "spool"
+    recording.write_bytes(line(0))
+    leave(socket_path, spool, range(1))
+    arguments = {
+        "send": [socket_path, "--type", "a"],
+        "replay": [str(recording), socket_path],
+        "drain": [str(spool), socket_path],
+    }[command]
     with hanging_up(socket_path):
-        result = run("send", socket_path, "--allow-uid", str(NOBODY), "--type", "a")
-    assert_refused(result, by=NOBODY, user=0)
+        result = run(command, *arguments, "--allow-uid", str(NOBODY))
+    assert_refused(result, command, by=NOBODY, user=0)
 
 
-def assert_refused(result: "subprocess.CompletedProcess[str]", by: int, user: int) -> None:
+def assert_refused(result: "subprocess.CompletedProcess[str]", command: str, by: int, user: int) -> None:
     assert result.returncode == 1
-    summary, reason = result.stderr.splitlines()
-    assert summary.endswith(", 1 could not be sent")
+    *_, summary, reason = result.stderr.splitlines()  # `drain` may have seen the hang-up before its reason
+    assert ("1 event of 1 are left in " if command == "drain" else ", 1 could not be sent") in summary
     assert reason.startswith(
-        f"socketpusher send: the consumer of user {by} hung up at once, so it seems to refuse user"
+        f"socketpusher {command}: the consumer of user {by} hung up at once, so it seems to refuse user"
     )
     assert f"or for the consumer give --allow-uid {user}: " in reason
 

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from socketpusher import Event, subscribe, wire
+from socketpusher.listener.problems import ProblemLog
 from support.cli import run, running, send
 from support.leftovers import left_behind
 from support.nats import Server, cluster, needs_server, relaying
@@ -221,7 +223,45 @@ def test_a_message_that_is_not_an_event_is_reported_and_skipped(socket_path: str
     assert len(problems) == 1
 
 
+async def flood(js: Any) -> None:
+    for _ in range(300):
+        await js.publish("events.h.a.x", b"no event")
+
+
+def test_of_many_messages_that_are_no_events_a_few_warnings_are_logged(
+    socket_path: str, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProblemLog, "QUIET", 0.2)
+    with publishing(socket_path, server.url), subscribe(server.url) as events:
+        server.call(flood)
+        reading = threading.Thread(target=next, args=(events,))
+        reading.start()
+        wait_for(lambda: any("more problems within" in message for message in caplog.messages))  # without an event
+        send(socket_path, line("a", 1))
+        reading.join()
+        server.call(flood)
+        send(socket_path, line("a", 2))
+        assert next(events).task == 2
+    messages = [message for message in caplog.messages if "NATS" not in message]
+    assert messages[0].startswith("skipped a message on events.h.a.x")
+    assert "more problems within" in messages[-1]  # closing reports the rest
+    assert len(messages) <= 12
+
+
 # The commands
+
+
+@pytest.mark.parametrize("command", ["listen", "watch"])
+def test_many_messages_that_are_no_events_are_a_few_sentences(socket_path: str, server: Server, command: str) -> None:
+    with publishing(socket_path, server.url), running(command, "--from", server.url) as process:
+        server.call(flood)
+        reports = [process.stderr.readline() for _ in range(3)]  # without a signal or an event
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        reports += process.stderr.read().splitlines()
+    assert b"skipped a message on events.h.a.x" in reports[1]
+    assert b"more problems within" in reports[2]
+    assert len(reports) <= 12
 
 
 def test_listen_prints_and_records_what_was_sent(socket_path: str, server: Server, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from socketpusher import Event, Gap, RefusedSender, SkippedLine, listen
 from socketpusher.listener.listener import Listener
-from socketpusher.listener.problems import Problem, ProblemLog, Sender
+from socketpusher.listener.problems import FrequentProblem, Problem, ProblemLog, Sender
 from support.senders import line, send
 from support.waiting import wait_for
 
@@ -57,6 +57,16 @@ def test_an_episode_without_end_is_reported_once_a_minute(clock: list[float]) ->
         log(SKIPPED)
         clock[0] += 0.125
     assert said == [str(SKIPPED), "479 more skipped lines within 60.0 s"] * 2 + [str(SKIPPED)]
+
+
+def test_a_plain_sentence_is_reported_at_once_and_not_counted(clock: list[float]) -> None:
+    said: list[str] = []
+    log = ProblemLog(said.append)
+    for problem in (FrequentProblem("skipped"), FrequentProblem("skipped"), "lost", FrequentProblem("skipped"), "back"):
+        log(problem)
+    assert said == ["skipped", "lost", "back"]
+    log.end_episode(at_once=True)
+    assert said[3:] == ["2 more problems within 0.0 s"]
 
 
 def in_a_thread(listener: Listener[Event]) -> None:

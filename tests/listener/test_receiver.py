@@ -1,7 +1,9 @@
 """A listener without asyncio: reading, holding, waiting in a loop of one's own; and more senders than descriptors."""
 
 import array
+import contextlib
 import fcntl
+import itertools
 import select
 import signal
 import socket
@@ -9,11 +11,14 @@ import subprocess
 import sys
 import termios
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
 from socketpusher.listener.listener import Listener
+from support.interrupts import Interrupt, Point, raising, watching
 from support.senders import line, send, sender_to, take
 from support.waiting import wait_for
 
@@ -196,6 +201,44 @@ def test_a_second_thread_is_refused_and_the_first_one_goes_on(socket_path: str) 
         assert received == [line("line")]
         send(socket_path, line("next"))
         assert next(listener) == line("next")
+
+
+class UnlockedUntilNow:
+    """A lock that another thread acquires between `locked` and the next call."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def locked(self) -> bool:
+        return False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+def test_of_two_threads_that_begin_at_once_one_is_refused_and_does_not_wait(socket_path: str) -> None:
+    with ThreadPoolExecutor() as pool, listen(socket_path, raw=True) as listener:
+        lock, listener._receiving = listener._receiving, UnlockedUntilNow(listener._receiving)
+        with lock:
+            error = pool.submit(next, listener).exception(timeout=30)
+        assert isinstance(error, RuntimeError)
+
+
+def test_an_exception_of_a_signal_handler_does_not_lock_the_listener(socket_path: str) -> None:
+    with listen(socket_path, raw=True) as listener, watching():
+        listener.fileno()
+        for n in itertools.count(1):
+            point = Point(n, raising(Interrupt))
+            with contextlib.suppress(Interrupt), point:
+                listener.release()  # as `read` takes its turn, without what an interrupt leaves of an `accept`
+            assert not listener._receiving.locked(), point.place
+            if not point.reached:
+                break
+        assert n > 5
 
 
 def test_senders_wait_while_no_descriptor_is_left(socket_path: str) -> None:

@@ -75,9 +75,9 @@ def running(*arguments: str, **options) -> "Iterator[subprocess.Popen[bytes]]":
 
 
 @contextmanager
-def listening(path: str, *arguments: str, **options) -> "Iterator[subprocess.Popen[bytes]]":
-    """`socketpusher listen`, once it is bound."""
-    with running("listen", path, *arguments, **{"stdin": None, **options}) as process:
+def listening(path: str, *arguments: str, command: str = "listen", **options) -> "Iterator[subprocess.Popen[bytes]]":
+    """`socketpusher listen`, or another command that does, once it is bound."""
+    with running(command, path, *arguments, **{"stdin": None, **options}) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == f"listening on {path}\n".encode()
         yield process

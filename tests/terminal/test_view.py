@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 from socketpusher import Event, Graph
+from support.cli import listening
+from support.waiting import wait_for
 from support.watching import connected, piped, pushing, terminal
 
 
@@ -56,6 +58,37 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(socket_path: str) -> None
         send(Event("unit.started", "a"))
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+def test_it_ends_when_its_reader_does_without_waiting_for_an_event(socket_path: str) -> None:
+    with piped(socket_path) as process, connected(socket_path):
+        assert process.stdout.readline().endswith(b"sender.connected\n")
+        process.stdout.close()  # as head -1 does
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+
+
+def test_it_goes_on_with_a_file_as_its_output(socket_path: str, tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    with open(file, "wb") as output, listening(socket_path, command="watch", stdout=output) as process:
+        with connected(socket_path) as send:
+            send(Event("unit.started", "app"))
+            wait_for(lambda: b"unit.started app" in file.read_bytes())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_many_lines_that_are_no_events_are_a_few_sentences(socket_path: str) -> None:
+    with piped(socket_path) as process, socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(socket_path)
+        sender.sendall(b"no event\n" * 200_000)
+        reports = [process.stderr.readline() for _ in range(2)]  # without a signal or another event
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        reports += process.stderr.read().splitlines()
+    assert reports[0].startswith(b"socketpusher watch: skipped what process")
+    assert re.match(rb"socketpusher watch: [\d,]+ more problems within", reports[1])
+    assert len(reports) <= 12
 
 
 def test_a_terminal_that_can_not_be_drawn_on_gets_lines(socket_path: str) -> None:

@@ -5,11 +5,16 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from socketpusher import Event
-from support.cli import run
+from socketpusher import Event, wire
+from socketpusher.cli import main
+from support.cli import run, send
+from support.nats import Server, needs_server, relaying
+from support.waiting import wait_for
 from support.watching import COMMAND, connected, part_of_a_run, piped, pushing_to_nobody, terminal
 
 # Once
@@ -74,6 +79,17 @@ def test_a_path_in_use_is_a_sentence_not_a_traceback(socket_path: str) -> None:
     assert second.stderr.startswith("socketpusher watch: can't listen: somebody listens there already")
 
 
+def test_a_path_in_use_is_the_same_sentence_with_exit_code(socket_path: str) -> None:
+    path = socket_path + "\x1b[2J"
+    with piped(path) as process:
+        ended = [run("watch", *options, path) for options in ((), ("--exit-code",))]
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert [one.returncode for one in ended] == [1, 2]
+    assert ended[0].stderr == ended[1].stderr
+    assert "\x1b" not in ended[1].stderr
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
 def test_a_timeout_that_is_no_time_is_a_sentence(text: str) -> None:
     ended = run("watch", f"--timeout={text}")
@@ -105,6 +121,43 @@ def test_once_gives_up_on_a_server_that_is_not_there() -> None:
     assert ended.stderr.splitlines()[-1].startswith(
         "socketpusher watch: nothing has come from EVENTS at nats://localhost:1"
     )
+
+
+def test_without_timeout_only_once_gives_up_on_a_stream_and_after_10_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float] = []
+
+    def watch(source: object, timeout: float, **options: Any) -> int:
+        timeouts.append(timeout)
+        return 0
+
+    monkeypatch.setattr("socketpusher.terminal.watch.watch", watch)
+    url = "nats://localhost:1"
+    for options in (["--once", "--from", url], ["--from", url], ["--once", "--timeout", "3", "--from", url]):
+        assert main(["watch", *options]) == 0
+    assert timeouts == [10, float("inf"), 3]
+
+
+@needs_server
+def test_it_gives_up_on_a_server_that_is_killed_after_it_has_caught_up(socket_path: str, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    command = [*COMMAND, "--timeout", "0.5", "--from", server.url]
+    try:
+        with relaying(socket_path, server.url):
+            send(socket_path, wire.encode(Event("unit.started", "app")))
+            wait_for(lambda: server.count() == 1)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                assert b"unit.started app" in process.stdout.readline()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1.5)  # silence is no reason
+                server.kill()
+                assert process.wait(30) == 1
+                assert b"nothing has come from EVENTS" in process.stderr.read().splitlines()[-1]
+            finally:
+                process.kill()
+    finally:
+        server.kill()
 
 
 # With the exit code of the run

@@ -212,3 +212,17 @@ def test_a_new_writer_fills_in_the_graph_of_a_run_whose_begin_was_dropped() -> N
     told = [[node["id"] for node in payloads_of(lines.data)[0]["graph"]["nodes"]] for lines in (before, behind)]
     assert told == [["a"], ["b"]]
     assert payloads_of(behind.data)[0]["parallelism"] == 7
+
+
+def test_verbatim_lines_are_not_filled_in_and_a_run_without_a_graph_has_none() -> None:
+    preface = Preface(None, 2, LIMIT, verbatim=True)
+    first = batch(Event("orch.started", payload={"graph": Graph({"a": []}).payload()}), Event("unit.started", "a"))
+    second = batch(Event("orch.started", payload={}), Event("unit.started", "b"), first=2)
+    for lines in (first, second):
+        assert preface.fill_in_graph(lines).data == lines.data
+        preface.observe(lines.data)
+    told = [wire.decode(line) for line in preface.lines().splitlines()]
+    assert [(event.type, event.unit, event.payload) for event in told] == [
+        ("orch.started", "", {}),
+        ("unit.started", "b", None),
+    ]

@@ -34,6 +34,7 @@ class WriterSpec:
         resent: The number of lines that earlier writers have put on a socket again.
         connections: The number of connections of earlier writers.
         spool: The name of the spool in the directory `config["spool"]`; "" if there is none.
+        verbatim: Whether an `orch.started` without a graph is sent as it is.
     """
 
     search_path: list[str]
@@ -46,6 +47,7 @@ class WriterSpec:
     resent: int
     connections: int
     spool: str = ""
+    verbatim: bool = False
 
     def encode(self) -> bytes:
         """Encode as JSON. It is ASCII, so lone surrogates in names survive."""

@@ -46,11 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Send everything that no other program is using. Returns the exit code."""
     from ..channel.spool_directory import databases
+    from ..unix_socket import is_socket
     from .flow_control import SIGNAL_FLUSH_TIMEOUT, start_pusher
 
     directory = arguments.directory
     if not os.path.isdir(directory):
-        raise FileNotFoundError(errno.ENOENT, "there is no such spool directory; pushers make theirs", directory)
+        reason = "there is no such spool directory; pushers make theirs"
+        if is_socket(directory):
+            command = f"socketpusher drain {arguments.path or 'DIRECTORY'} {directory}"
+            reason = f"can't read the spool: it is a socket; the directory comes first: {command}"
+        raise FileNotFoundError(errno.ENOENT, reason, directory)
     if not databases(directory):
         status(f"nothing is waiting in {directory}")
         return 0
@@ -97,10 +102,10 @@ def _wait(pusher: "SocketPusher", directory: str) -> int:
             last, changed = stats.inherited, now
         if not last and now - changed > CLAIM_TIMEOUT:
             break
+        check_refusal(pusher)
         if connected and not stats.connected:
             status(LOST.format(pusher.config.socket_path))
         connected = stats.connected
-        check_refusal(pusher)
         if now - reported > PROGRESS_INTERVAL:
             reported = now
             status(f"{plural(last, 'event')} left")

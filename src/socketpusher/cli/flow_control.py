@@ -3,7 +3,6 @@
 import argparse
 import codecs
 import gzip
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from .. import wire
 from ..config import MAX_LINE_BYTES, PusherConfig
-from ..events import Bus, Event, EventType
+from ..events import Bus, Event
 from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
 from ..terminal.text import plural
@@ -27,22 +26,14 @@ FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
 """After this many events or bytes, wait for the consumer. Nothing is dropped: 1000 events may wait in the writer, and
 8 MiB may be on their way to it."""
 
-CONSUMER_STALL_TIMEOUT = 86_400.0
-"""How long a consumer may pause before the pusher gives its connection up, in seconds."""
-
-NEW_CONSUMER_TIMEOUT = 5.0
-"""How long to wait for another consumer at the end, unless --timeout is given, in seconds."""
-
-SIGNAL_FLUSH_TIMEOUT = 1.0
-"""How long sending may take after a signal, in seconds."""
-
-REFUSAL_TIMEOUT = 1.0
-"""How long a consumer of another user is given to refuse this one, in seconds."""
-
+CONSUMER_STALL_TIMEOUT = 86_400.0  # how long a consumer may pause before its connection is given up, in seconds
+NEW_CONSUMER_TIMEOUT = 5.0  # how long to wait for another one at the end, unless --timeout is given, in seconds
+SIGNAL_FLUSH_TIMEOUT = 1.0  # how long sending may take after a signal, in seconds
+REFUSAL_TIMEOUT = 1.0  # how long a consumer of another user is given to refuse this one, in seconds
+NAMED_LINES = 10  # how many lines that are not events are named on standard error
 LOST = "lost the consumer at {}; waiting for another one, Ctrl-C gives up"
 
 _LONGEST_LINE = MAX_LINE_BYTES - wire.RETAINED_BYTES
-_STARTED = f'{{"type":"{EventType.ORCH_STARTED}"'.encode()
 
 
 def standard_input() -> BinaryIO:
@@ -84,7 +75,9 @@ class EventLines:
                     yield self._read(line)
                 except wire.DecodeError as error:
                     self.skipped += 1
-                    status(f"line {number} of {self._name} is skipped: {error}")
+                    if self.skipped <= NAMED_LINES:
+                        more = "; further ones are only counted" if self.skipped == NAMED_LINES else ""
+                        status(f"line {number} of {self._name} is skipped: {error}{more}")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise OSError(EIO, f"can't read {self._name} to its end, it is damaged: {error}") from None
 
@@ -97,12 +90,7 @@ class EventLines:
         if self._timeless and "time" not in fields:
             fields["time"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
             line = b'%b,"time":"%b"}' % (line[:-1], fields["time"].encode())
-        event = wire.event_of(fields)
-        graph = event.payload.get("graph") if isinstance(event.payload, dict) else None
-        if event.type == EventType.ORCH_STARTED and graph is None and not line.startswith(_STARTED):
-            # The pusher adds the graph that it knows to such a line, which it recognizes by how it begins.
-            line = json.dumps({"type": event.type, **json.loads(line)}, separators=(",", ":")).encode()
-        return line, event
+        return line, wire.event_of(fields)
 
 
 def start_pusher(arguments: argparse.Namespace, **settings: Any) -> SocketPusher:
@@ -123,6 +111,7 @@ def start_pusher(arguments: argparse.Namespace, **settings: Any) -> SocketPusher
         write_timeout=CONSUMER_STALL_TIMEOUT, max_reconnect_backoff=1.0, allow_uids=arguments.allow_uid, **settings
     )
     pusher = SocketPusher(Bus(), config)
+    pusher._verbatim = True
     pusher.start(wait=not arguments.wait)
     try:
         if arguments.wait:
@@ -173,20 +162,20 @@ class FlowControlledPusher:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._timeout = NEW_CONSUMER_TIMEOUT if arguments.timeout is None else arguments.timeout
         self._events = self._bytes = 0  # sent since the last flush
-        self._notes = 0  # in place of something too long
+        self._placeholders = 0
         self._pusher = start_pusher(arguments)
         supervisor = supervisor_of(self._pusher)
         self._accept, self._ledger = supervisor.outbox.accept, supervisor.ledger
 
     def send(self, line: bytes) -> None:
-        """Send the line of an event as it is, or with a note in place of its payload if it is too long.
+        """Send the line of an event as it is, or with a placeholder as its payload if it is too long.
 
         Args:
             line: Without a newline.
         """
         data = line + b"\n"
         if len(wire.as_sent(data)) > _LONGEST_LINE:
-            data = wire.encode(wire.decode(data), _LONGEST_LINE, self._count_note)
+            data = wire.encode(wire.decode(data), _LONGEST_LINE, self._count_placeholder)
         self._accept(data)
         self._events += 1
         self._bytes += len(data)
@@ -194,8 +183,8 @@ class FlowControlledPusher:
             self._flush(None)
             self._events = self._bytes = 0
 
-    def _count_note(self, note: str) -> None:
-        self._notes += 1
+    def _count_placeholder(self, placeholder: str) -> None:
+        self._placeholders += 1
 
     def _flush(self, timeout: float | None) -> None:
         """Wait until everything is sent: without a consumer for at most `timeout` seconds, or without a limit."""
@@ -226,8 +215,8 @@ class FlowControlledPusher:
         text = f"sent {plural(stats.sent, 'event')} to {self._pusher.config.socket_path}"
         if stats.dropped:
             text += f", {stats.dropped:,} could not be sent"
-        if self._notes:
-            text += f", {self._notes:,} with a note in place of what was too long"
+        if self._placeholders:
+            text += f", {self._placeholders:,} with a placeholder for what was too long"
         return text
 
     @property

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
         problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]
-        if (subscription := subscribed(arguments, status, raw=True)) is not None:
+        if (subscription := subscribed(arguments, problems, raw=True)) is not None:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")
         else:

@@ -5,7 +5,6 @@ installs had no command. They would also make each start slower, and save few li
 """
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from importlib import import_module
 
 from .. import __version__
 from .arguments import HelpFormatter
-from .output import status
+from .output import sentence, status
 
 COMMANDS = ("listen", "watch", "send", "replay", "trace", "drain", "relay", "doctor", "demo", "completion")
 """Each is a module with texts for the help, `add_arguments`, and `run`, which returns the exit code."""
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except (OSError, ValueError) as error:
         _discard_output()
-        status(f"socketpusher {''.join(words[:1])}: {_sentence(error)}")
+        status(f"socketpusher {''.join(words[:1])}: {sentence(error)}")
         return 1
 
 
@@ -140,11 +139,3 @@ def _discard_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-
-
-def _sentence(error: OSError | ValueError) -> str:
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    if error.strerror == os.strerror(errno.EBADF):
-        return "standard output is closed"
-    return error.strerror + (f": {error.filename}" if error.filename else "")

@@ -1,5 +1,7 @@
 """What the commands write for their user, beside the data."""
 
+import errno
+import os
 import re
 import sys
 
@@ -14,11 +16,25 @@ _OPTIONS = (
 
 def status(message: object) -> None:
     """Write a line to standard error, unless that is closed: `print` would then write into the data."""
+    if sys.stderr is not None:
+        print(printable(with_options(message)), file=sys.stderr, flush=True)
+
+
+def with_options(message: object) -> str:
+    """Return the message with advice for people on a command line."""
     text = str(message)
     for advice, option in _OPTIONS:
         text = advice.sub(option, text)
-    if sys.stderr is not None:
-        print(printable(text), file=sys.stderr, flush=True)
+    return text
+
+
+def sentence(error: OSError | ValueError) -> str:
+    """Return what went wrong, without the number of the error."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.strerror == os.strerror(errno.EBADF):
+        return "standard output is closed"
+    return error.strerror + (f": {error.filename}" if error.filename else "")
 
 
 def size_text(number: int) -> str:

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,8 +26,8 @@ announced on standard error. Where the recording's clock goes back by more than 
 immediately.
 
 No event is dropped. A slow consumer delays the events, which then follow faster until they are on time again. If it
-disconnects, the command waits for another one; at the end, for at most 5 s. A line that is not an event is reported and
-skipped. The exit code is 0 if everything was sent, else 1.
+disconnects, the command waits for another one; at the end, for at most 5 s. Lines that are not events are skipped and
+counted; the first ten are named. The exit code is 0 if everything was sent, else 1.
 
 Events that have ids keep them, so a consumer that has seen them already skips them, and a stream of NATS JetStream does
 not store them twice. To send them as new events, remove the ids: see the last example.
@@ -176,9 +177,10 @@ def _progress(file: BinaryIO) -> Iterator[Show]:
     size = found.st_size if stat.S_ISREG(found.st_mode) else None
     columns = [*([BarColumn(), TaskProgressColumn()] if size else []), TextColumn("{task.description}", markup=False)]
     console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-    ) as bar:
+    terminal = sys.stderr.isatty() and console.is_terminal  # rich alone would obey FORCE_COLOR
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not terminal) as bar:
+        if terminal:
+            console.show_cursor(True)  # Ctrl-Z would leave it hidden
         task = bar.add_task("", total=size)
         drawn = 0.0
 

@@ -15,8 +15,8 @@ standard input: a JSON object with "type" and, where they apply, "time", "unit",
 Lines are sent as they are; one without a time gets the present one. Input may be compressed by gzip.
 
 Each line is sent immediately. A slow consumer slows down reading. If it disconnects, the command waits for another one;
-at the end of the input, for at most 5 s. A line that is not an event is reported and skipped. The exit code is 0 if
-everything was sent, else 1.
+at the end of the input, for at most 5 s. Lines that are not events are skipped and counted; the first ten are named.
+The exit code is 0 if everything was sent, else 1.
 """
 
 EXAMPLES = """\

@@ -7,8 +7,9 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .arguments import add_path, seconds
+from .arguments import add_allowed_senders, add_path, seconds
 from .nats_options import add_stream_source, subscribed
+from .output import sentence, status, with_options
 
 if TYPE_CHECKING:
     from ..terminal.sources import EventSource
@@ -20,8 +21,8 @@ socket, to which pushers connect; or, if PATH is a recording, it reads that and 
 the keys, and q or Ctrl-C to quit, which leaves a summary on the terminal. If standard output is no terminal, each
 change that matters is a line: time, run, type of the event, unit, reason.
 
-With --once it waits for a sender, prints where its run stands, and ends. A pusher that has looked for a consumer in
-vain for long tries again every 5 s, unless told otherwise.
+With --once it waits for a sender, prints where its run stands, and ends. A pusher that has found no consumer for some
+time tries again every 5 s, unless it is configured otherwise.
 
 With --from it shows the runs that socketpusher relay has put into a stream of NATS JetStream, of any number of hosts:
 what the stream has kept of them, then what follows.
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 with "
         "--once --from)",
     )
+    add_allowed_senders(parser)
     add_stream_source(parser)
 
 
@@ -67,18 +69,20 @@ def run(arguments: argparse.Namespace) -> int:
         timeout = 10.0 if arguments.once and arguments.url is not None else math.inf
     with ExitStack() as opened:
         try:
+            os.write(sys.stdout.fileno(), b"")  # fails now if it is closed, not at the first event
             source = _source(arguments, opened)
-            status = watch(source, once=arguments.once, until_end=arguments.exit_code, timeout=timeout)
+            outcome = watch(source, once=arguments.once, until_end=arguments.exit_code, timeout=timeout)
         except (OSError, ValueError) as error:
             if not arguments.exit_code or isinstance(error, BrokenPipeError):
                 raise
-            print(f"socketpusher watch: {error}", file=sys.stderr)
+            status(f"socketpusher watch: {sentence(error)}")
             return UNKNOWN
-    return status if arguments.exit_code else 0
+    return outcome if arguments.exit_code else 0
 
 
 def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
     from ..listener.listener import listen
+    from ..listener.problems import FrequentProblem, Problem
     from ..terminal.sources import RecordingSource, SocketSource, StreamSource
 
     problems: list[str] = []
@@ -92,5 +96,9 @@ def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
         recording = RecordingSource(arguments.path)
         opened.callback(recording.close)
         return recording
-    listener = opened.enter_context(listen(arguments.path, on_problem=lambda problem: problems.append(str(problem))))
-    return SocketSource(listener, problems)
+
+    def on_problem(problem: Problem) -> None:
+        problems.append(FrequentProblem(with_options(problem)))
+
+    listener = listen(arguments.path, allow_uids=arguments.allow_uid, on_problem=on_problem)
+    return SocketSource(opened.enter_context(listener), problems)

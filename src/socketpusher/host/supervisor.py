@@ -77,14 +77,18 @@ class Supervisor:
         config: The settings of the pusher.
         graph: The payload of the `graph` event, or None.
         parallelism: How many units may run at a time.
+        verbatim: Whether an `orch.started` without a graph is sent as it is.
 
     Raises:
         OSError: The socket path is relative, and the working directory was removed.
     """
 
-    def __init__(self, config: PusherConfig, graph: GraphPayload | None, parallelism: int) -> None:
+    def __init__(
+        self, config: PusherConfig, graph: GraphPayload | None, parallelism: int, verbatim: bool = False
+    ) -> None:
         self._config = config
         self._parallelism = parallelism
+        self._verbatim = verbatim
         self._connect_to, self._directory = _stable_path(str(config.socket_path))
         self._spool_directory = os.path.abspath(config.spool) if config.spool is not None else None
         self._margin = MARGIN + (STORE_TIMEOUT if config.spool is not None else 0.0)
@@ -495,6 +499,7 @@ class Supervisor:
             resent=ledger.resent,
             connections=ledger.connections,
             spool="" if self._spool is None else self._spool.name,
+            verbatim=self._verbatim,
         )
         lock = None if self._spool is None else self._spool.lock
         try:

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
+from ..listener.problems import ProblemLog
+
 if TYPE_CHECKING:
     from ..events import Event
     from .subscription import Subscription
@@ -39,7 +41,7 @@ class SubscribeOptions(TypedDict, total=False):
     tls_ca: str | None
     tls_cert: str | None
     tls_key: str | None
-    on_problem: Callable[[str], object]
+    on_problem: Callable[[str], object] | None
 
 
 @overload
@@ -63,7 +65,7 @@ def subscribe(
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
-    on_problem: Callable[[str], object] = logger.warning,
+    on_problem: Callable[[str], object] | None = None,
 ) -> "Subscription[Any]":
     """Receive the events of a stream that relays publish to: first the stored events, then new ones.
 
@@ -83,7 +85,7 @@ def subscribe(
         tls_cert: A file with this client's certificate.
         tls_key: A file with the key of that certificate, unless it is in the same file.
         on_problem: Called with a message when the connection is lost or restored, or a message is not an event. By
-            default it logs a warning.
+            default a warning is logged; of many messages that are not events, one for the first and one for the rest.
 
     Returns:
         An iterator, for `for` and for `async for`, that waits for the next event until it is closed.
@@ -103,4 +105,4 @@ def subscribe(
     options = NatsOptions(url, stream, prefix, creds, token, tls_ca, tls_cert, tls_key)
     from .subscription import Subscription  # after NatsOptions, whose error for a missing nats-py says what to do
 
-    return Subscription(options, host, session, raw, on_problem)
+    return Subscription(options, host, session, raw, on_problem or ProblemLog(logger.warning))

@@ -28,6 +28,7 @@ from nats.js.errors import APIError
 
 from .. import wire
 from ..events import Event
+from ..listener.problems import FrequentProblem, ProblemLog
 from .connection import NatsConnection, OutcomeUnknownError, Reporter
 from .options import NatsOptions
 from .stream import MISSING, NO_STREAM, info, is_missing
@@ -66,6 +67,7 @@ class Subscription(Generic[_T]):
         self._filter = subject_filter(options.prefix, host, session)
         self._raw = raw
         self._on_problem = on_problem
+        self._log = on_problem if isinstance(on_problem, ProblemLog) else ProblemLog(str)  # which stays empty
         self._last = 0  # the stream sequence of the last message
         self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
         self._source: Source | None = None
@@ -81,7 +83,7 @@ class Subscription(Generic[_T]):
 
     @property
     def caught_up(self) -> bool:
-        """Whether the stream had no more events after the last read."""
+        """Whether the stream had no more events after the last read; False while the connection is lost."""
         return self._caught_up
 
     def fileno(self) -> int:
@@ -95,12 +97,12 @@ class Subscription(Generic[_T]):
             OSError: It can never work; the message says why.
             ValueError: The subscription is closed.
         """
-        self._driver().wait()
+        self._driver().wait(self._log.remaining())
         return list(self._take())
 
     def __iter__(self) -> Iterator[_T]:
         while not self._closed:
-            self._driver().wait()
+            self._driver().wait(self._log.remaining())
             yield from self._take()
 
     def __next__(self) -> _T:
@@ -121,7 +123,8 @@ class Subscription(Generic[_T]):
 
     def _take(self) -> Iterator[_T]:
         """Take messages of one source from the store. If this is abandoned, the next call continues."""
-        entries = self._store[0]
+        self._log.end_episode()
+        entries = self._store[0] if self._store else ()
         of: Source | None = None
         while entries and not self._closed:
             entry = entries[0]
@@ -137,6 +140,7 @@ class Subscription(Generic[_T]):
                 if self._thread is not None:
                     self._thread.removed()
             if isinstance(entry, str):
+                self._caught_up = False
                 self._on_problem(entry)
                 continue
             self._caught_up = not entries and (entry is None or entry.metadata.num_pending == 0)
@@ -145,7 +149,7 @@ class Subscription(Generic[_T]):
             try:
                 event = wire.decode(entry.data)
             except wire.DecodeError as error:
-                self._on_problem(f"skipped a message on {entry.subject}: {error}")
+                self._on_problem(FrequentProblem(f"skipped a message on {entry.subject}: {error}"))
                 continue
             self._source = of
             yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
@@ -165,6 +169,7 @@ class Subscription(Generic[_T]):
         if self._thread is not None:
             self._thread.close()
         self._store.clear()
+        self._log.end_episode(at_once=True)
 
     def __enter__(self) -> "Subscription[_T]":
         return self
@@ -297,9 +302,9 @@ class _LoopThread:
         """A descriptor that is readable while the store holds something."""
         return self._reader
 
-    def wait(self) -> None:
-        """Wait until the store holds something."""
-        self._readable.poll()
+    def wait(self, timeout: float | None) -> None:
+        """Wait until the store holds something, for `timeout` seconds at most; None for no limit."""
+        self._readable.poll(None if timeout is None else timeout * 1000)
 
     def removed(self) -> None:
         """Note that a deque was removed from the store."""

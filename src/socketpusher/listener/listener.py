@@ -273,12 +273,16 @@ class Listener(Generic[_T]):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other threads out of the receiver, and close it at the end if `close` was called meanwhile."""
-        if self._receiving.locked() and not self._closed:
-            raise RuntimeError(f"another thread reads from the listener at {self._path}; only one may do so at a time")
+        taken: list[bool] = []  # one call of C acquires the lock and notes it here, whatever a signal handler raises
         try:
-            with self._receiving:
-                yield
+            taken.extend(map(self._receiving.acquire, (False,)))
+            if True not in taken and not self._closed:  # the receiver of a closed one is not used any more
+                why = "only one may do so at a time"
+                raise RuntimeError(f"another thread reads from the listener at {self._path}; {why}")
+            yield
         finally:
+            if True in taken:
+                self._receiving.release()
             if self._closed:
                 self._close_receiver()
 

@@ -80,10 +80,15 @@ class RefusedSender:
 Problem = SkippedLine | Gap | RefusedSender
 
 
+class FrequentProblem(str):
+    """A sentence about a problem of which many may come at once, such as a message that is not an event."""
+
+
 class ProblemLog:
     """An `on_problem` that reports the first problem of an episode, and at its end how many more there were.
 
-    An episode ends after a second without a problem, and after a minute at most.
+    An episode ends after a second without a problem, and after a minute at most. A plain string, such as a sentence
+    about a lost connection, is reported at once and not counted.
 
     Args:
         report: Called with each sentence.
@@ -95,12 +100,15 @@ class ProblemLog:
         self._report = report
         self._began = 0.0  # when the episode began, and when it ends unless another problem comes, in monotonic time
         self._ends: float | None = None
-        self._more: Counter[type[Problem]] = Counter()
+        self._more: Counter[type] = Counter()
         self._missing = 0  # events, in the gaps among them
 
-    def __call__(self, problem: Problem) -> None:
+    def __call__(self, problem: Problem | str) -> None:
         """Report the problem if it is the first of an episode, else count it."""
         self.end_episode()
+        if type(problem) is str:
+            self._report(problem)
+            return
         now = time.monotonic()
         if self._ends is None:
             self._began = now
@@ -120,11 +128,11 @@ class ProblemLog:
             return
         self._ends = None
         if self._more:
-            more = [f"{n:,} more {_NAMES[kind]}{'s' * (n > 1)}" for kind, n in self._more.items()]
+            more = [f"{n:,} more {_NAMES.get(kind, 'problem')}{'s' * (n > 1)}" for kind, n in self._more.items()]
             missing = f"; {self._missing:,} more missing events" if self._missing else ""
             self._report(f"{', '.join(more)} within {time.monotonic() - self._began:.1f} s{missing}")
             self._more.clear()
             self._missing = 0
 
 
-_NAMES: dict[type[Problem], str] = {SkippedLine: "skipped line", Gap: "gap", RefusedSender: "refused sender"}
+_NAMES: dict[type, str] = {SkippedLine: "skipped line", Gap: "gap", RefusedSender: "refused sender"}

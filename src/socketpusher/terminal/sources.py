@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import wire
 from ..events import Event, EventType
 from ..listener.listener import Listener
-from ..listener.problems import Sender
+from ..listener.problems import FrequentProblem, Sender
 from ..listener.splitter import LineSplitter
 from .view import RunView
 
@@ -26,7 +26,7 @@ MAX_LIVE_SOURCES = 64
 """Of more sources in a stream whose run has not ended, those that were silent for longest count as disconnected."""
 
 POLL, AT_REST = 0.2, 60.0
-"""In seconds: how often a recording is looked at, for want of an inotify in the standard library; and when one that has
+"""In seconds: how often a recording is looked at, because the standard library has no inotify; and when one that has
 not grown counts as not being written any more."""
 
 _ENDS = frozenset((str(EventType.ORCH_COMPLETED), str(EventType.ORCH_FAILED)))
@@ -131,7 +131,7 @@ class StreamSource(EventSource):
             live.pop(source, None)
             live[source] = None
             view.feed(source, event)
-            self.alone_since = time.monotonic()
+            self.alone_since = None
             if event.type in _ENDS:
                 del live[source]
                 view.source_disconnected(source, event.time.timestamp() if event.time else time.time())
@@ -141,6 +141,8 @@ class StreamSource(EventSource):
             view.source_disconnected(silent, time.time())
         if self._subscription.caught_up:
             self.behind, self.told, self.alone_since = False, 0.0, None
+        else:
+            self.alone_since = self.alone_since or time.monotonic()
 
 
 class RecordingSource(EventSource):
@@ -164,7 +166,7 @@ class RecordingSource(EventSource):
         self.due = 0.0
         self.alone_since = None
         self.behind = True
-        self._splitter = LineSplitter(lambda line: self.problems.append(f"skipped a line in {path}: it is too long"))
+        self._splitter = LineSplitter(lambda line: self._skip("it is too long"))
         self._last = 0.0  # the time of the last event, in seconds since the epoch
         self._live = False  # whether the view knows it as connected
         self._damaged = False  # whether it can't be decompressed any further
@@ -210,13 +212,16 @@ class RecordingSource(EventSource):
                 event = wire.decode(line)
             except wire.DecodeError as error:
                 if line.strip():
-                    self.problems.append(f"skipped a line in {self.where}: {error}")
+                    self._skip(error)
                 continue
             if not self._live:
                 self._live = True
                 view.source_connected(self, os.path.basename(self.where))
             view.feed(self, event)
             self._last = event.time.timestamp() if event.time else self._last
+
+    def _skip(self, why: object) -> None:
+        self.problems.append(FrequentProblem(f"skipped a line in {self.where}: {why}"))
 
     def _read(self) -> bytes:
         try:

@@ -1,10 +1,13 @@
 """Views of runs: the base class, and the view that prints lines."""
 
+import select
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from ..events import Event, EventType
+from ..listener.problems import ProblemLog
 from ..run_state import STATUS_AFTER
 from .text import printable
 from .tracker import RUN_EVENTS, Run, RunTracker
@@ -25,6 +28,7 @@ class RunView:
         self.quit = False  # whether the user wants it to end
         self.inputs: dict[int, Callable[[], bool]] = {}
         """What to call when a descriptor is readable; it returns whether to wait for that descriptor again."""
+        self._log = ProblemLog(_print_problem)
 
     def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
@@ -39,19 +43,20 @@ class RunView:
         self.runs.feed(source, event)
 
     def report(self, problems: list[str]) -> None:
-        """Report problems that came together: the first one, and how many others there were."""
-        others = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-        print(f"socketpusher watch: {printable(problems[0])}{others}", file=sys.stderr, flush=True)
+        """Report problems: of many, the first one, and later how many others there were."""
+        for problem in problems:
+            self._log(problem)
 
     def refresh(self) -> float | None:
         """Show what is due. Returns in how many seconds to call it again if nothing comes, or None."""
-        return None
+        self._log.end_episode()
+        return self._log.remaining()
 
     def __enter__(self) -> "RunView":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        pass
+        self._log.end_episode(at_once=True)
 
 
 class LineView(RunView):
@@ -65,6 +70,10 @@ class LineView(RunView):
     def __init__(self, runs: RunTracker, with_senders: bool) -> None:
         super().__init__(runs)
         self._with_senders = with_senders
+        self._output = select.epoll()  # is readable when the reader of a pipe has closed it
+        with suppress(PermissionError):  # it is a file
+            self._output.register(sys.stdout, 0)
+        self.inputs[self._output.fileno()] = _stop
 
     def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
@@ -87,9 +96,18 @@ class LineView(RunView):
             details = run.units[event.unit].reason if of_unit else _standing(run)
             _print(event.time or datetime.now(UTC), run.title, event.type, event.unit, details)
 
-    def refresh(self) -> None:
-        """Flush what was printed."""
+    def refresh(self) -> float | None:
+        """Flush what was printed. Returns in how many seconds to call it again if nothing comes, or None."""
         sys.stdout.flush()
+        return super().refresh()
+
+
+def _stop() -> bool:
+    raise BrokenPipeError
+
+
+def _print_problem(problem: str) -> None:
+    print(f"socketpusher watch: {printable(problem)}", file=sys.stderr, flush=True)
 
 
 def _standing(run: Run) -> str:

@@ -176,7 +176,7 @@ class Writer:
 
     def _own_session(self, graph: GraphPayload | None, spec: WriterSpec) -> Session:
         """The session of our own host: the lines that earlier writers have left, and those that will come."""
-        preface = Preface(graph, spec.parallelism, self._config.max_line_bytes)
+        preface = Preface(graph, spec.parallelism, self._config.max_line_bytes, spec.verbatim)
         spool = None
         if self._claim is not None and os.path.exists(self._claim.database):  # of a writer that died
             spool = self._reopened(self._claim, graph, spec.parallelism)

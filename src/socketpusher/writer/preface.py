@@ -33,10 +33,14 @@ class Preface:
         graph: The payload of the `graph` event, or None if the host has set none.
         parallelism: How many units may run at a time.
         max_line_bytes: The longest line, in bytes with its newline.
+        verbatim: Whether lines stay as they are. Then a run whose `orch.started` has no graph has none.
     """
 
-    def __init__(self, graph: GraphPayload | None, parallelism: int, max_line_bytes: int) -> None:
+    def __init__(
+        self, graph: GraphPayload | None, parallelism: int, max_line_bytes: int, verbatim: bool = False
+    ) -> None:
         self._max_line_bytes = max_line_bytes
+        self._verbatim = verbatim
         self.too_long = ""  # what does not fit into a line, for the log
         # For a run without a graph of its own: after all lines that came in, and after all that were observed.
         self._incoming = self._observed = defaults = RunDefaults(_as_encoded(graph), _as_encoded(parallelism))
@@ -78,6 +82,9 @@ class Preface:
                 self.note_incoming(lines)
         if not batch.has_line(STARTED):
             return batch
+        if self._verbatim:
+            self.note_incoming(batch.data)
+            return batch
         split = batch.data.split(b"\n")[:-1]
         filled = (self._filled_in(line) if line.startswith(STARTED) else line + b"\n" for line in split)
         return Batch(batch.first, batch.end, b"".join(filled))
@@ -109,7 +116,8 @@ class Preface:
         self._observed = self._observed.after(payload)
         self._update_graph_units()
         own = graph_in(payload)
-        graph = self._observed.graph if own is None else with_edges_reversed(own)
+        earlier = None if self._verbatim else self._observed.graph
+        graph = earlier if own is None else with_edges_reversed(own)
         self._state = None if graph is None else RunState(graph)
         self._substitute = b""
 
