@@ -71,7 +71,7 @@ class Server:
         async def connected() -> Any:
             client = await nats.connect(self.url, **options)
             try:
-                return await work(client.jetstream())
+                return await work(client.jetstream(timeout=60))  # a cluster may be electing
             finally:
                 await client.close()
 
@@ -83,7 +83,7 @@ class Server:
         async def read(js: Any) -> list[Any]:
             total = (await js.stream_info(stream)).state.messages
             subscription = await js.subscribe(">", stream=stream, ordered_consumer=True)
-            return [await subscription.next_msg(10) for _ in range(total)]
+            return [await subscription.next_msg(60) for _ in range(total)]
 
         return self.call(read, **options)
 
