@@ -65,13 +65,13 @@ class Server:
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
-    def call(self, work: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
+    def call(self, work: Callable[[Any], Awaitable[Any]], timeout: float = 5, **options: Any) -> Any:
         """What a function of a JetStream context returns."""
 
         async def connected() -> Any:
             client = await nats.connect(self.url, **options)
             try:
-                return await work(client.jetstream(timeout=60))  # a cluster may be electing
+                return await work(client.jetstream(timeout=timeout))
             finally:
                 await client.close()
 
@@ -85,7 +85,7 @@ class Server:
             subscription = await js.subscribe(">", stream=stream, ordered_consumer=True)
             return [await subscription.next_msg(60) for _ in range(total)]
 
-        return self.call(read, **options)
+        return self.call(read, timeout=60, **options)  # a cluster may be electing
 
     def count(self, stream: str = "EVENTS", **options: Any) -> int:
         """How many messages a stream has; -1 if it is not there."""
