@@ -368,7 +368,7 @@ def test_a_consumer_of_another_user_that_hangs_up_at_once_is_seen(
 def assert_refused(result: "subprocess.CompletedProcess[str]", command: str, by: int, user: int) -> None:
     assert result.returncode == 1
     *_, summary, reason = result.stderr.splitlines()  # `drain` may have seen the hang-up before its reason
-    assert ("1 event of 1 are left in " if command == "drain" else ", 1 could not be sent") in summary
+    assert ("for the next time: 1 event of 1" if command == "drain" else ", 1 could not be sent") in summary
     assert reason.startswith(
         f"socketpusher {command}: the consumer of user {by} hung up at once, so it seems to refuse user"
     )
