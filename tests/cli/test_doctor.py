@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
-from support.cli import NOBODY, for_root, hanging_up, listening, run, run_as_nobody, running
+from support.cli import NOBODY, for_root, hanging_up, listening, run, run_as_nobody_beside_a_listener, running
 from support.consumer import Consumer
 from support.waiting import stop, wait_for
 
@@ -234,14 +234,7 @@ def test_a_consumer_of_somebody_else(directory: str) -> None:
 
 @for_root
 def test_a_consumer_that_refuses_this_user(socket_path: str) -> None:
-    os.chmod(os.path.dirname(socket_path), 0o755)
-    with listening(socket_path) as process:
-        os.chmod(socket_path, 0o666)
-        try:
-            found = verdicts(run_as_nobody("doctor", socket_path))
-        finally:
-            process.terminate()
-            process.wait(30)
+    found = verdicts(run_as_nobody_beside_a_listener(socket_path, "doctor", socket_path))
     assert "of user 0 hung up at once, so it seems to refuse user 65534 run both" in found["reading"]
     assert found["reading"].endswith("socketpusher listen --allow-uid 65534")
 

@@ -88,7 +88,7 @@ def test_drain_that_is_interrupted_loses_nothing(consumer: Consumer, spool: Path
         process.send_signal(signal.SIGINT)
         said = process.stderr.read().decode()
         assert process.wait(30) == 130
-    assert re.search(r"[\d,]+ events of 30,000 are left in .* for the next time", said)
+    assert re.search(r"left in .* for the next time: [\d,]+ events of 30,000", said)
     consumer.go_on()
     drain(consumer.path, spool)
     assert sorted({*consumer.wait_for_tasks(30_000)}) == list(range(30_000))

@@ -21,7 +21,7 @@ import pytest
 
 from socketpusher import Event, wire
 from socketpusher.cli.flow_control import FlowControlledPusher
-from support.cli import COMMAND, NOBODY, for_root, hanging_up, listening, run, run_as_nobody, running
+from support.cli import COMMAND, NOBODY, for_root, hanging_up, run, run_as_nobody_beside_a_listener, running
 from support.consumer import Consumer
 from support.spooling import leave
 from support.waiting import wait_for
@@ -343,14 +343,7 @@ def test_a_closed_standard_error_gets_nothing_into_the_data(consumer: Consumer) 
 
 @for_root
 def test_a_consumer_that_refuses_this_user_is_seen(socket_path: str) -> None:
-    os.chmod(os.path.dirname(socket_path), 0o755)
-    with listening(socket_path) as process:
-        os.chmod(socket_path, 0o666)
-        try:
-            result = run_as_nobody("send", socket_path, "--type", "a")
-        finally:
-            process.terminate()
-            process.wait(30)
+    result = run_as_nobody_beside_a_listener(socket_path, "send", socket_path, "--type", "a")
     assert_refused(result, "send", by=0, user=NOBODY)
 
 
@@ -375,7 +368,7 @@ def test_a_consumer_of_another_user_that_hangs_up_at_once_is_seen(
 def assert_refused(result: "subprocess.CompletedProcess[str]", command: str, by: int, user: int) -> None:
     assert result.returncode == 1
     *_, summary, reason = result.stderr.splitlines()  # `drain` may have seen the hang-up before its reason
-    assert ("1 event of 1 are left in " if command == "drain" else ", 1 could not be sent") in summary
+    assert ("for the next time: 1 event of 1" if command == "drain" else ", 1 could not be sent") in summary
     assert reason.startswith(
         f"socketpusher {command}: the consumer of user {by} hung up at once, so it seems to refuse user"
     )

@@ -60,11 +60,11 @@ def run(*arguments: str, **options) -> "subprocess.CompletedProcess[str]":
 
 
 @contextmanager
-def running(*arguments: str, **options) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command with pipes, unless the options say otherwise; it is killed at the end, or after half a minute."""
+def running(*arguments: str, seconds: float = 30, **options) -> "Iterator[subprocess.Popen[bytes]]":
+    """A command with pipes, unless the options say otherwise; it is killed at the end, or after so many seconds."""
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen([*COMMAND, *arguments], **options) as process:
-        deadline = threading.Timer(30, process.kill)  # which ends a read that waits for its output
+        deadline = threading.Timer(seconds, process.kill)  # which ends a read that waits for its output
         deadline.start()
         try:
             yield process
@@ -87,3 +87,15 @@ def send(path: str, data: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as sender:
         sender.connect(path)
         sender.sendall(data)
+
+
+def run_as_nobody_beside_a_listener(path: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command of a user who may connect, but whom `socketpusher listen` refuses."""
+    os.chmod(os.path.dirname(path), 0o755)
+    with listening(path) as process:
+        os.chmod(path, 0o666)
+        try:
+            return run_as_nobody(*arguments)
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -4,11 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from socketpusher import Bus, Event, Graph, PusherConfig, SocketPusher, wire
+from support.cli import running
 from support.terminal import Terminal
 
 COMMAND = [sys.executable, "-m", "socketpusher", "watch"]
@@ -35,16 +35,9 @@ def watching(path: str, **options: object) -> Iterator[Terminal]:
 @contextmanager
 def piped(*arguments: str, **options: object) -> "Iterator[subprocess.Popen[bytes]]":
     """The command without a terminal, once it is bound."""
-    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
-        deadline = threading.Timer(60, process.kill)  # which ends a read that waits for its output
-        deadline.start()
-        try:
-            assert process.stderr.readline().startswith(b"listening on ")
-            yield process
-        finally:
-            deadline.cancel()
-            deadline.join()
-            process.kill()
+    with running("watch", *arguments, seconds=60, **{"stdin": None, **options}) as process:
+        assert process.stderr.readline().startswith(b"listening on ")
+        yield process
 
 
 @contextmanager

@@ -505,13 +505,19 @@ def test_lines_that_the_host_has_forgotten_are_counted_while_the_disk_fails(
     assert (loop.ledger.stored, loop.ledger.spooled) == (2, 0)  # or a host whose writer dies would take them for sent
 
 
-def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop], claim: Claim) -> None:
-    loops.append(loop := Loop(claim=claim, buffer_size=1))
+def without_a_disk(claim: Claim) -> Loop:
+    """A writer that has stored a line, keeps one while the disk takes nothing, and has dropped one."""
+    loop = Loop(claim=claim, buffer_size=1)
     loop.put(b"x")
     loop.writer._store_or_drop()
     loop.writer._store_again_at = time.monotonic() + 3600
     loop.put(b"y", b"z")
     loop.writer._store_or_drop()
+    return loop
+
+
+def test_a_writer_that_closes_need_not_wait_for_dropped_lines(loops: list[Loop], claim: Claim) -> None:
+    loops.append(loop := without_a_disk(claim))
     assert loop.ledger.dropped == 1
     loop.writer._store_again_at = 0.0
     loop.ledger.close_target, loop.ledger.close_deadline = 3, 2**62
@@ -586,12 +592,7 @@ def test_the_next_pusher_knows_lines_that_were_sent_for_a_gap(loops: list[Loop],
 
 
 def test_a_flush_after_dropped_lines_ends_while_lines_are_stored(loops: list[Loop], claim: Claim) -> None:
-    loops.append(loop := Loop(claim=claim, buffer_size=1))
-    loop.put(b"x")
-    loop.writer._store_or_drop()
-    loop.writer._store_again_at = time.monotonic() + 3600
-    loop.put(b"y", b"z")
-    loop.writer._store_or_drop()
+    loops.append(loop := without_a_disk(claim))
     loop.writer._store_again_at = 0.0
     loop.writer._store_or_drop()
     assert (loop.ledger.dropped, loop.ledger.stored) == (1, 2)

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         left = pusher.stats().inherited
         pusher.close(SIGNAL_FLUSH_TIMEOUT)
         if left:
-            status(f"{plural(left, 'event')} of {before:,} are left in {directory} for the next time")
+            status(f"left in {directory} for the next time: {plural(left, 'event')} of {before:,}")
     damaged = _damaged(directory) - damaged_before
     lost = f", without those lost in {', '.join(sorted(damaged))}" if damaged else ""
     status(f"sent {plural(sent, 'event')} to {pusher.config.socket_path}{lost}")
