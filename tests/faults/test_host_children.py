@@ -85,7 +85,7 @@ def ask():
 thread = threading.Thread(target=ask)
 thread.start()
 restarts = 0
-for number in range({scaled(25)}):
+for number in range({scaled(12)}):
     with SocketPusher(bus, config) as pusher:
         emit(1, number)
     restarts += pusher.stats().writer_restarts
@@ -95,7 +95,7 @@ thread.join()
 print(restarts)
 """
     assert producer_script.run(lines, consumer.path, timeout=120) == (0, "0\n", "")
-    assert consumer.wait_for_tasks(scaled(25)) == list(range(scaled(25)))
+    assert consumer.wait_for_tasks(scaled(12)) == list(range(scaled(12)))
 
 
 REAPERS = {
@@ -325,13 +325,13 @@ def work():
         other.emit(Event("own"))
         assert own.flush(10)
     assert own.stats().sent == 1, own.stats()
-forked(work, {scaled(25)})
+forked(work, {scaled(12)})
 print("done", flush=True)
 os._exit(0)
 """
     code, output, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, output) == (0, "done\n"), errors
-    wait_for(lambda: [event.type for event in consumer.events()].count("own") == scaled(25))
+    wait_for(lambda: [event.type for event in consumer.events()].count("own") == scaled(12))
 
 
 def test_a_child_forked_in_the_middle_of_start_can_close_and_start(consumer: Consumer) -> None:

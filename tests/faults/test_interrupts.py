@@ -239,8 +239,8 @@ EMITS: dict[str, tuple[Callable[[Host], None], Any, int]] = {
     "a write was made a moment ago": (not_due, {"a": 1}, 1),
     "the payload is converted": (not_due, CONVERTED, 3),
     "the line is too long": (not_due, "x" * 2_000_000, 3),
-    "the first event after a refusal": (after_a_refusal, {"a": 1}, 7),
-    "an event that is refused": (while_refusing, {"a": 1}, 7),
+    "the first event after a refusal": (after_a_refusal, {"a": 1}, 13),
+    "an event that is refused": (while_refusing, {"a": 1}, 13),
 }
 
 
@@ -502,7 +502,7 @@ def test_an_interrupted_close_can_be_called_again(recorder: Recorder) -> None:
             found.append("the interrupt was swallowed")
         return found + left(before)
 
-    report(sweep(5, raising(Interrupt), trial))
+    report(sweep(11, raising(Interrupt), trial))
 
 
 # A handler that uses the pusher itself
@@ -560,4 +560,4 @@ def test_a_signal_handler_may_use_the_pusher_at_any_point(
         host = None
         return found + left(before)
 
-    report(sweep(97 if call == "start" else 13, action, trial, most=3))
+    report(sweep(97 if call == "start" else 29, action, trial, most=3))

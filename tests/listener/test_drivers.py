@@ -65,6 +65,15 @@ def by_read(listener: Listener[Any], send: Callable[[], object]) -> list[Any]:
     return items[:-1]
 
 
+def by_held_read(listener: Listener[Any], send: Callable[[], object]) -> list[Any]:
+    items: list[Any] = []
+    with sending(send):
+        while not items or items[-1] != Last():
+            items += listener.read(hold=True)
+            listener.release()
+    return items[:-1]
+
+
 def in_asyncio(listener: Listener[Any], send: Callable[[], object]) -> list[Any]:
     async def main() -> list[Any]:
         items = []
@@ -82,7 +91,7 @@ def _type(item: Event | bytes) -> str:
     return (wire.decode(item) if isinstance(item, bytes) else item).type
 
 
-FORMS = [in_a_thread, in_a_loop, by_read, in_asyncio]
+FORMS = [in_a_thread, in_a_loop, by_read, by_held_read, in_asyncio]
 
 
 def received(form: Callable[..., list[Any]], cuts: list[bytes], raw: bool) -> tuple[list[Any], list[str]]:

@@ -88,6 +88,13 @@ def test_the_clocks_of_running_units_stand_when_the_run_has_ended() -> None:
     assert any(line.startswith("  ▸ slow ") and line.endswith(" 0:08") for line in lines)
 
 
+def test_a_run_that_failed_says_why_with_the_last_line_of_the_traceback() -> None:
+    error = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nOSError: disk full\n'
+    lines = shown(tracker(at(0, "orch.started"), at(9, "orch.failed", error=error)), 100)
+    assert any(line.endswith("OSError: disk full") for line in lines)
+    assert not any("most recent" in line for line in lines)
+
+
 def test_the_clocks_of_running_units_stand_while_the_sender_has_disconnected() -> None:
     runs = tracker(at(0, "orch.started"), at(1, "unit.started", "slow"))
     runs.source_disconnected("s", BEGIN.timestamp() + 5)

@@ -1,5 +1,8 @@
 """The list of units that keys open: to move in, to search, to see why a unit failed."""
 
+import re
+from datetime import UTC, datetime, timedelta
+
 from socketpusher import Event
 from socketpusher.terminal.text import SELECTED, text_of
 from socketpusher.terminal.tracker import RunTracker
@@ -95,3 +98,11 @@ def test_below_the_list_is_the_end_of_the_traceback_of_the_marked_unit() -> None
     assert lines[-2] == "  OSError: full"
     assert lines[-3] == '    File "39.py", line 1'
     assert any(line.startswith("u7  failed, level 0") for line in lines)
+
+
+def test_the_clock_of_a_running_unit_stands_when_the_run_has_ended() -> None:
+    begin, tracker = datetime(2026, 11, 26, tzinfo=UTC), RunTracker()
+    for seconds, type, unit in ((0, "unit.started", "slow"), (7, "orch.failed", "")):
+        tracker.feed("s", Event(type, unit, time=begin + timedelta(seconds=seconds)))
+    lines = [text_of(line) for line in UnitList().render(tracker, begin.timestamp() + 90, 80, 24)]
+    assert any(re.search(r" slow .*0:07", line) for line in lines)

@@ -7,6 +7,7 @@ schedules differ by more than a pusher costs.
 """
 
 import ast
+import signal
 import statistics
 import sys
 import threading
@@ -127,6 +128,12 @@ def main() -> None:
     config = PusherConfig(path, buffer_size=100_000, event_ids=True, reconnect_backoff=0.02, max_reconnect_backoff=0.2)
     pusher = SocketPusher(bus, config)
     pusher.set_graph(Graph(dependencies, tasks), parallelism=1)
+
+    def stop(*_: object) -> None:
+        pusher.close(0)  # or the writer would wait for a display, and there is none when the demo ends early
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, stop)
     pusher.start(wait=False)
     wait_until(lambda: pusher.connected)
     idents = [thread.ident for thread in threading.enumerate() if thread.name == "socketpusher"]
