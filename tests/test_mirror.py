@@ -31,6 +31,7 @@ ELSEWHERE = {
     "host/supervisor.py": ("test_pusher.py", PROCESS),
     "host/writer_handle.py": ("faults/test_writer_death.py", PROCESS),
     "jetstream/connection.py": ("jetstream/test_nats_connection.py", SAME_NAME),
+    "dask_plugin.py": ("sources/test_dask.py", PART),
     "pytest_plugin.py": ("sources/test_pytest.py", PART),
     "writer/main.py": ("test_lifecycle.py", PROCESS),
     "writer/process.py": ("test_lifecycle.py", PROCESS),

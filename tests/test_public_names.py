@@ -28,6 +28,8 @@ IMPORTED_BY_MODULE = {
     "socketpusher.sources.futures": {"EventProcessPoolExecutor", "EventThreadPoolExecutor"},
     "socketpusher.sources.logs": {"BusHandler"},
     "socketpusher.sources.luigi": {"LuigiRun"},
+    "socketpusher.sources.pytest": {"SessionEvents"},
+    "socketpusher.sources.snakemake": {"WorkflowEvents"},
     "socketpusher.jetstream": {"subscribe"},
 }
 """What the README says to import from a module that has no `__all__`."""

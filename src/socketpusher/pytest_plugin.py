@@ -23,11 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start a pusher if the option asks for one. A worker of xdist needs none: its controller has all reports."""
+    """Start a pusher if the option asks for one.
+
+    A worker of xdist needs none, for its controller has all reports; nor does a session that only collects.
+    """
     path = config.getoption("--socketpusher")
     if path is None:
         path = {"": None, "default": ""}.get(ini := config.getini("socketpusher"), ini)
-    if path is None or hasattr(config, "workerinput"):
+    if path is None or hasattr(config, "workerinput") or config.option.collectonly:
         return
     from .events import Bus
     from .plugin import start

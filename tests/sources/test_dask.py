@@ -1,13 +1,17 @@
 """Real Dask computations, in this process and on a cluster."""
 
 import operator
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from support.consumer import Consumer
 from support.restarting import RestartingConsumer
 from support.waiting import wait_for
 
@@ -15,7 +19,7 @@ dask = pytest.importorskip("dask", reason="tox -e hosts installs it")
 pytest.importorskip("distributed", reason="tox -e hosts installs it")
 
 from dask import delayed  # noqa: E402
-from distributed import Client, LocalCluster, wait  # noqa: E402
+from distributed import Client, LocalCluster, Worker, wait  # noqa: E402
 
 from socketpusher.sources.dask import ClusterRun, LocalRun  # noqa: E402
 
@@ -101,6 +105,17 @@ def test_a_graph_of_100_000_keys_is_two_units() -> None:
     assert sum(event.type == "task.completed" for event in events) == 100_001
 
 
+class BrokenBus(Bus):
+    def emit(self, event: Event) -> None:
+        raise OSError("no bus")
+
+
+@pytest.mark.parametrize("scheduler", LOCAL)
+def test_a_bus_that_raises_breaks_no_computation(scheduler: str) -> None:
+    with LocalRun(BrokenBus()):
+        assert total(*map(load, range(3))).compute(scheduler=scheduler, num_workers=2) == 3
+
+
 @pytest.fixture(scope="module")
 def cluster() -> object:
     with LocalCluster(
@@ -172,6 +187,28 @@ def test_what_nobody_wants_any_more_ends_the_run(on_cluster: OnCluster) -> None:
     client.cancel(futures)
     wait_for(lambda: ended(events))
     assert told(events)["sleep"][-1] == "completed"
+
+
+def test_a_scheduler_of_its_own_preloads_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "choo").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    consumer = Consumer(str(tmp_path / "choo" / "web.sock"))
+    file = tmp_path / "scheduler.json"
+    options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    command = [sys.executable, "-m", "dask", "scheduler", "--preload", "socketpusher.dask_plugin", *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
+        try:
+            wait_for(file.exists, 60)
+            with Client(scheduler_file=str(file)) as client:
+                worker = client.sync(Worker, client.scheduler.address)
+                assert client.compute(total(*map(load, range(3)))).result(60) == 3
+                wait_for(lambda: ended(consumer.events()))
+                client.sync(worker.close)
+        finally:
+            scheduler.terminate()
+            assert scheduler.wait(60) == 0
+    consumer.go_away()
+    assert told(consumer.events())["load"] == ["started", *["task.completed"] * 3, "completed"]
 
 
 def run_locally(bus: Bus) -> None:

@@ -157,6 +157,7 @@ def test_a_session_that_can_not_collect_begins_and_fails(consumer: Consumer, tmp
         ((), "socketpusher = {path}", True),
         (("--socketpusher={path}",), "socketpusher = /nowhere/at/all", True),
         (("-p", "no:socketpusher"), "", False),
+        (("--socketpusher={path}", "--collect-only"), "", False),
     ],
 )
 def test_nothing_is_sent_unless_it_is_asked_for(
@@ -212,9 +213,42 @@ def test_a_session_is_the_same_without_a_consumer_that_reads(
 
 def test_a_path_that_can_not_be_is_named_in_the_header(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
-    command = [sys.executable, "-m", "pytest", f"--socketpusher={tmp_path / ('x' * 200)}", "--collect-only"]
+    command = [sys.executable, "-m", "pytest", f"--socketpusher={tmp_path / ('x' * 200)}"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "socketpusher: no events are sent: " in run.stdout
+
+
+UNREADABLE = """
+import pytest
+
+class Reason:
+    def __str__(self): raise OSError("no reason")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    report.longrepr = Reason() if report.failed else report.longrepr
+"""
+BROKEN_BUS = """
+from socketpusher import Bus
+from socketpusher.sources.pytest import SessionEvents
+
+class BrokenBus(Bus):
+    def emit(self, event): raise OSError("no bus")
+
+def pytest_configure(config):
+    config.pluginmanager.register(SessionEvents(BrokenBus()))
+"""
+
+
+@pytest.mark.parametrize("conftest", [UNREADABLE, BROKEN_BUS])
+def test_what_other_plugins_do_breaks_no_session(conftest: str, consumer: Consumer, tmp_path: Path) -> None:
+    files = {"conftest.py": conftest, "test_1.py": "def test_bad(): assert 0\n\ndef test_good(): pass\n"}
+    run = session(tmp_path, files, f"--socketpusher={consumer.path}", "-r", "N", "--tb=no")
+    assert (run.returncode, "1 failed, 1 passed" in run.stdout) == (1, True), run.stdout + run.stderr
+    outcomes = ended(consumer.events())
+    assert outcomes["test_good"] == "passed"
+    assert outcomes["test_bad"] in ("assert 0", "a report that can't be read: OSError: no reason")
+    assert consumer.events()[-1].type == "orch.failed"
 
 
 def outcomes(output: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Dask as a run: the keys of one prefix ("inc" of "inc-4f3a") are a unit, each key is one of its tasks.
 
 `LocalRun` is for the schedulers of one process, `ClusterRun` for `dask.distributed`, where the hooks are called in the
-scheduler's event loop. Neither waits for anything.
+scheduler's event loop. Neither waits for anything. Neither breaks a computation: distributed logs what a plugin raises.
 """
 
 import sys
@@ -15,6 +15,7 @@ from dask.utils import key_split
 from ..conversion import format_error
 from ..events import Bus, Event, EventType
 from ..graph import CycleError, Graph
+from .harmless import harmless
 
 try:
     from distributed.diagnostics.plugin import SchedulerPlugin
@@ -45,6 +46,7 @@ class _Run:
     def begin(self, dependencies: Mapping[Any, Iterable[Any]], parallelism: int) -> None:
         """Emit the start of a run of these keys."""
         self._units.clear()
+        self.open.clear()
         needs = self._add(dependencies)
         tasks = {name: unit.total for name, unit in self._units.items()}
         try:
@@ -161,16 +163,20 @@ class LocalRun(Callback):  # type: ignore[misc]  # dask has no types
         super().__init__()
         self._run = _Run(bus)
 
+    @harmless
     def _start_state(self, dsk: Any, state: dict[str, Any]) -> None:
         known = state["cache"]  # keys that are data
         self._run.begin({key: needs for key, needs in state["dependencies"].items() if key not in known}, 0)
 
+    @harmless
     def _pretask(self, key: Any, dsk: Any, state: dict[str, Any]) -> None:
         self._run.started(key)
 
+    @harmless
     def _posttask(self, key: Any, result: Any, dsk: Any, state: dict[str, Any], worker: Any) -> None:
         self._run.completed(key, str(worker))
 
+    @harmless
     def _finish(self, dsk: Any, state: dict[str, Any], errored: bool) -> None:
         _, error, traceback = sys.exc_info()  # dask calls this while the exception of a key passes
         if errored and isinstance(error, Exception):

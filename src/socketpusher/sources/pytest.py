@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ..conversion import format_error
 from ..events import Bus, Event, EventType
+from .harmless import harmless
 
 
 class _File:
@@ -53,17 +55,20 @@ class SessionEvents:
         self._unreadable = 0  # files that can't be collected
         self._begun = False
 
+    @harmless
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All tests are known, unless xdist's workers collect them."""
         if session.items:
             self._begin([item.nodeid for item in session.items], 1)
 
     @pytest.hookimpl(optionalhook=True)
+    @harmless
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
         """A worker of xdist knows all tests, which are the same for each."""
         if not self._begun:
             self._begin(ids, len(node.nodemanager.specs) if hasattr(node, "nodemanager") else 1)
 
+    @harmless
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file can't be collected."""
         if report.failed:
@@ -73,6 +78,7 @@ class SessionEvents:
                 self._unreadable += 1
                 self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=_reason(report)))
 
+    @harmless
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """A test starts."""
         unit, file = self._file(nodeid)
@@ -83,6 +89,7 @@ class SessionEvents:
             self._bus.emit(Event(EventType.UNIT_STARTED, unit, payload=payload))
         self._bus.emit(Event(EventType.TASK_STARTED, unit, task=number, payload={"name": _name(nodeid)}))
 
+    @harmless
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test has ended: setup, call, teardown; or its worker has crashed."""
         unit, file = self._file(report.nodeid)
@@ -108,6 +115,7 @@ class SessionEvents:
         if len(file.ended) == len(file.tests):
             self._end(unit, file)
 
+    @harmless
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Everything has ended that will end."""
         if not self._begun:
@@ -172,6 +180,9 @@ def _name(nodeid: str) -> str:
 def _reason(report: Any) -> str:
     """Why a report failed, in a line: the message of the crash, or the last line of what pytest prints."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(crash.message if crash is not None else report.longrepr or "").strip()
+    try:
+        text = str(crash.message if crash is not None else report.longrepr or "").strip()
+    except Exception as error:  # whatever another plugin has put there
+        return f"a report that can't be read: {format_error(error)}"
     lines = text.splitlines() or [""]
     return lines[0] if crash is not None else lines[-1].removeprefix("E").strip()
