@@ -21,7 +21,7 @@ class RestartingConsumer:
         restarts: How many of them end that early.
     """
 
-    def __init__(self, path: str, lines: int, restarts: int = 5) -> None:
+    def __init__(self, path: str, lines: int, restarts: int = 3) -> None:
         self._lines = lines
         self._restarts = restarts
         self._path = path
