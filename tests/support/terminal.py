@@ -84,9 +84,9 @@ class Terminal:
         os.write(self._fd, keys)
 
     def ends(self) -> int:
-        """The exit code, once everything it has written is taken in."""
+        """The exit code, once everything it has written is taken in, which the kernel may pass on after its end."""
         self.wait_for(lambda: self.process.poll() is not None, "its end")
-        while self.read(0):
+        while self.read(10):  # until the terminal is closed
             pass
         return self.process.returncode
 
