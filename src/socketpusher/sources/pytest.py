@@ -157,7 +157,9 @@ class SessionEvents:
 
     def _file(self, nodeid: str) -> tuple[str, _File]:
         unit = nodeid.partition("::")[0]
-        return unit, self._files.setdefault(unit, _File())
+        if (file := self._files.get(unit)) is None:
+            file = self._files[unit] = _File()
+        return unit, file
 
     def _end(self, unit: str, file: _File) -> None:
         if file.over:
