@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
+from socketpusher.jetstream.stream import LAST_EVENT
+from socketpusher.wire import EventId
 from support.nats import Server, cluster, needs_server, relaying, wait
 from support.waiting import stop, wait_for
 
@@ -56,9 +58,12 @@ def all_there(server: Server, load: Load) -> None:
 
 
 def graphs_are_right_before_what_they_tell_of(messages: list[Any]) -> None:
-    ids = [message.headers["Nats-Msg-Id"] for message in messages]
-    assert ids[0].endswith("-1/graph")
-    assert all(id == f"{behind}/graph" for id, behind in pairwise(ids) if "/graph" in id)
+    lines = [wire.parse(message.data) for message in messages]
+    assert lines[0]["type"] == "graph"
+    for (graph, message), after in pairwise([*zip(lines, messages, strict=True), ({}, None)]):
+        if graph["type"] == "graph":
+            number = EventId.parse(after[0]["id"]).n
+            assert message.headers[LAST_EVENT] == str(number - 1)
     assert len({message.subject.split(".")[2] for message in messages}) == 1
 
 

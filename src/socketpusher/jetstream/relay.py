@@ -1,19 +1,22 @@
 """Publishes the events of a socket to a stream: each event once, and the events of a session in order.
 
-1. Lines are taken out of the socket only after JetStream has acknowledged them. If a relay is killed, the pusher finds
-   the rest unread and sends it to the next one. If the stream is slow or down, the socket fills up, and then the bounds
-   of the pusher apply.
-2. The lines of one read are published as an atomic batch: all are stored, in order, or none. (With single messages in
-   flight, a server that loses its leader may drop the fifth and store the sixth.) If the outcome of a batch is unknown,
-   or a part of it is stored already, it is published again one by one, each message acknowledged before the next.
-3. Duplicates are detected in two ways. JetStream drops a message whose id it has seen within the stream's duplicate
-   window. And the last message of a session in the stream has the number up to which the session is stored: events up
-   to it are not published. This works after an outage of any length.
-4. An event older than one already stored for its session is skipped and counted. It can only come from a connection
-   that the pusher has given up; the pusher has already resent or dropped (and counted) everything on it.
+1. Lines leave the socket only after JetStream has acknowledged them. If a relay is killed, the pusher finds the rest
+   unread and sends it to the next one. If the stream is slow or down, the socket fills up, and then the bounds of the
+   pusher apply.
+2. What to publish for the lines of one read is planned once. It is an atomic batch: the stream stores all of it, in
+   order, or nothing. (With single messages in flight, a server that loses its leader may drop the fifth and store the
+   sixth.)
+3. A batch names the last message of each session that it continues, and the server refuses it if there is a newer one.
+   So a batch that is late, or repeated, is not stored twice. After a refusal, or without an answer, the relay asks the
+   stream what it has, and publishes the rest of the plan.
+4. The last message of a session tells up to which event the stream has it. Events up to that one are skipped, after
+   an outage of any length. An event that is older than one that this relay has stored is counted as out of order: it
+   comes from a connection that the pusher has given up, and the pusher has already resent or dropped it.
 5. A pusher begins each connection with the event `graph`, the state of the run before the next event. It has no id. It
    is published right before the next event that the stream does not have. If the stream has that event, it has the
    state already.
+6. A line without an id has a digest as its message id. Of equal lines from a host, the stream stores one within its
+   duplicate window.
 """
 
 import asyncio
@@ -21,7 +24,9 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, NamedTuple
 
 import orjson
 from nats.js.api import Header, StreamConfig
@@ -34,16 +39,18 @@ from ..unix_socket import process_start_ticks
 from ..wire import EventId
 from .connection import NatsConnection, OutcomeUnknownError, Reporter, wait_first
 from .options import NatsOptions
-from .stream import MISSING, Stream, is_missing, prepare, stored_up_to
-from .subjects import digest_message_id, graph_message_id, message_id, subject
+from .stream import LAST_EVENT, MISSING, Stored, Stream, is_missing, prepare, stored_up_to
+from .subjects import digest_message_id, subject, subject_filter
 
 BATCH = 1000  # the most messages that a server accepts in a batch
 SHUTDOWN_GRACE = 3.0  # seconds for messages in flight after a signal; then they stay unread in the socket
 PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before a refused message is retried: the first, doubling up to the longest
-SESSIONS = 1024  # for how many the last stored number is remembered; for others the stream is asked again
+SESSIONS = 1024  # for how many the last stored message is remembered; for others the stream is asked again
 
-DUPLICATES, FULL = 10201, 10077
+DUPLICATES, FULL, NEWER = 10201, 10077, 10071
 """Error codes of JetStream."""
+
+EXPECTED = Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value
 
 # What the summary says of events:
 _COUNTED = _DUPLICATE, _OUT_OF_ORDER, _SHORTENED = (
@@ -64,17 +71,19 @@ class _Line(NamedTuple):
 
 class _Message(NamedTuple):
     subject: str
-    id: str
     payload: bytes
+    session: str
+    number: int  # of the event, or of the one that a graph comes right before; 0 if there is none
+    headers: dict[str, str]
 
 
-class _PublishPlan(NamedTuple):
-    """The messages to publish for the lines of one read."""
+@dataclass
+class _Plan:
+    """What to publish for the lines of one read, and what is known once it is stored."""
 
-    messages: list[_Message]
-    counts: Counter[str]  # how many events each of `_COUNTED` applies to
-    stored_up_to: dict[str, int]  # by session, the number of the last stored event, once these are stored
-    graph: _Line | None  # the graph that waits for the next event
+    messages: list[_Message] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # how many events each of `_COUNTED` applies to
+    graph: _Line | None = None  # the graph that waits for the next event
 
 
 class Relay:
@@ -102,8 +111,9 @@ class Relay:
         self._connection = NatsConnection(options, on_info, on_info)
         self._stream: Stream | None = None  # as last checked; None after trouble
         self._prepared = False  # whether it was ever ready
-        self._stored_up_to: dict[str, int] = {}  # by session, the number of the last stored event
-        self._stored_at_start: dict[str, int] = {}  # the same when this relay first saw the session
+        self._stored: dict[str, Stored] = {}  # by session, the last message in the stream
+        self._stored_at_start: dict[str, int] = {}  # by session, the number of the last event when it was first seen
+        self._digests: dict[str, float] = {}  # the message ids of stored lines without an id, and when each expires
         self._sessions: dict[Sender, str] = {}  # by sender, the session of its lines without an id
         self._graphs: dict[Sender, _Line | None] = {}  # by sender, the graph that waits for its next event
         self._busy = False  # whether lines are being published
@@ -128,7 +138,7 @@ class Relay:
         work = asyncio.ensure_future(self._work(ended))
         try:
             await wait_first(work, ended)
-            if not work.done() and self._busy:
+            if not work.done() and (self._busy or any(self._graphs.values())):
                 await asyncio.wait({work}, timeout=SHUTDOWN_GRACE)
             if work.done():
                 work.result()
@@ -148,27 +158,30 @@ class Relay:
     async def _work(self, ended: "asyncio.Future[int]") -> None:
         await self._wait_ready()  # before the first read, so that a permanent error ends it immediately
         while not ended.done():
-            await self._wait_readable()
+            await self._wait_readable(ended)
             lines = self._listener.read(hold=True)
             sender = self._listener.sender
             self._busy = True
             if lines and sender is not None:
                 await self._store(sender, [_parsed(line) for line in lines])
             self._listener.release()
-            await self._drop_disconnected()
+            await self._drop_senders((self._sessions.keys() | self._graphs.keys()) - set(self._listener.senders))
             self._busy = False
+        await self._drop_senders(set(self._graphs))
 
-    async def _wait_readable(self) -> None:
+    async def _wait_readable(self, ended: "asyncio.Future[int]") -> None:
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._listener.fileno(), readable.set)
+        waiting = asyncio.ensure_future(readable.wait())
         try:
-            await readable.wait()
+            await wait_first(waiting, ended)
         finally:
+            waiting.cancel()
             loop.remove_reader(self._listener.fileno())
 
-    async def _drop_disconnected(self) -> None:
-        """Forget disconnected senders. If a graph waits, publish it now, because no event will follow."""
-        for sender in (self._sessions.keys() | self._graphs.keys()) - set(self._listener.senders):
+    async def _drop_senders(self, senders: Iterable[Sender]) -> None:
+        """Forget senders. If a graph waits, publish it now, because no event will follow."""
+        for sender in senders:
             if self._graphs.get(sender) is not None:
                 await self._store(sender, [])
             self._sessions.pop(sender, None)
@@ -177,27 +190,28 @@ class Relay:
     async def _store(self, sender: Sender, lines: Sequence[_Line]) -> None:
         """Return when the stream has stored all lines."""
         one_by_one, pause = False, PAUSE
+        plan: _Plan | None = None
         while True:
             try:
                 stream = await self._wait_ready()
-                await self._load_stored_seqs(lines)
-                plan = self._plan_batch(sender, lines, stream, one_by_one)
-                await self._publish(plan.messages, BATCH if stream.atomic and not one_by_one else 1)
+                await self._load_sessions(lines)
+                plan = plan or self._plan(sender, lines, stream)
+                await self._publish(plan, stream, BATCH if stream.atomic and not one_by_one else 1)
                 break
             except OutcomeUnknownError as error:
                 text = f"it is unknown whether some events were stored: {error}; publishing them again"
                 self._connection.report_trouble(text)
             except APIError as error:
-                if error.err_code not in (DUPLICATES, FULL) or one_by_one:
+                if error.err_code == DUPLICATES and not one_by_one:
+                    one_by_one = True
+                elif error.err_code != NEWER:
                     self._connection.report_trouble(self._advice(error))
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._stream = None
-            self._stored_up_to.clear()
-            one_by_one = True
+            self._stored.clear()
         self._connection.report_recovery(f"{self._title} accepts events again")
         self.counts += plan.counts
-        self._stored_up_to = plan.stored_up_to
         self._graphs[sender] = plan.graph
 
     def _advice(self, error: APIError) -> str:
@@ -232,73 +246,111 @@ class Relay:
                     )
                 self._prepared = True
 
-    async def _load_stored_seqs(self, lines: Iterable[_Line]) -> None:
-        """Ask the stream for the last stored number of each unknown session."""
-        if len(self._stored_up_to) > SESSIONS:
-            self._stored_up_to.clear()
+    async def _load_sessions(self, lines: Iterable[_Line]) -> None:
+        """Ask the stream for the last message of each unknown session."""
+        if len(self._stored) > SESSIONS:
+            self._stored.clear()
             self._stored_at_start.clear()
         sessions = {line.event_id.session for line in lines if line.event_id is not None}
-        for session in sessions - self._stored_up_to.keys():
-            n = await stored_up_to(self._connection, self._options, self._host, session)
-            self._stored_up_to[session] = n
-            self._stored_at_start.setdefault(session, n)
+        for session in sessions - self._stored.keys():
+            stored = await stored_up_to(self._connection, self._options, self._host, session)
+            self._stored[session] = stored
+            self._stored_at_start.setdefault(session, stored.number)
 
-    def _plan_batch(self, sender: Sender, lines: Sequence[_Line], stream: Stream, one_by_one: bool) -> _PublishPlan:
-        stored_up_to = dict(self._stored_up_to)
-        graph = self._graphs.get(sender)
-        messages: list[_Message] = []
-        counts: Counter[str] = Counter()
+    def _plan(self, sender: Sender, lines: Sequence[_Line], stream: Stream) -> _Plan:
+        """Plan what to publish for lines, or without lines for the graph that waits."""
+        plan = _Plan(graph=self._graphs.get(sender))
+        numbers = {session: stored.number for session, stored in self._stored.items()}
+        digests: set[str] = set()
 
-        def add(line: _Line, session: str, id: str) -> None:
+        def add(line: _Line, session: str, event_id: EventId | None) -> None:
             payload = line.data
             if len(payload) > stream.max_payload:
                 payload = _with_placeholder(line, stream.max_payload)
-                counts[_SHORTENED] += 1
-            messages.append(_Message(subject(self._options.prefix, self._host, session, line.type), id, payload))
+                plan.counts[_SHORTENED] += 1
+            headers: dict[str, str] = {}
+            if line.event_id is None:
+                # The same graph may come before two events, and is stored before both.
+                headers[Header.MSG_ID] = digest_message_id(self._host, line.data + f"{event_id or ''}".encode())
+                headers[LAST_EVENT] = str(numbers.get(session, 0))
+                if headers[Header.MSG_ID] in digests or self._digests.get(headers[Header.MSG_ID], 0) > monotonic():
+                    plan.counts[_DUPLICATE] += 1
+                    return
+                digests.add(headers[Header.MSG_ID])
+            name = subject(self._options.prefix, self._host, session, line.type)
+            plan.messages.append(_Message(name, payload, session, event_id.n if event_id else 0, headers))
 
         for line in lines:
             if line.event_id is not None:
-                session, n = line.event_id
-                self._sessions[sender] = session
-                if n <= stored_up_to[session]:
-                    known = one_by_one or n <= self._stored_at_start[session]
+                session, number = self._sessions[sender], _ = line.event_id
+                if number <= numbers[session]:
+                    known = number <= self._stored_at_start[session]
                     if not line.retained:
-                        counts[_DUPLICATE if known else _OUT_OF_ORDER] += 1
-                        graph = None
+                        plan.counts[_DUPLICATE if known else _OUT_OF_ORDER] += 1
+                        plan.graph = None
                     continue
-                stored_up_to[session] = n
-                if graph is not None:
-                    add(graph, session, graph_message_id(line.event_id))
-                    graph = None
-                add(line, session, message_id(line.event_id))
-            elif line.type == "graph" and graph is None and sender not in self._sessions:
-                graph = line
+                for each in filter(None, (plan.graph, line)):
+                    add(each, session, line.event_id)
+                numbers[session], plan.graph = number, None
+            elif line.type == "graph" and plan.graph is None and sender not in self._sessions:
+                plan.graph = line
             else:
                 session = self._sessions.setdefault(sender, _session_of(sender))
-                for each in filter(None, (graph, line)):
-                    add(each, session, digest_message_id(self._host, each.data))
-                graph = None
-        if not lines and graph is not None:
-            add(graph, self._sessions.get(sender) or _session_of(sender), digest_message_id(self._host, graph.data))
-            graph = None
-        return _PublishPlan(messages, counts, stored_up_to, graph)
+                for each in filter(None, (plan.graph, line)):
+                    add(each, session, None)
+                plan.graph = None
+        if not lines and plan.graph is not None:
+            add(plan.graph, self._sessions.get(sender) or _session_of(sender), None)
+            plan.graph = None
+        return plan
 
-    async def _publish(self, messages: Sequence[_Message], size: int) -> None:
-        """Publish the messages, up to `size` in an atomic batch. Returns when all are acknowledged."""
-        for start in range(0, len(messages), size):
-            *rest, last = messages[start : start + size]
-            batch = {"Nats-Batch-Id": secrets.token_hex(16)} if rest else {}
-            for place, message in enumerate(rest, 1):
-                headers = {Header.MSG_ID: message.id, **batch, "Nats-Batch-Sequence": str(place)}
+    async def _publish(self, plan: _Plan, stream: Stream, size: int) -> None:
+        """Publish what the stream does not have of a plan, up to `size` messages in an atomic batch."""
+        missing = [message for message in plan.messages if message.number > self._number(message) or not message.number]
+        self.stored += len(plan.messages) - len(missing)  # by an attempt whose answer was lost
+        plan.messages = missing
+        while plan.messages:
+            messages = plan.messages[:size]
+            answer = await self._publish_batch(messages)
+            del plan.messages[:size]
+            self.stored += len(messages)
+            if answer.get("duplicate"):
+                self.stored -= 1
+                self.counts[_DUPLICATE] += 1
+            first = int(answer["seq"]) - len(messages) + 1
+            for place, message in enumerate(messages, first):
+                if message.session in self._stored and not answer.get("duplicate"):
+                    last = int(message.headers.get(LAST_EVENT, message.number))
+                    self._stored[message.session] = Stored(last, place)
+                if Header.MSG_ID in message.headers:
+                    self._digests[message.headers[Header.MSG_ID]] = monotonic() + stream.duplicate_window
+        while self._digests and next(iter(self._digests.values())) <= monotonic():
+            del self._digests[next(iter(self._digests))]
+
+    def _number(self, message: _Message) -> int:
+        return self._stored[message.session].number if message.session in self._stored else 0
+
+    async def _publish_batch(self, messages: Sequence[_Message]) -> dict[str, Any]:
+        """Publish messages, all or none. Returns the answer of the stream."""
+        batch = {"Nats-Batch-Id": secrets.token_hex(16)} if len(messages) > 1 else {}
+        begun: set[str] = set()
+        for place, message in enumerate(messages, 1):
+            headers = message.headers | batch
+            if message.session in self._stored and message.session not in begun:
+                begun.add(message.session)
+                session = subject_filter(self._options.prefix, self._host, message.session)
+                headers[EXPECTED] = str(self._stored[message.session].sequence)
+                headers[f"{EXPECTED}-Subject"] = session
+            if batch:
+                headers["Nats-Batch-Sequence"] = str(place)
+            if place < len(messages):
                 await self._connection.publish(message.subject, message.payload, headers=headers)
-            if rest:
-                batch |= {"Nats-Batch-Sequence": str(len(rest) + 1), "Nats-Batch-Commit": "1"}
-            answer = await self._connection.request(last.subject, last.payload, {Header.MSG_ID: last.id, **batch})
-            if rest and answer.get("count") != len(rest) + 1:
-                raise OutcomeUnknownError("the answer does not match the batch")
-            duplicate = bool(answer.get("duplicate"))
-            self.counts[_DUPLICATE] += duplicate
-            self.stored += len(rest) + 1 - duplicate
+        if batch:
+            headers["Nats-Batch-Commit"] = "1"
+        answer = await self._connection.request(message.subject, message.payload, headers)
+        if batch and answer.get("count") != len(messages):
+            raise OutcomeUnknownError("the answer does not match the batch")
+        return answer
 
 
 def _parsed(line: bytes) -> _Line:

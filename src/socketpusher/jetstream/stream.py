@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
-from nats.js.api import Header, RetentionPolicy, StreamConfig, StreamInfo
+from nats.js.api import RetentionPolicy, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
+from .. import wire
 from ..config import MIN_MAX_LINE_BYTES
 from .connection import NatsConnection
 from .options import NatsOptions
-from .subjects import last_stored_seq, subject_filter
+from .subjects import subject_filter
 
 # The defaults of a new stream:
 MAX_AGE = 7 * 86_400.0  # how long it keeps events, in seconds
@@ -27,11 +28,23 @@ MISSING = (
 )
 
 
+LAST_EVENT = "Socketpusher-Last-Event"
+"""The header of a line without an id: the number of the last event of its session before it."""
+
+
 class Stream(NamedTuple):
     """What a relay has to know about an existing stream."""
 
     atomic: bool  # whether it accepts atomic batches
     max_payload: int  # the longest line that it accepts, in bytes
+    duplicate_window: float  # how long it remembers message ids, in seconds
+
+
+class Stored(NamedTuple):
+    """How much of a session a stream has."""
+
+    number: int  # of the last event with an id; 0 if there is none
+    sequence: int  # of the last message of the session in the stream; 0 if there is none
 
 
 def is_missing(error: APIError) -> bool:
@@ -74,7 +87,7 @@ async def prepare(connection: NatsConnection, options: NatsOptions, limits: Stre
     if wrong:
         what = f"the stream {options.stream} exists but can't be used"
         raise OSError(f"{what}: {'; '.join(wrong)}; change it, or name another stream")
-    return Stream(bool(config.allow_atomic), largest - HEADER_BYTES)
+    return Stream(bool(config.allow_atomic), largest - HEADER_BYTES, config.duplicate_window or 0)
 
 
 async def _create(connection: NatsConnection, options: NatsOptions, limits: StreamConfig) -> StreamInfo:
@@ -134,13 +147,15 @@ def _covers(subject: str, prefix: str) -> bool:
     return subject == ">" or (subject.endswith(".>") and f"{prefix}.".startswith(subject[:-1]))
 
 
-async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: str, session: str) -> int:
-    """The number of the last stored event of a session; 0 if there is none. Raises as `NatsConnection.call`."""
+async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: str, session: str) -> Stored:
+    """How much the stream has of a session. Raises as `NatsConnection.call`."""
     subject = subject_filter(options.prefix, host, session)
     try:
         message = await connection.call(connection.manager.get_last_msg(options.stream, subject))
     except NotFoundError as error:
         if error.err_code == NOT_FOUND:
-            return 0
+            return Stored(0, 0)
         raise
-    return last_stored_seq((message.headers or {}).get(Header.MSG_ID, ""))
+    last = (message.headers or {}).get(LAST_EVENT)
+    event_id = wire.EventId.parse(wire.parse(message.data or b"").get("id")) if last is None else None
+    return Stored(int(last or 0) if event_id is None else event_id.n, message.seq or 0)

@@ -5,18 +5,15 @@ A subject is PREFIX.HOST.SESSION.TYPE. The host and the session are one token ea
 ASCII letters, digits, "-", "_" and "~" is percent-encoded as UTF-8, and an empty token is "%". So no name can be a
 wildcard, end a token or break the protocol.
 
-A message id is the event's own id, "<session>-<n>". For a line without an id it is the host's name and a digest of the
-line. For the `graph` at the start of a connection of a pusher with ids it is the id of the next event and "/graph".
+The message id of a line without an id is the host's name and a digest of the line. An event with an id needs none.
 """
 
 import hashlib
-import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from ..wire import EventId
-
 TYPE_CHARACTERS = 100  # in a subject; a longer type is cut. A server closes the connection at a subject over 4 KiB
+TOKEN_CHARACTERS = 256  # of a host or a session, encoded
 
 
 class Source(NamedTuple):
@@ -35,8 +32,11 @@ class Source(NamedTuple):
 
 
 def token(text: str) -> str:
-    """The text as one token of a subject."""
-    return quote(text, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
+    """The text as one token of a subject; a digest stands for the end of one that is too long."""
+    made = quote(text, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
+    if len(made) <= TOKEN_CHARACTERS:
+        return made
+    return f"{made[: TOKEN_CHARACTERS - 33]}~{hashlib.sha256(made.encode()).hexdigest()[:32]}"
 
 
 def subject(prefix: str, host: str, session: str, kind: str) -> str:
@@ -79,24 +79,6 @@ def checked_prefix(prefix: str) -> str:
     return prefix
 
 
-def message_id(event_id: EventId) -> str:
-    """The message id of an event with an id: the same, encoded if a header can't hold it."""
-    session, n = event_id
-    plain = session.isascii() and session.isprintable() and " " not in session
-    return f"{session if plain else token(session)}-{n}"
-
-
-def graph_message_id(event_id: EventId) -> str:
-    """The message id of the `graph` that comes right before this event."""
-    return f"{message_id(event_id)}/graph"
-
-
 def digest_message_id(host: str, line: bytes) -> str:
     """The message id of a line without an id."""
     return f"{token(host)}:{hashlib.sha256(line).hexdigest()[:32]}"
-
-
-def last_stored_seq(id: str) -> int:
-    """The number of the last stored event of a session, from its last message id; 0 if unknown."""
-    match = re.search(r"-([1-9][0-9]{0,17})(/graph)?\Z", id)
-    return int(match[1]) - bool(match[2]) if match else 0
