@@ -11,7 +11,9 @@ from typing import Any
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from socketpusher.jetstream.stream import LAST_EVENT
 from socketpusher.wire import EventId
+from support.link import link
 from support.nats import Server, cluster, needs_server, relaying, wait
+from support.senders import send, sender_to
 from support.waiting import stop, wait_for
 
 pytestmark = needs_server
@@ -147,6 +149,50 @@ def test_a_relay_that_is_killed_between_the_acknowledgement_and_the_release(sock
             all_there(server, work)
             relay.end()
             assert "were stored already" in relay.said
+
+
+def test_a_batch_that_reaches_the_server_after_the_duplicate_window(socket_path: str, server: Server) -> None:
+    with (
+        link(server.port) as slow,
+        relaying(socket_path, slow.url, "--duplicate-window", "1s") as relay,
+        load(socket_path) as work,
+    ):
+        work.emit(10)
+        wait_for(lambda: last(server) == 10)
+        slow.hold("requests")
+        work.emit(1000)
+        relay.says("publishing them again")
+        slow.cut()
+        wait_for(lambda: last(server) == 1010)
+        wait(1.5)
+        slow.go_on()
+        wait_for(lambda: b"wrong last sequence" in slow.undelivered)
+        work.emit(10)
+        all_there(server, work)
+
+
+def numbered(n: int) -> bytes:
+    return wire.encode(Event(f"event.{n}"))[:-2] + b',"id":"s-%d"}\n' % n
+
+
+def test_an_answer_that_is_lost_moves_no_graph(socket_path: str, server: Server) -> None:
+    with link(server.port) as lossy, relaying(socket_path, lossy.url) as relay:
+        send(socket_path, numbered(1))
+        wait_for(lambda: server.count() == 1)
+        with sender_to(socket_path) as sender:  # the stream does not have what the pusher marks as retained
+            lossy.hold("answers")
+            sender.sendall(wire.encode(Event("graph")) + wire.retained(numbered(2)))
+            relay.says("publishing them again")
+            lossy.cut()
+            relay.says("connected to NATS", times=2)
+            sender.sendall(numbered(3))
+            wait_for(
+                lambda: (server.call(lambda js: js.get_last_msg("EVENTS", "events.>"))).subject.endswith("event.3")
+            )
+        relay.end()
+    types = [wire.decode(message.data).type for message in server.messages()]
+    assert types == ["event.1", "graph", "event.2", "event.3"]
+    assert "stored 4 in EVENTS" in relay.said
 
 
 def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Server) -> None:

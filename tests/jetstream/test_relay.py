@@ -1,17 +1,21 @@
 """`socketpusher relay`: what it publishes, and what it says when it can't."""
 
+import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from socketpusher import Event, wire
 from support.cli import run, send
 from support.nats import Relay, Server, free_port, needs_server, relaying, wait
+from support.senders import unread
 from support.waiting import wait_for
 
 pytestmark = needs_server
@@ -333,6 +337,48 @@ def test_repeated_lines_of_a_pusher_are_neither_stored_twice_nor_out_of_order(so
         relay.end()
         assert relay.said.endswith("stored 2 in EVENTS\n")
     assert names(server)[4:] == ["graph", "run-4"]
+
+
+def test_a_graph_with_nothing_after_it_is_published_at_the_end(socket_path: str, server: Server) -> None:
+    with relaying(socket_path, server.url) as relay, socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(socket_path)
+        sender.sendall(graph())
+        wait_for(lambda: not unread(sender))
+        assert relay.end() == 128 + signal.SIGTERM
+    assert names(server) == ["graph"]
+
+
+def test_names_that_are_too_long_for_a_subject_are_cut(socket_path: str, server: Server) -> None:
+    session = "\N{BUG}" * 100
+    relay = Relay(socket_path, server.url, "--host", "\N{BUG}" * 255)
+    try:
+        relay.says("publishing to")
+        send(socket_path, graph() + b'{"type":"a",%b,"id":"%b-1"}\n' % (TIME, session.encode()))
+        wait_for(lambda: server.count() == 2)
+    finally:
+        relay.kill()
+        os.unlink(socket_path)
+    assert names(server) == ["graph", f"{session}-1"]
+
+
+def test_equal_lines_without_ids_are_dropped_before_a_batch(socket_path: str, tmp_path: Path) -> None:
+    """The stream would refuse each batch that has one."""
+    port = free_port()
+    server = Server(tmp_path / "nats", config=f'http: "127.0.0.1:{port}"')
+    server.start()
+    lines = [b'{"type":"a",%b,"task":%d}\n' % (TIME, task // 2) for task in range(4000)]
+    try:
+        with relaying(socket_path, server.url) as relay:
+            send(socket_path, b"".join(lines))
+            wait_for(lambda: server.count() == 2000)
+            send(socket_path, b"".join(lines[1000:]) + wire.encode(Event("b")))
+            wait_for(lambda: server.count() == 2001)
+            relay.end()
+        assert "5,000 were stored already" in relay.said
+        with urlopen(f"http://127.0.0.1:{port}/varz") as answer:
+            assert json.load(answer)["in_msgs"] < 3000
+    finally:
+        server.kill()
 
 
 def test_without_ids_repeated_lines_of_a_pusher_are_recognized(socket_path: str, server: Server) -> None:

@@ -1,15 +1,11 @@
 """A listener without asyncio: reading, holding, waiting in a loop of one's own; and more senders than descriptors."""
 
-import array
 import contextlib
-import fcntl
 import itertools
 import select
 import signal
-import socket
 import subprocess
 import sys
-import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +15,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, listen
 from socketpusher.listener.listener import Listener
 from support.interrupts import Interrupt, Point, raising, watching
-from support.senders import line, send, sender_to, take
+from support.senders import line, send, sender_to, take, unread
 from support.waiting import wait_for
 
 
@@ -48,11 +44,11 @@ def test_what_is_held_stays_in_the_socket_until_it_is_released(socket_path: str)
         assert _held(listener) == ["1"]
         sender.sendall(line(2)[10:])
         assert select.select([listener], [], [], 0)[0] == []
-        assert _is_unread(sender)
+        assert unread(sender)
         listener.release()
         assert _held(listener) == ["2"]
         listener.release()
-        assert not _is_unread(sender)
+        assert not unread(sender)
         sender.sendall(line(3))
         assert next(listener).type == "3"
         sender.sendall(line(4))
@@ -63,12 +59,6 @@ def _held(listener: Listener[Event]) -> list[str]:
     while not (events := listener.read(hold=True)):
         listener.release()
     return [event.type for event in events]
-
-
-def _is_unread(sender: socket.socket) -> bool:
-    size = array.array("i", [0])
-    fcntl.ioctl(sender, termios.TIOCOUTQ, size)
-    return size[0] > 0
 
 
 def test_what_a_killed_listener_has_held_comes_to_the_next_one_and_no_more(socket_path: str, bus: Bus) -> None:
@@ -181,7 +171,7 @@ def test_a_read_before_the_release_is_refused(socket_path: str) -> None:
         for read in (lambda: listener.read(hold=True), listener.read, lambda: next(listener)):
             with pytest.raises(RuntimeError, match=r"call release\(\) first"):
                 read()
-        assert _is_unread(sender)
+        assert unread(sender)
         listener.release()
         listener.release()
         sender.sendall(line(2))

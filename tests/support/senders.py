@@ -1,6 +1,9 @@
 """Senders of lines, as simple as a socket."""
 
+import array
+import fcntl
 import socket
+import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,3 +25,10 @@ def send(path: str, data: bytes) -> None:
 
 def take(listener: Iterator[Any], count: int) -> list[Any]:
     return [next(listener) for _ in range(count)]
+
+
+def unread(sender: socket.socket) -> bool:
+    """Whether the consumer has not read everything yet."""
+    size = array.array("i", [0])
+    fcntl.ioctl(sender, termios.TIOCOUTQ, size)
+    return size[0] > 0

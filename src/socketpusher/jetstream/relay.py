@@ -157,8 +157,7 @@ class Relay:
 
     async def _work(self, ended: "asyncio.Future[int]") -> None:
         await self._wait_ready()  # before the first read, so that a permanent error ends it immediately
-        while not ended.done():
-            await self._wait_readable(ended)
+        while await self._wait_readable(ended):
             lines = self._listener.read(hold=True)
             sender = self._listener.sender
             self._busy = True
@@ -169,12 +168,14 @@ class Relay:
             self._busy = False
         await self._drop_senders(set(self._graphs))
 
-    async def _wait_readable(self, ended: "asyncio.Future[int]") -> None:
+    async def _wait_readable(self, ended: "asyncio.Future[int]") -> bool:
+        """Wait for lines. Returns False if a signal came."""
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._listener.fileno(), readable.set)
         waiting = asyncio.ensure_future(readable.wait())
         try:
             await wait_first(waiting, ended)
+            return not ended.done()
         finally:
             waiting.cancel()
             loop.remove_reader(self._listener.fileno())
