@@ -171,6 +171,26 @@ def test_a_batch_that_reaches_the_server_after_the_duplicate_window(socket_path:
         all_there(server, work)
 
 
+def test_a_link_that_is_slow_stores_large_events_once(socket_path: str, server: Server) -> None:
+    """A batch takes longer than the server is given for an answer to a small request."""
+    lines = b"".join(wire.encode(Event("a", task=task, payload="x" * 300_000)) for task in range(3))
+    with link(server.port) as slow, relaying(socket_path, slow.url) as relay:
+        slow.bytes_per_second = 130_000
+        send(socket_path, lines)
+        wait_for(lambda: server.count() == 3, 60)
+        relay.end()
+    assert "publishing them again" not in relay.said
+
+
+def test_a_link_that_is_late_connects(socket_path: str, server: Server) -> None:
+    with link(server.port) as far:
+        far.delay = 3.4
+        with relaying(socket_path, far.url) as relay:
+            send(socket_path, wire.encode(Event("a")))
+            wait_for(lambda: server.count() == 1, 60)
+        assert "retrying" not in relay.said
+
+
 def numbered(n: int) -> bytes:
     return wire.encode(Event(f"event.{n}"))[:-2] + b',"id":"s-%d"}\n' % n
 

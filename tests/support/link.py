@@ -18,6 +18,7 @@ class Link:
 
     def __init__(self, port: int) -> None:
         self.bytes_per_second = 0.0  # in each direction; 0 for no limit
+        self.delay = 0.0  # of each request, in seconds
         self.undelivered = b""  # what the server has answered on broken connections
         self._server = "127.0.0.1", port
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -21,10 +21,13 @@ from nats.js.errors import APIError, ServiceUnavailableError
 from .options import NatsOptions
 
 # In seconds:
-REQUEST_TIMEOUT = 3.0  # for an answer; after that it is unknown whether the server received the request
+CONNECT_TIMEOUT = 10.0  # for each step of connecting
+REQUEST_TIMEOUT = 5.0  # for an answer; after that it is unknown whether the server received the request
 PAUSE = 0.5  # between attempts to connect
 PING_INTERVAL = 5.0  # between two pings; a server that does not answer two of them is considered dead
 CLOSE_TIMEOUT = 2.0  # for closing the connection
+
+SLOW_LINK = 100_000  # bytes per second; what is large is given the time that it takes over such a link
 
 _NO_RESPONDERS = "nobody answers requests to it"
 
@@ -127,9 +130,16 @@ class NatsConnection:
         finally:
             task.cancel()
 
-    async def request(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        """Publish to a stream and return its answer. Raises as `call`."""
-        request = self.client.request(subject, payload, REQUEST_TIMEOUT, headers=headers)
+    async def request(self, subject: str, payload: bytes, headers: dict[str, str], size: int) -> dict[str, Any]:
+        """Publish to a stream and return its answer. Raises as `call`.
+
+        Args:
+            subject: Where to publish.
+            payload: The message.
+            headers: Its headers.
+            size: How many bytes have to reach the server before it answers, with those published before.
+        """
+        request = self.client.request(subject, payload, REQUEST_TIMEOUT + size / SLOW_LINK, headers=headers)
         answer: dict[str, Any] = orjson.loads((await self.call(request)).data)
         if "error" in answer:
             raise APIError.from_error(answer["error"])
@@ -192,6 +202,7 @@ class NatsConnection:
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_connected,
                 closed_cb=self._on_closed,
+                connect_timeout=CONNECT_TIMEOUT,  # type: ignore[arg-type]  # it is passed to asyncio.wait_for
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=PAUSE,  # type: ignore[arg-type]  # it is passed to asyncio.sleep
                 ping_interval=PING_INTERVAL,  # type: ignore[arg-type]  # likewise

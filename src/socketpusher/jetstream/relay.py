@@ -47,7 +47,7 @@ SHUTDOWN_GRACE = 3.0  # seconds for messages in flight after a signal; then they
 PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before a refused message is retried: the first, doubling up to the longest
 SESSIONS = 1024  # for how many the last stored message is remembered; for others the stream is asked again
 
-DUPLICATES, FULL, NEWER = 10201, 10077, 10071
+DUPLICATES, FULL, NEWER, UNSUPPORTED = 10201, 10077, 10071, 10177
 """Error codes of JetStream."""
 
 EXPECTED = Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value
@@ -116,6 +116,7 @@ class Relay:
         self._digests: dict[str, float] = {}  # the message ids of stored lines without an id, and when each expires
         self._sessions: dict[Sender, str] = {}  # by sender, the session of its lines without an id
         self._graphs: dict[Sender, _Line | None] = {}  # by sender, the graph that waits for its next event
+        self._digests_in_batches = True  # a server of 2.12.0 refuses message ids there
         self._busy = False  # whether lines are being published
 
     async def run(self) -> int:
@@ -203,8 +204,9 @@ class Relay:
                 text = f"it is unknown whether some events were stored: {error}; publishing them again"
                 self._connection.report_trouble(text)
             except APIError as error:
-                if error.err_code == DUPLICATES and not one_by_one:
+                if error.err_code in (DUPLICATES, UNSUPPORTED) and not one_by_one:
                     one_by_one = True
+                    self._digests_in_batches = error.err_code == DUPLICATES
                 elif error.err_code != NEWER:
                     self._connection.report_trouble(self._advice(error))
                     await asyncio.sleep(pause)
@@ -310,6 +312,8 @@ class Relay:
         missing = [message for message in plan.messages if message.number > self._number(message) or not message.number]
         self.stored += len(plan.messages) - len(missing)  # by an attempt whose answer was lost
         plan.messages = missing
+        if not self._digests_in_batches and not all(message.number for message in plan.messages):
+            size = 1
         while plan.messages:
             messages = plan.messages[:size]
             answer = await self._publish_batch(messages)
@@ -344,11 +348,14 @@ class Relay:
                 headers[f"{EXPECTED}-Subject"] = session
             if batch:
                 headers["Nats-Batch-Sequence"] = str(place)
+                if message.number:  # the graph is stored with its event or not at all
+                    headers.pop(Header.MSG_ID, None)
             if place < len(messages):
                 await self._connection.publish(message.subject, message.payload, headers=headers)
         if batch:
             headers["Nats-Batch-Commit"] = "1"
-        answer = await self._connection.request(message.subject, message.payload, headers)
+        size = sum(len(message.payload) for message in messages)
+        answer = await self._connection.request(message.subject, message.payload, headers, size)
         if batch and answer.get("count") != len(messages):
             raise OutcomeUnknownError("the answer does not match the batch")
         return answer
