@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: 
         (["listen", "--stream", "x"], "--stream needs --from"),
         (["watch", "--tls-ca", "x"], "--tls-ca needs --from"),
         (["listen", "--from", "nats://localhost", "--tls-key", "x"], "--tls-key needs --tls-cert"),
-        (["listen", "--from", "nats://localhost", "s"], "give a PATH to listen on, or --from, not both"),
+        (["listen", "--from", "nats://localhost", "s"], "give a PATH or --from, not both"),
         (["listen", "--from", "nats://localhost", "--allow-uid", "1"], "--allow-uid is for a socket, not for --from"),
     ],
 )
@@ -132,3 +133,30 @@ def test_a_full_standard_output_is_reported(socket_path: str) -> None:
 def test_nothing_is_written_to_other_files_if_standard_error_is_closed(socket_path: str, tmp_path: str) -> None:
     result = shell(f"listen {tmp_path} 2>&-")
     assert (result.returncode, result.stdout) == (1, "")
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from socketpusher.cli import main
+
+def interrupt():
+    asleep = 0
+    while asleep < 20 or not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+        with open(f"/proc/self/task/{os.getpid()}/stat") as file:
+            asleep = asleep + 1 if ") S " in file.read() else 0
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["listen", "listen --to", "watch", "watch --once"])
+def test_a_signal_that_does_not_interrupt_the_wait_ends_it_too(command: str, socket_path: str, tmp_path: Path) -> None:
+    """As one does that comes right before the wait: here it comes to another thread."""
+    name, _, option = command.partition(" ")
+    file = [str(tmp_path / "run.ndjson")] if option == "--to" else []
+    arguments = [name, socket_path, *filter(None, [option]), *file]
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "")

@@ -39,7 +39,7 @@ def started(dependencies: dict[str, list[str]]) -> dict[str, Any]:
 def runs_of(lines: Iterable[bytes]) -> list[Run]:
     timeline = Timeline()
     for each in lines:
-        timeline.feed(wire.parse(each))
+        timeline.feed(each)
     return timeline.runs()
 
 

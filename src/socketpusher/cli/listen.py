@@ -97,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes or the reader of its output has ended. Returns the exit code."""
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
+    from ..terminal.tty import signals_caught
 
     if arguments.to is None and (arguments.max_bytes or arguments.keep):
         arguments.parser.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
@@ -120,17 +121,19 @@ def run(arguments: argparse.Namespace) -> int:
             listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
+        signals = opened.enter_context(signals_caught())
         if record is None:
-            _print(source, chosen, problems)
+            _print(source, signals, chosen, problems)
         else:
-            _record(source, chosen, record)
+            _record(source, signals, chosen, record)
     return 0
 
 
-def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, problems: "ProblemLog") -> None:
+def _print(
+    source: "Listener[bytes] | Subscription[bytes]", signals: int, chosen: _Choice, problems: "ProblemLog"
+) -> None:
     output = sys.stdout.buffer
-    ready = select.poll()
-    ready.register(source, select.POLLIN)
+    ready = _poll_for(source, signals)
     ready.register(output, 0)  # tells only that its reader has closed it
     while True:
         seconds = problems.remaining()
@@ -138,15 +141,30 @@ def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, pro
         problems.end_episode()
         if output.fileno() in found:
             raise BrokenPipeError
-        if found:
+        if source.fileno() in found:
             output.writelines(chosen(source.read()))
             output.flush()
+        if signals in found:
+            os.read(signals, 4096)
 
 
-def _record(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, record: "RotatingFile") -> None:
+def _poll_for(source: "Listener[bytes] | Subscription[bytes]", signals: int) -> select.poll:
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(signals, select.POLLIN)
+    return ready
+
+
+def _record(
+    source: "Listener[bytes] | Subscription[bytes]", signals: int, chosen: _Choice, record: "RotatingFile"
+) -> None:
     from ..listener.listener import Listener
 
+    ready = _poll_for(source, signals)
     while True:
+        if signals in dict(ready.poll()):
+            os.read(signals, 4096)
+            continue
         # A signal between the write and the release would make the senders send those lines twice, so it waits.
         lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

@@ -52,7 +52,7 @@ def subscribed(
             arguments.parser.error(f"--{next(iter(given)).replace('_', '-')} needs --from")
         return None
     if arguments.path is not None:
-        arguments.parser.error("give a PATH to listen on, or --from, not both")
+        arguments.parser.error("give a PATH or --from, not both")
     if getattr(arguments, "allow_uid", None):
         arguments.parser.error("--allow-uid is for a socket, not for --from")
     try:

@@ -6,11 +6,11 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from ..wire import DecodeError, parse
 from .nats_options import add_stream_source, subscribed
 from .output import printable
 
 if TYPE_CHECKING:
+    from ..jetstream.subscription import Subscription
     from ..timeline.model import Timeline
 
 SUMMARY = "show a recording as a timeline"
@@ -33,14 +33,14 @@ EXAMPLES = """\
 examples:
   socketpusher trace run.ndjson -o trace.json
   socketpusher trace run.ndjson --svg run.svg
-  cat run.ndjson.2 run.ndjson.1 run.ndjson | socketpusher trace | gzip > trace.json.gz
+  cat run.ndjson.1 run.ndjson | socketpusher trace | gzip > trace.json.gz
   socketpusher trace --from nats://localhost --host build-7 -o trace.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("path", nargs="?", metavar="RECORDING", help="a file, or - for standard input (default: -)")
+    parser.add_argument("path", nargs="?", metavar="PATH", help="a file, or - for standard input (default: -)")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
     parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")
     add_stream_source(parser, "what is stored there so far")
@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..timeline.trace_events import trace_lines
 
     reader = _Reader(Timeline())
-    if arguments.url is not None or arguments.host is not None or arguments.session is not None:
+    if (subscription := subscribed(arguments, reader.report, raw=True)) is not None:
         name = "the stream"
-        reader.read_stream(arguments)
+        reader.read_stream(subscription)
     else:
         name = "standard input" if arguments.path in (None, "-") else arguments.path
         with open(0 if name == "standard input" else name, "rb") as file:
@@ -87,13 +87,9 @@ class _Reader:
                 if line.strip():
                     self._feed(line, f"line {number} of {name}")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self._report(f"{name} is damaged, the rest of it is missing: {error}")
+            self.report(f"{name} is damaged, the rest of it is missing: {error}")
 
-    def read_stream(self, arguments: argparse.Namespace) -> None:
-        if arguments.path is not None:
-            arguments.error("give a RECORDING or --from, not both")
-        subscription = subscribed(arguments, self._report, raw=True)
-        assert subscription is not None  # else this is not called, or the options were refused
+    def read_stream(self, subscription: "Subscription[bytes]") -> None:
         with subscription:
             while not subscription.caught_up:
                 for line in subscription.read():
@@ -101,10 +97,10 @@ class _Reader:
 
     def _feed(self, line: bytes, what: str, source: str = "") -> None:
         try:
-            self.timeline.feed(parse(line), source)
-        except DecodeError as error:
-            self._report(f"{what} is skipped: {error}")
+            self.timeline.feed(line, source)
+        except ValueError as error:
+            self.report(f"{what} is skipped: {error}")
 
-    def _report(self, problem: str) -> None:
+    def report(self, problem: str) -> None:
         self.complete = False
         print(printable(problem), file=sys.stderr, flush=True)

@@ -47,7 +47,6 @@ class Screen(RunView):
         self._help = False
         self._tty = FullScreen()
         self._signals = -1  # a descriptor, between `__enter__` and `__exit__`
-        self._opened = ExitStack()
         # Else rich would believe the environment rather than its caller.
         self._console = Console(file=sys.stdout, force_terminal=True, force_interactive=True, legacy_windows=False)
 

@@ -78,18 +78,30 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
-def terminal_signals() -> Iterator[int]:
-    """Yields a descriptor with a byte, its number, for each signal that matters to a screen: resize, Ctrl-Z, `fg`."""
+def signals_caught() -> Iterator[int]:
+    """Yields a descriptor with a byte, its number, for each signal that has a handler.
+
+    Whoever sleeps must wait for it too: a signal that comes right before the call that sleeps does not interrupt it.
+    """
     inside, outside = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    numbers = [n for n in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) if signal.getsignal(n) == signal.SIG_DFL]
     try:
-        for number in numbers:
-            signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(outside, warn_on_full_buffer=False)
         yield inside
     finally:
         signal.set_wakeup_fd(-1)
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
         os.close(inside)
         os.close(outside)
+
+
+@contextmanager
+def terminal_signals() -> Iterator[int]:
+    """Yields a descriptor as `signals_caught`, also for the signals that matter to a screen: resize, Ctrl-Z, `fg`."""
+    numbers = [n for n in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) if signal.getsignal(n) == signal.SIG_DFL]
+    with signals_caught() as inside:
+        try:
+            for number in numbers:
+                signal.signal(number, lambda number, frame: None)
+            yield inside
+        finally:
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)

@@ -1,9 +1,10 @@
 """Views of runs: the base class, and the view that prints lines."""
 
+import os
 import select
 import sys
 from collections.abc import Callable, Hashable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 
 from ..events import Event, EventType
@@ -11,6 +12,7 @@ from ..listener.problems import ProblemLog
 from ..run_state import STATUS_AFTER
 from .text import printable
 from .tracker import RUN_EVENTS, Run, RunTracker
+from .tty import signals_caught
 
 _PRINTED = (RUN_EVENTS | STATUS_AFTER.keys()) - {str(EventType.UNIT_QUEUED)}
 """The events that are a line each, if they change anything."""
@@ -29,6 +31,7 @@ class RunView:
         self.inputs: dict[int, Callable[[], bool]] = {}
         """What to call when a descriptor is readable; it returns whether to wait for that descriptor again."""
         self._log = ProblemLog(_print_problem)
+        self._opened = ExitStack()
 
     def source_connected(self, source: Hashable, title: str) -> None:
         """A source is connected."""
@@ -53,9 +56,12 @@ class RunView:
         return self._log.remaining()
 
     def __enter__(self) -> "RunView":
+        signals = self._opened.enter_context(signals_caught())
+        self.inputs[signals] = lambda: bool(os.read(signals, 4096))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._opened.close()
         self._log.end_episode(at_once=True)
 
 

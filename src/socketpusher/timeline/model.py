@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..events import Event, EventType
 from ..graph import graph_in, with_edges_reversed
-from ..wire import event_of
+from ..wire import event_of, parse
 
 TOLERANCE = 1_000_000
 """Clocks of workers may differ from the host's by this many microseconds."""
@@ -289,16 +289,17 @@ class Timeline:
         self._seen: set[int] = set()  # hashes, for ids take five times as much memory
         self._number = 0
 
-    def feed(self, fields: dict[str, Any], host: str = "") -> None:
+    def feed(self, line: bytes, host: str = "") -> None:
         """Take an event in.
 
         Args:
-            fields: Its JSON object.
+            line: Its line.
             host: Where it comes from, if that is known.
 
         Raises:
             DecodeError: It is not an event.
         """
+        fields = parse(line)
         event = event_of(fields)
         assert event.time is not None  # event_of insists on it
         if event.type == "graph":
