@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 
 CHUNK = 4096
 
@@ -69,24 +70,38 @@ class _Connection:
         self.client, self.server = client, server
         self.open = {"requests": threading.Event(), "answers": threading.Event()}
         self._link = link
-        ways = ((client, server, "requests"), (server, client, "answers"))
-        self._threads = [threading.Thread(target=self._carry, args=way, daemon=True) for way in ways]
-        for gate in self.open.values():
-            gate.set()
+        self._threads = []
+        for source, target, direction in ((client, server, "requests"), (server, client, "answers")):
+            self.open[direction].set()
+            arrivals: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+            receive = threading.Thread(target=self._receive, args=(source, arrivals), daemon=True)
+            deliver = threading.Thread(target=self._deliver, args=(arrivals, target, direction), daemon=True)
+            self._threads += [receive, deliver]
         for thread in self._threads:
             thread.start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, direction: str) -> None:
-        with suppress(OSError):
-            while data := source.recv(CHUNK):
-                self.open[direction].wait()
-                if self._link.bytes_per_second:
-                    time.sleep(len(data) / self._link.bytes_per_second)
-                try:
-                    target.sendall(data)
-                except OSError:
-                    self._link.undelivered += data
-            if direction == "answers":
+    def _receive(self, source: socket.socket, arrivals: "SimpleQueue[tuple[float, bytes]]") -> None:
+        data = b"."
+        while data:
+            try:
+                data = source.recv(CHUNK)
+            except OSError:
+                data = b""
+            arrivals.put((time.monotonic(), data))
+
+    def _deliver(self, arrivals: "SimpleQueue[tuple[float, bytes]]", target: socket.socket, direction: str) -> None:
+        while (arrival := arrivals.get())[1]:
+            self.open[direction].wait()
+            if direction == "requests":
+                time.sleep(max(0.0, arrival[0] + self._link.delay - time.monotonic()))
+            if self._link.bytes_per_second:
+                time.sleep(len(arrival[1]) / self._link.bytes_per_second)
+            try:
+                target.sendall(arrival[1])
+            except OSError:
+                self._link.undelivered += arrival[1]
+        if direction == "answers":
+            with suppress(OSError):
                 target.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
