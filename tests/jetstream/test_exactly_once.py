@@ -4,49 +4,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
-from socketpusher.jetstream.stream import LAST_EVENT
-from socketpusher.wire import EventId
 from support.link import link
 from support.nats import Server, cluster, needs_server, relaying, wait
 from support.senders import send, sender_to
+from support.stream_load import Load, graphs_are_right_before_what_they_tell_of, last, load, tasks
 from support.waiting import stop, wait_for
 
 pytestmark = needs_server
-
-
-class Load:
-    """A pusher with ids, and how many events it has emitted."""
-
-    def __init__(self, path: str) -> None:
-        self._bus = Bus()
-        config = PusherConfig(path, event_ids=True, buffer_size=1_000_000, reconnect_backoff=0.01)
-        self.pusher = SocketPusher(self._bus, config)
-        self.pusher.set_graph({"app": []}, parallelism=1)
-        self.pusher.start(wait=False)
-        self.emitted = 0
-
-    def emit(self, count: int) -> None:
-        for _ in range(count):
-            self.emitted += 1
-            self._bus.emit(Event("task.completed", "app", self.emitted, payload="x" * 100))
-
-
-@contextmanager
-def load(path: str) -> Iterator[Load]:
-    load = Load(path)
-    try:
-        yield load
-    finally:
-        load.pusher.close(0)
-
-
-def tasks(messages: list[Any]) -> list[int | None]:
-    return [event.task for event in (wire.decode(message.data) for message in messages) if event.type != "graph"]
 
 
 def all_there(server: Server, load: Load) -> None:
@@ -57,27 +25,6 @@ def all_there(server: Server, load: Load) -> None:
     assert tasks(messages) == list(range(1, load.emitted + 1))
     assert load.pusher.stats().dropped == 0
     graphs_are_right_before_what_they_tell_of(messages)
-
-
-def graphs_are_right_before_what_they_tell_of(messages: list[Any]) -> None:
-    lines = [wire.parse(message.data) for message in messages]
-    assert lines[0]["type"] == "graph"
-    for (graph, message), after in pairwise([*zip(lines, messages, strict=True), ({}, None)]):
-        if graph["type"] == "graph":
-            number = EventId.parse(after[0]["id"]).n
-            assert message.headers[LAST_EVENT] == str(number - 1)
-    assert len({message.subject.split(".")[2] for message in messages}) == 1
-
-
-def last(server: Server) -> int | None:
-    async def read(js: Any) -> int | None:
-        message = await js.get_last_msg("EVENTS", "events.>")
-        return wire.decode(message.data).task
-
-    try:
-        return server.call(read, connect_timeout=10)
-    except Exception:  # no leader yet, or no event
-        return None
 
 
 def test_a_server_that_is_killed_and_started_again(socket_path: str, server: Server) -> None:

@@ -100,13 +100,15 @@ class Server:
 
 
 @contextmanager
-def cluster(directory: Path) -> Iterator[list[Server]]:
-    """Three servers that replicate."""
+def cluster(directory: Path, options: str = "") -> Iterator[list[Server]]:
+    """Three servers that replicate; the options are those of `cluster` in their configurations."""
     ports = [free_port() for _ in range(3)]
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
     servers = []
     for number, port in enumerate(ports):
-        config = f'server_name: n{number}\ncluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+        config = (
+            f'server_name: n{number}\ncluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}], {options} }}'
+        )
         servers.append(Server(directory / f"n{number}", config=config))
     try:
         for server in servers:
