@@ -1,8 +1,8 @@
 """A storm of faults between three hosts and a stream on three servers.
 
-`python tests/jetstream/stream_storm.py --seconds 600 --seed 7` or `tox -e stream-storm`. At random, relays are killed and
-stopped, servers are killed, stopped and started again, the stream gets another leader, and links are slowed, held and
-cut; but never two servers at once. At the end of each storm:
+`python tests/jetstream/stream_storm.py --seconds 600 --seed 7` or `tox -e stream-storm`. At random, relays are killed
+and stopped, servers are killed, stopped and started again, the stream gets another leader, and links are slowed, held
+and cut; but never two servers at once. At the end of each storm:
 
 - every event is in the stream once, and with ids those of a session are in their order;
 - each graph is right before the event that it belongs to;

@@ -207,8 +207,9 @@ class Relay:
                 if error.err_code in (DUPLICATES, UNSUPPORTED) and not one_by_one:
                     one_by_one = True
                     self._digests_in_batches = error.err_code == DUPLICATES
-                elif error.err_code != NEWER:
-                    self._connection.report_trouble(self._advice(error))
+                else:
+                    if error.err_code != NEWER:
+                        self._connection.report_trouble(self._advice(error))
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._stream = None
