@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,20 @@ def test_a_dry_run_starts_no_unit(consumer: Consumer, tmp_path: Path) -> None:
     assert [event.type for event in consumer.events()] == ["orch.dryrun.started", "orch.dryrun.completed"]
 
 
+def running() -> list[str]:
+    """The commands of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_text(errors="replace").rstrip("\0").replace("\0", " "))
+    return found
+
+
 def test_ctrl_c_fails_what_was_running(consumer: Consumer, tmp_path: Path) -> None:
-    slow = 'rule all:\n    output: "never.txt"\n    shell: "touch running; sleep 300"\n'
+    seconds = f"300.{os.getpid()}"  # which tells this process from others
+    slow = f'rule all:\n    output: "never.txt"\n    shell: "exec sleep {seconds}"\n'
     process = start(tmp_path, consumer.path, snakefile=slow)
-    wait_for((tmp_path / "running").exists, timeout=120)
+    wait_for(lambda: f"sleep {seconds}" in running(), timeout=120)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=120)
     assert [event.type for event in consumer.events() if event.type.startswith(("unit", "orch"))] == [

@@ -65,10 +65,10 @@ class Consumer:
                 connection.recv(1, socket.MSG_PEEK)
                 with self._lock:
                     piece = connection.recv(65536)
+                    if not piece:
+                        return
                     pieces.append(piece)
             except OSError:
-                return
-            if not piece:
                 return
 
     def stall(self) -> None:
