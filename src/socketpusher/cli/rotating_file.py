@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,18 +31,8 @@ class RotatingFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._file = -1
-        with self._explained():
+        with explained("record to a file", self._path):
             self._open()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            text = f"can't record to a file: {error.strerror}"
-            if error.errno in _FULL:
-                text += "; make room or choose another file; pushers send again what is missing"
-            raise OSError(error.errno, text, self._path) from None
 
     def _open(self) -> None:
         if os.path.exists(self._path) and not os.path.isfile(self._path):  # a device would be renamed
@@ -76,7 +66,7 @@ class RotatingFile:
             OSError: They could not all be written. None of them is in the file then, only in files that they filled.
         """
         start = 0
-        with self._explained():
+        with explained("record to a file", self._path):
             self._reopen_if_moved()
             while start < len(lines):
                 if (end := self._fitting(lines, start)) > start:
@@ -95,14 +85,8 @@ class RotatingFile:
         return len(lines)
 
     def _append(self, data: bytes) -> None:
-        done = 0
-        try:
-            while done < len(data):
-                done += os.write(self._file, memoryview(data)[done:])
-        except OSError:
-            os.ftruncate(self._file, self._size)  # a full disk takes a part first
-            raise
-        self._size += done
+        write_whole(self._file, data)
+        self._size += len(data)
 
     def _rotate(self) -> None:
         for number in range(self._keep - 1, 0, -1):
@@ -117,6 +101,31 @@ class RotatingFile:
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
+
+
+@contextmanager
+def explained(what: str, file: str | None = None) -> Iterator[None]:
+    """Let an `OSError` say what can't be done, and what to do if the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        text = f"can't {what}: {error.strerror}"
+        if error.errno in _FULL:
+            text += "; make room or choose another file; pushers send again what is missing"
+        raise OSError(error.errno, text, file) from None
+
+
+def write_whole(file: int, data: bytes) -> None:
+    """Write all of the data. If that fails, take back the part that was appended to a file, unless more came after."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(file, memoryview(data)[done:])
+    except OSError:
+        with suppress(OSError):  # of a pipe
+            if (end := os.lseek(file, 0, os.SEEK_CUR)) == os.fstat(file).st_size:
+                os.ftruncate(file, os.lseek(file, end - done, os.SEEK_SET))
+        raise
 
 
 def _lock(file: int) -> None:
