@@ -3,8 +3,12 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+
+LEAVE_TIMEOUT = 1.0
+"""How long a rotation waits for another process to see that it must leave the new file, in seconds."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -14,7 +18,8 @@ class RotatingFile:
 
     No line is split over two files, and no two lines are joined: an incomplete last line, such as a killed process
     leaves, is ended first. A path that is a symbolic link stands for its target. The file is locked, so that no other
-    process records to it.
+    process records to it. A rotation keeps the lock of the file before, now `PATH.1`, until it has that of the new one;
+    another process that gets the new one first sees this and leaves.
 
     Args:
         path: The file.
@@ -33,20 +38,37 @@ class RotatingFile:
         self._file = -1
         with explained("record to a file", self._path):
             self._open()
+            try:
+                self._check_rotation()
+            except BaseException:
+                self.close()
+                raise
 
-    def _open(self) -> None:
+    def _check_rotation(self) -> None:
+        """Raise `OSError` if another process is rotating the file."""
+        with suppress(FileNotFoundError, PermissionError):
+            before = os.open(f"{self._path}.1", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                _lock(before)
+            finally:
+                os.close(before)
+
+    def _open(self, patience: float = 0.0) -> None:
         if os.path.exists(self._path) and not os.path.isfile(self._path):  # a device would be renamed
             raise OSError(errno.EINVAL, "it is not a regular file; choose another one")
-        self.close()
+        before = self._file
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _lock(self._file)
+            _lock(self._file, patience)
             self._size = os.fstat(self._file).st_size
             if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
                 self._append(b"\n")
         except BaseException:
             self.close()
             raise
+        finally:
+            if before >= 0:
+                os.close(before)
 
     def _reopen_if_moved(self) -> None:  # logrotate moves it
         status = os.fstat(self._file)
@@ -94,7 +116,7 @@ class RotatingFile:
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         if os.path.lexists(self._path):
             os.replace(self._path, f"{self._path}.1")
-        self._open()
+        self._open(LEAVE_TIMEOUT)
 
     def close(self) -> None:
         """Close the file."""
@@ -128,10 +150,16 @@ def write_whole(file: int, data: bytes) -> None:
         raise
 
 
-def _lock(file: int) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another process records to it; end that one or choose another file") from None
-    except OSError:
-        pass  # this file system has no locks
+def _lock(file: int, patience: float = 0.0) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                advice = "another process records to it; end that one or choose another file"
+                raise OSError(errno.EBUSY, advice) from None
+        except OSError:
+            return  # this file system has no locks
+        time.sleep(0.001)
