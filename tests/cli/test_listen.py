@@ -284,6 +284,24 @@ sys.exit(main(["listen", {socket_path!r}, "--type", "*", *sys.argv[1:]]))
     assert file.read_bytes() == EVENTS[0]
 
 
+def test_a_signal_right_before_it_waits_ends_it(socket_path: str) -> None:
+    """Between the interpreter's last look for signals and the system call: both are made by one call of C."""
+    code = f"""
+import ctypes, operator, select, signal, sys
+from functools import partial
+from socketpusher.cli import main
+poll, send_signal = select.poll, ctypes.CDLL(None)["raise"]
+class SignalledPoll:
+    def __init__(self):
+        self.register, self.poll_only = (inner := poll()).register, inner.poll
+    def poll(self, timeout):
+        return list(map(operator.call, [partial(send_signal, signal.SIGTERM), partial(self.poll_only, timeout)]))[1]
+select.poll = SignalledPoll
+sys.exit(main(["listen", {socket_path!r}]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 143
+
+
 def test_an_unsuitable_file_is_a_sentence(socket_path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for file in (tmp_path, tmp_path / "pipe", tmp_path / "missing" / "file"):

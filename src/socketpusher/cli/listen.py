@@ -11,8 +11,8 @@ import signal
 import stat
 import sys
 import types
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +121,21 @@ def run(arguments: argparse.Namespace) -> int:
             listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
-        _copy(source, chosen, record, problems)
+        _copy(source, chosen, record, problems, opened.enter_context(_signal_descriptor()))
     return 0
+
+
+@contextmanager
+def _signal_descriptor() -> Iterator[int]:
+    """Yield a descriptor that each signal makes readable, also one that comes right before a poll."""
+    inside, outside = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        signal.set_wakeup_fd(outside, warn_on_full_buffer=False)
+        yield inside
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(inside)
+        os.close(outside)
 
 
 def _copy(
@@ -130,6 +143,7 @@ def _copy(
     chosen: _Choice,
     record: RotatingFile | None,
     problems: "ProblemLog",
+    signalled: int,
 ) -> None:
     from ..listener.listener import Listener
 
@@ -137,6 +151,7 @@ def _copy(
     output = sys.stdout.fileno()
     ready = select.poll()
     ready.register(source, select.POLLIN)
+    ready.register(signalled, select.POLLIN)
     if record is not None:
         write = record.write
     else:
@@ -151,6 +166,8 @@ def _copy(
         problems.end_episode()
         if output in found:
             raise BrokenPipeError
+        if found.pop(signalled, 0):
+            os.read(signalled, 1024)
         if found:
             lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
