@@ -472,6 +472,18 @@ def test_decode_names_the_wrong_key(line: Any, message: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "kind", [str, str.encode, lambda line: bytearray(line.encode()), lambda line: memoryview(line.encode())]
+)
+def test_decode_refuses_what_a_reader_would_see_as_two_lines(kind: Any, newline: str) -> None:
+    line = f'{{"type":"x",{newline}"time":"2026-11-23T17:08:00Z"}}{newline}'
+    with pytest.raises(wire.DecodeError, match="a line must not contain a newline before its end") as refused:
+        wire.decode(kind(line))
+    assert "\n" not in str(refused.value)
+    wire.decode(kind(line.replace(newline, "", 1)))
+
+
 @given(st.binary() | st.text() | json_values.map(json.dumps))
 def test_decode_raises_nothing_else(line: Any) -> None:
     try:

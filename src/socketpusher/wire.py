@@ -235,15 +235,19 @@ def decode(line: bytes | bytearray | memoryview | str) -> Event:
     """Decode the event on a line.
 
     Args:
-        line: UTF-8 or str, with or without the newline. Unknown keys are ignored.
+        line: UTF-8 or str, with or without the newline at its end. Unknown keys are ignored.
 
     Returns:
         The event, its time aware and in UTC.
 
     Raises:
-        DecodeError: The line is not a JSON object, or a key is missing or has the wrong type.
+        DecodeError: The line is not a JSON object or contains a newline, or a key is missing or has the wrong type.
     """
-    return event_of(parse(line))
+    fields = parse(line)
+    plain = bytes(line) if isinstance(line, memoryview) else line
+    if (plain.find("\n", 0, -1) if isinstance(plain, str) else plain.find(b"\n", 0, -1)) >= 0:
+        raise DecodeError(f"a line must not contain a newline before its end: {_excerpt(repr(line))}")
+    return event_of(fields)
 
 
 def parse(line: bytes | bytearray | memoryview | str) -> dict[str, Any]:

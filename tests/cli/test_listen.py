@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -180,28 +182,39 @@ def test_a_recording_continues_after_an_incomplete_line(socket_path: str, tmp_pa
     assert file.read_bytes() == b'{"type":"whole"}\n{"type":"hal\n' + EVENTS[0]
 
 
-def test_a_full_disk_ends_it_and_loses_no_line(socket_path: str, tmp_path: Path, bus: Bus) -> None:
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_full_disk_ends_it_and_loses_no_line(redirected: bool, socket_path: str, tmp_path: Path, bus: Bus) -> None:
     # A limit on the size of files fails in the same place, also after a part of the data.
     file = tmp_path / "run.ndjson"
     config = PusherConfig(socket_path, reconnect_backoff=0.01, max_reconnect_backoff=0.05)
-    with listening(socket_path, "--to", str(file)) as process, SocketPusher(bus, config) as pusher:
+    with recording(socket_path, file, redirected) as process, SocketPusher(bus, config) as pusher:
         bus.emit(Event("x", task=0))
         wait_for(lambda: written(file).count(b"\n") == 1)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (300, 300))
         for number in range(1, 20):
             bus.emit(Event("x", task=number))
         assert process.wait(30) == 1
+        what, name = ("write to standard output", "") if redirected else ("record to a file", f": {file}")
         assert process.stderr.read().decode() == (
-            "socketpusher listen: can't record to a file: File too large; make room or choose another file; "
-            f"pushers send again what is missing: {file}\n"
+            f"socketpusher listen: can't {what}: File too large; make room or choose another file; "
+            f"pushers send again what is missing{name}\n"
         )
         assert written(file).endswith(b"\n")
-        with listening(socket_path, "--to", str(file)) as following:
+        with recording(socket_path, file, redirected) as following:
             assert pusher.flush(30)
             wait_for(lambda: b'"task":19}' in written(file))
             end(following)
     tasks = [wire.decode(line).task for line in written(file).splitlines()]
     assert list(dict.fromkeys(tasks)) == list(range(20))  # what the pusher can't know to be read comes twice
+
+
+@contextmanager
+def recording(socket_path: str, file: Path, redirected: bool) -> "Iterator[subprocess.Popen[bytes]]":
+    """`listen --to FILE`, or `listen >> FILE`."""
+    with file.open("ab") as output:
+        options, arguments = ({"stdout": output}, ()) if redirected else ({}, ("--to", str(file)))
+        with listening(socket_path, *arguments, **options) as process:
+            yield process
 
 
 def test_a_new_file_is_made_after_the_old_one_was_moved(socket_path: str, tmp_path: Path) -> None:
@@ -245,7 +258,8 @@ def test_a_second_recorder_to_the_same_file_is_refused(socket_path: str, tmp_pat
     )
 
 
-def test_a_signal_loses_no_line_that_was_read(socket_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_signal_loses_no_line_that_was_read(redirected: bool, socket_path: str, tmp_path: Path) -> None:
     """A Ctrl-C between the read and the write, made certain by a signal in between."""
     file = tmp_path / "run.ndjson"
     code = f"""
@@ -257,9 +271,10 @@ def interrupted(line):
     os.kill(os.getpid(), signal.SIGINT)
     return decode(line)
 wire.decode = interrupted
-sys.exit(main(["listen", {socket_path!r}, "--to", {str(file)!r}, "--type", "*"]))
+sys.exit(main(["listen", {socket_path!r}, "--type", "*", *sys.argv[1:]]))
 """
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", code, *([] if redirected else ["--to", str(file)])]
+    with file.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE) as process:
         try:
             process.stderr.readline()
             send(socket_path, EVENTS[0])

@@ -1,7 +1,9 @@
 """A file that lines are recorded to: rotated, moved under its writer, truncated, full, and used by two."""
 
 import errno
+import fcntl
 import os
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketpusher.cli.rotating_file import RotatingFile
+from support.waiting import wait_for
 
 
 def contents(path: Path) -> list[bytes]:
@@ -89,6 +92,45 @@ def test_only_one_process_records_to_a_file(tmp_path: Path) -> None:
         assert refused.value.errno == errno.EBUSY
     with closing(RotatingFile(path, 8, 1)) as record:
         record.write([b"third\n"])
+
+
+def test_a_second_recorder_is_refused_in_the_middle_of_a_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace, flock = str(tmp_path / "run.ndjson"), os.replace, fcntl.flock
+    refused: list[int | None] = []
+
+    def try_to_record() -> None:
+        try:
+            RotatingFile(path, 8, 1).close()
+        except OSError as error:
+            refused.append(error.errno)
+
+    def replace_while_another_starts(old: str, new: str) -> None:
+        replace(old, new)
+        starting.append(thread := threading.Thread(target=try_to_record))
+        thread.start()
+        wait_for(lambda: os.path.exists(path))  # the other one is the first to have the new file
+
+    starting: list[threading.Thread] = []
+    with closing(RotatingFile(path, 8, 1)) as record:
+        record.write([b"first\n"])
+        monkeypatch.setattr(os, "replace", replace_while_another_starts)
+        record.write([b"other\n"])
+        for thread in starting:
+            thread.join()
+        monkeypatch.undo()
+
+        def rotate_first(file: int, operation: int) -> None:  # another one has opened what is PATH.1 now
+            monkeypatch.setattr(fcntl, "flock", flock)
+            record.write([b"third\n"])
+            flock(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", rotate_first)
+        try_to_record()
+        assert refused == [errno.EBUSY] * 2
+        record.write([b"fourth\n"])
+    assert contents(Path(path)) == [b"third\n", b"fourth\n"]
 
 
 def test_a_batch_that_does_not_fit_on_the_disk_is_not_written_at_all(

@@ -65,9 +65,17 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ("event.>", False),
         ("events.a", False),
         ("events.ab.>", False),
+        ("*.>", True),
+        ("*.b.>", False),
+        ("events.*.>", True),
+        ("events.a.*.*.>", True),
+        ("*.*.*.*.>", True),
+        ("events.a.h.*.>", False),
+        ("events.a.*.*.*", False),
+        ("events.a.*.*.*.>", False),  # not a type of one token
     ],
 )
-def test_a_subject_covers_what_begins_with_it(subject: str, covers: bool) -> None:
+def test_a_stream_must_cover_the_subjects_of_all_events(subject: str, covers: bool) -> None:
     assert _covers(subject, "events.a") == covers
 
 

@@ -15,6 +15,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from datetime import UTC, datetime
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -255,6 +256,71 @@ def test_what_a_pool_refuses_is_a_failed_unit(pool_class: Pool, bus: Bus, events
         pool.submit_unit("app", square, 2)
     assert told(events, "app") == ["unit.queued", "unit.failed"]
     assert error_of(events, "app").startswith("RuntimeError: ")
+
+
+# Shut down by a handler
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "fn", "arguments"),
+    [("started", square, (2,)), ("completed", square, (2,)), ("failed", int, ("x",))],
+)
+@pytest.mark.parametrize("method", ["threads", "fork"])
+def test_a_handler_shuts_its_pool_down_without_waiting_or_gets_a_sentence(
+    method: str, kind: str, fn: Callable[..., Any], arguments: tuple[Any, ...], wait: bool, bus: Bus
+) -> None:
+    pool = POOLS[method](bus, 2)
+    told: list[str] = []
+
+    def shut_down(event: Event) -> None:
+        if event.type == f"unit.{kind}" and event.unit == "app":
+            try:
+                pool.shutdown(wait=wait)
+                told.append("shut down")
+            except RuntimeError as error:
+                told.append(str(error))
+
+    unsubscribe = bus.subscribe(shut_down)
+    in_time(lambda: pool.submit_unit("app", fn, *arguments).exception(60), pool.shutdown)
+    unsubscribe()  # the bus outlives the test, and the pool would
+    advice = "call shutdown(wait=False) there, and wait for the pool elsewhere"
+    assert told == [f"can't wait for a pool in a handler of its events; {advice}" if wait else "shut down"]
+
+
+def in_time(*calls: Callable[[], object]) -> None:
+    """Make the calls in a thread that is left behind if they deadlock, so that the test fails and ends."""
+    thread = threading.Thread(target=lambda: [call() for call in calls], daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("method", ["threads", "fork"])
+def test_a_handler_that_ends_the_pool_at_the_first_failure_is_called_for_each_cancelled_call(
+    method: str, bus: Bus, events: list[Event], tmp_path: Path
+) -> None:
+    pool = POOLS[method](bus, 1)
+    unsubscribe = bus.subscribe(
+        lambda event: event.type == "unit.failed" and pool.shutdown(wait=False, cancel_futures=True)
+    )
+    go_on = tmp_path / "go on"
+    pool.submit_unit("first", wait_for_file, str(go_on))
+    pool.submit_unit("fails", int, "x")
+    waiting = [pool.submit(square, number) for number in range(2000)]
+    in_time(go_on.touch, lambda: wait_for(lambda: all(future.done() for future in waiting)), pool.shutdown)
+    unsubscribe()
+    assert sum(event.type in ("unit.completed", "unit.failed") for event in events) == 2002
+    assert any(future.cancelled() for future in waiting)
+
+
+@pytest.mark.parametrize("method", ["threads", "fork"])
+def test_a_handler_may_shut_a_broken_pool_down(method: str, bus: Bus, events: list[Event]) -> None:
+    pool = POOLS[method](bus, 1, initializer=int, initargs=("x",))
+    unsubscribe = bus.subscribe(lambda event: event.type == "unit.failed" and pool.shutdown(wait=False))
+    in_time(lambda: pool.submit_unit("app", square, 2).exception(60), pool.shutdown)
+    unsubscribe()
+    assert told(events, "app") == ["unit.queued", "unit.failed"]
 
 
 # Pools that break

@@ -42,14 +42,37 @@ class Unsound(Step):
     def requires(self):
         raise LookupError("no such table")
 
+class Unchecked(Step):
+    def complete(self):
+        raise LookupError("no such table:\\nrows")
+
+class Batched(Step):
+    def run(self):
+        assert max(self.name) == "c", self.name
+        for name in "abc":
+            open(os.path.join(os.environ["PLACE"], name), "w").close()
+
+class Joined(Batched):
+    name = luigi.Parameter(batch_method=",".join)
+
+class Latest(Batched):
+    name = luigi.Parameter(batch_method=max)  # so the batch has the id of one of its tasks
+
+class BrokenBatch(Broken):
+    name = luigi.Parameter(batch_method=",".join)
+
+class NoBatch(Batched):
+    name = luigi.Parameter(batch_method=dict)
+
 def steps(kinds):
     return {name: kind(name=name) for name, kind in kinds.items()}
 
-def build(roots, workers=1):
+def build(roots, workers=1, **options):
     run = LuigiRun(bus, *[STEPS[name] for name in roots])
     pusher.set_graph(run.graph, workers)
     with pusher, run:
-        luigi.build([STEPS[name] for name in roots], local_scheduler=True, workers=workers, log_level="CRITICAL")
+        options |= {"local_scheduler": True, "workers": workers, "log_level": "CRITICAL"}
+        luigi.build([STEPS[name] for name in roots], **options)
         assert pusher.flush(30)  # or the end of the run could overtake what a worker has emitted last
 """
 
@@ -187,6 +210,51 @@ build(["report"])
     assert next(event.error for event in events if event.type == "unit.failed") == "LookupError: no such table"
 
 
+@pytest.mark.parametrize("scheduling", ["", "parallel_scheduling=True"])
+def test_a_complete_that_raises_fails_the_unit_with_its_error(
+    scheduling: str, consumer: Consumer, tmp_path: Path
+) -> None:
+    lines = f"""
+NEEDS = {{"report": ["data"]}}
+STEPS = steps({{"data": Unchecked, "report": Step}})
+build(["report"], {scheduling})
+"""
+    events = run(lines, consumer, tmp_path)
+    assert told(events) == {"data": ["queued", "failed"], "report": ["blocked"]}
+    assert next(event.error for event in events if event.type == "unit.failed") == "LookupError: no such table:\nrows"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "ends", "errors"),
+    [
+        ("Joined", ["started", "completed"], set()),
+        ("Latest", ["started", "completed"], set()),
+        ("BrokenBatch", ["started", "failed"], {"ValueError: no disk"}),
+        ("NoBatch", ["failed"], {"ValueError: dictionary update sequence element #0 has length 1; 2 is required"}),
+    ],
+)
+def test_tasks_that_luigi_runs_as_a_batch_are_told_like_the_batch(
+    kind: str, ends: list[str], errors: set[str], workers: int, consumer: Consumer, tmp_path: Path
+) -> None:
+    lines = f"""
+NEEDS = {{"report": ["a", "b", "c"]}}
+STEPS = steps(dict.fromkeys("abc", {kind}) | {{"report": Step}})
+build(["report"], workers={workers})
+"""
+    events = run(lines, consumer, tmp_path)
+    report = ["queued", "started", "completed"] if not errors else ["blocked"]
+    expected = {"a": ["queued", *ends], "b": ["queued", *ends], "c": ["queued", *ends], "report": report}
+    if workers == 1:
+        assert told(events) == expected
+    # What different processes emit may change places.
+    assert {unit: sorted(set(types)) for unit, types in told(events).items()} == {
+        unit: sorted(types) for unit, types in expected.items()
+    }
+    assert {event.error for event in events if event.type == "unit.failed"} == errors
+    assert events[-1].type == ("orch.failed" if errors else "orch.completed")
+
+
 @pytest.mark.parametrize(
     ("kind", "error"), [("Dies", "died unexpectedly with exit code -9"), ("Hangs", "timed out after 1 seconds")]
 )
@@ -214,6 +282,7 @@ with pusher:
     except RuntimeError:
         pass
     luigi.build([STEPS["report"]], local_scheduler=True, log_level="CRITICAL")
+assert luigi.worker.Worker._get_work_task_id.__module__ == "luigi.worker"
 """
     events = run(lines, consumer, tmp_path)
     assert [event.type for event in events] == ["orch.started", "unit.queued", "orch.failed"]

@@ -8,6 +8,7 @@ import argparse
 import os
 import select
 import signal
+import stat
 import sys
 import types
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from .arguments import add_allowed_senders, add_path, positive, size
 from .nats_options import add_stream_source, subscribed
 from .output import status
+from .rotating_file import RotatingFile, explained, write_whole
 
 if TYPE_CHECKING:
     from ..events import Event
     from ..jetstream.subscription import Subscription
     from ..listener.listener import Listener
     from ..listener.problems import ProblemLog
-    from .rotating_file import RotatingFile
 
 SUMMARY = "print or record the events sent to a socket"
 DESCRIPTION = """\
@@ -38,8 +39,10 @@ A PATTERN is one of the shell: *, ?, [abc]. If you give several, one must match.
 
 With --to, lines are appended to FILE. Before FILE would grow over --max-bytes, it is renamed to FILE.1, FILE.1 to
 FILE.2, and so on; --keep old files are kept. If FILE is moved or removed, for example by logrotate, a new one is
-created before the next line; SIGHUP does the same at once. A line leaves the socket only when it is in the file: if the
-disk is full or the command is killed, pushers send the line again to the next listener.
+created before the next line; SIGHUP does the same at once.
+
+A line leaves the socket only when it is printed or in the file: if the disk is full or the command is killed, pushers
+send the line again to the next listener.
 
 To record and watch the same run, record it with --to and watch the recording: see below. A watcher can start late, stop
 or be slow without any effect on the recording.
@@ -107,8 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.to is None:
             os.write(sys.stdout.fileno(), b"")  # fails now if it is closed, not at the first event
         else:
-            from .rotating_file import RotatingFile
-
             record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
             opened.callback(record.close)
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
@@ -121,62 +122,57 @@ def run(arguments: argparse.Namespace) -> int:
             listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
-        signals = opened.enter_context(signals_caught())
-        if record is None:
-            _print(source, signals, chosen, problems)
-        else:
-            _record(source, signals, chosen, record)
+        _copy(source, chosen, record, problems, opened.enter_context(signals_caught()))
     return 0
 
 
-def _print(
-    source: "Listener[bytes] | Subscription[bytes]", signals: int, chosen: _Choice, problems: "ProblemLog"
+def _copy(
+    source: "Listener[bytes] | Subscription[bytes]",
+    chosen: _Choice,
+    record: RotatingFile | None,
+    problems: "ProblemLog",
+    signalled: int,
 ) -> None:
-    output = sys.stdout.buffer
-    ready = _poll_for(source, signals)
-    ready.register(output, 0)  # tells only that its reader has closed it
+    from ..listener.listener import Listener
+
+    write, blocked = _print, set[int]()
+    output = sys.stdout.fileno()
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(signalled, select.POLLIN)
+    if record is not None:
+        write = record.write
+    else:
+        ready.register(output, 0)  # tells only that its reader has closed it
+    if record is not None or stat.S_ISREG(os.fstat(output).st_mode):
+        # A signal between the write and the release would make the senders send those lines twice, so it waits; not
+        # for a pipe, which may wait for its reader.
+        blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     while True:
         seconds = problems.remaining()
         found = dict(ready.poll(None if seconds is None else seconds * 1000))
         problems.end_episode()
-        if output.fileno() in found:
+        if output in found:
             raise BrokenPipeError
-        if source.fileno() in found:
-            output.writelines(chosen(source.read()))
-            output.flush()
-        if signals in found:
-            os.read(signals, 4096)
+        if found.pop(signalled, 0):
+            os.read(signalled, 1024)
+        if found:
+            lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+            try:
+                write(chosen(lines))
+                if isinstance(source, Listener):
+                    source.release()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _poll_for(source: "Listener[bytes] | Subscription[bytes]", signals: int) -> select.poll:
-    ready = select.poll()
-    ready.register(source, select.POLLIN)
-    ready.register(signals, select.POLLIN)
-    return ready
+def _print(lines: list[bytes]) -> None:
+    with explained("write to standard output"):
+        write_whole(sys.stdout.fileno(), b"".join(lines))
 
 
-def _record(
-    source: "Listener[bytes] | Subscription[bytes]", signals: int, chosen: _Choice, record: "RotatingFile"
-) -> None:
-    from ..listener.listener import Listener
-
-    ready = _poll_for(source, signals)
-    while True:
-        if signals in dict(ready.poll()):
-            os.read(signals, 4096)
-            continue
-        # A signal between the write and the release would make the senders send those lines twice, so it waits.
-        lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        try:
-            record.write(chosen(lines))
-            if isinstance(source, Listener):
-                source.release()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _reopen_on_hangup(record: "RotatingFile") -> Any:
+def _reopen_on_hangup(record: RotatingFile) -> Any:
     """Let SIGHUP reopen the file, unless it means that the terminal was closed. Returns the handler before."""
     leave = signal.getsignal(signal.SIGHUP)
     terminals = list(filter(os.isatty, range(3)))

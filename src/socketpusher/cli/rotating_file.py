@@ -3,8 +3,12 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+LEAVE_TIMEOUT = 1.0
+"""How long a rotation waits for another process to see that it must leave the new file, in seconds."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -14,7 +18,8 @@ class RotatingFile:
 
     No line is split over two files, and no two lines are joined: an incomplete last line, such as a killed process
     leaves, is ended first. A path that is a symbolic link stands for its target. The file is locked, so that no other
-    process records to it.
+    process records to it. A rotation keeps the lock of the file before, now `PATH.1`, until it has that of the new one;
+    another process that gets the new one first sees this and leaves.
 
     Args:
         path: The file.
@@ -31,32 +36,39 @@ class RotatingFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._file = -1
-        with self._explained():
+        with explained("record to a file", self._path):
             self._open()
+            try:
+                self._check_rotation()
+            except BaseException:
+                self.close()
+                raise
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            text = f"can't record to a file: {error.strerror}"
-            if error.errno in _FULL:
-                text += "; make room or choose another file; pushers send again what is missing"
-            raise OSError(error.errno, text, self._path) from None
+    def _check_rotation(self) -> None:
+        """Raise `OSError` if another process is rotating the file."""
+        with suppress(FileNotFoundError, PermissionError):
+            before = os.open(f"{self._path}.1", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                _lock(before)
+            finally:
+                os.close(before)
 
-    def _open(self) -> None:
+    def _open(self, patience: float = 0.0) -> None:
         if os.path.exists(self._path) and not os.path.isfile(self._path):  # a device would be renamed
             raise OSError(errno.EINVAL, "it is not a regular file; choose another one")
-        self.close()
+        before = self._file
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _lock(self._file)
+            _lock(self._file, patience)
             self._size = os.fstat(self._file).st_size
             if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
                 self._append(b"\n")
         except BaseException:
             self.close()
             raise
+        finally:
+            if before >= 0:
+                os.close(before)
 
     def _reopen_if_moved(self) -> None:  # logrotate moves it
         status = os.fstat(self._file)
@@ -76,7 +88,7 @@ class RotatingFile:
             OSError: They could not all be written. None of them is in the file then, only in files that they filled.
         """
         start = 0
-        with self._explained():
+        with explained("record to a file", self._path):
             self._reopen_if_moved()
             while start < len(lines):
                 if (end := self._fitting(lines, start)) > start:
@@ -95,14 +107,8 @@ class RotatingFile:
         return len(lines)
 
     def _append(self, data: bytes) -> None:
-        done = 0
-        try:
-            while done < len(data):
-                done += os.write(self._file, memoryview(data)[done:])
-        except OSError:
-            os.ftruncate(self._file, self._size)  # a full disk takes a part first
-            raise
-        self._size += done
+        write_whole(self._file, data)
+        self._size += len(data)
 
     def _rotate(self) -> None:
         for number in range(self._keep - 1, 0, -1):
@@ -110,7 +116,7 @@ class RotatingFile:
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         if os.path.lexists(self._path):
             os.replace(self._path, f"{self._path}.1")
-        self._open()
+        self._open(LEAVE_TIMEOUT)
 
     def close(self) -> None:
         """Close the file."""
@@ -119,10 +125,41 @@ class RotatingFile:
             os.close(file)
 
 
-def _lock(file: int) -> None:
+@contextmanager
+def explained(what: str, file: str | None = None) -> Iterator[None]:
+    """Let an `OSError` say what can't be done, and what to do if the disk is full."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another process records to it; end that one or choose another file") from None
+        yield
+    except OSError as error:
+        text = f"can't {what}: {error.strerror}"
+        if error.errno in _FULL:
+            text += "; make room or choose another file; pushers send again what is missing"
+        raise OSError(error.errno, text, file) from None
+
+
+def write_whole(file: int, data: bytes) -> None:
+    """Write all of the data. If that fails, take back the part that was appended to a file, unless more came after."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(file, memoryview(data)[done:])
     except OSError:
-        pass  # this file system has no locks
+        with suppress(OSError):  # of a pipe
+            if (end := os.lseek(file, 0, os.SEEK_CUR)) == os.fstat(file).st_size:
+                os.ftruncate(file, os.lseek(file, end - done, os.SEEK_SET))
+        raise
+
+
+def _lock(file: int, patience: float = 0.0) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                advice = "another process records to it; end that one or choose another file"
+                raise OSError(errno.EBUSY, advice) from None
+        except OSError:
+            return  # this file system has no locks
+        time.sleep(0.001)

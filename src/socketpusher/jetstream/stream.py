@@ -143,8 +143,14 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _covers(subject: str, prefix: str) -> bool:
-    """Whether a subject of a stream includes all subjects with the prefix."""
-    return subject == ">" or (subject.endswith(".>") and f"{prefix}.".startswith(subject[:-1]))
+    """Whether a subject of a stream includes the subjects of all events: PREFIX.HOST.SESSION.TYPE, where TYPE may be
+    one token or more."""
+    for token, needed in zip(subject.split("."), [*prefix.split("."), "*", "*", ">"], strict=False):
+        if token == ">":
+            return True
+        if needed == ">" or token not in ("*", needed):
+            return False
+    return False
 
 
 async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: str, session: str) -> Stored:

@@ -58,7 +58,7 @@ class EventThreadPoolExecutor(ThreadPoolExecutor):
         initargs: tuple[Any, ...] = (),
     ) -> None:
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        self._bus = bus
+        self._bus = _PoolBus(bus)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Submit a call as a unit that is named after the function, with a number."""
@@ -72,6 +72,14 @@ class EventThreadPoolExecutor(ThreadPoolExecutor):
         """
         submit = partial(super().submit, _in_thread, self._bus, unit, fn, args, kwargs)
         return _emit_and_submit(self._bus, unit, submit, partial(_emit_end, self._bus, unit))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `ThreadPoolExecutor.shutdown`.
+
+        Raises:
+            RuntimeError: A handler of an event of this pool calls it with `wait`: the pool waits for the handler.
+        """
+        self._bus.shut_down(partial(super().shutdown, wait, cancel_futures=cancel_futures), wait, self._broken)
 
 
 class EventProcessPoolExecutor(ProcessPoolExecutor):
@@ -100,7 +108,8 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        starts = _StartPipe(bus)
+        self._bus = _PoolBus(bus)
+        self._starts = starts = _StartPipe(self._bus)
         super().__init__(
             max_workers,
             mp_context,
@@ -108,8 +117,6 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
             (starts.writer, initializer, initargs),
             max_tasks_per_child=max_tasks_per_child,
         )
-        self._bus = bus
-        self._starts = starts
         weakref.finalize(self, starts.close).atexit = False  # because `shutdown` need not be called
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
@@ -129,11 +136,50 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `ProcessPoolExecutor.shutdown`. With `wait`, every event has been emitted when it returns."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        """As `ProcessPoolExecutor.shutdown`. With `wait`, every event has been emitted when it returns.
+
+        Raises:
+            RuntimeError: A handler of an event of this pool calls it with `wait`: the pool waits for the handler.
+        """
+        self._bus.shut_down(partial(super().shutdown, wait, cancel_futures=cancel_futures), wait, self._broken)
         self._starts.close()
         if wait:
             self._starts.join()
+
+
+class _PoolBus(threading.local):
+    """The bus for the events of a pool. Each thread has its own flags.
+
+    Args:
+        bus: Where they are emitted.
+    """
+
+    def __init__(self, bus: Bus) -> None:  # called in each thread
+        self._bus = bus
+        self._emitting = False
+        self._shutting_down = False
+
+    def emit(self, event: Event) -> None:
+        """Emit an event, now or at the time that it has."""
+        outer, self._emitting = self._emitting, True
+        try:
+            (self._bus.emit if event.time is None else self._bus.emit_raw)(event)
+        finally:
+            self._emitting = outer
+
+    def shut_down(self, shutdown: Callable[[], None], wait: bool, broken: object) -> None:
+        """Call the `shutdown` of the standard library's pool, unless a handler of the pool's events would deadlock."""
+        if self._emitting:
+            if wait:
+                advice = "call shutdown(wait=False) there, and wait for the pool elsewhere"
+                raise RuntimeError(f"can't wait for a pool in a handler of its events; {advice}")
+            if self._shutting_down or broken:  # it ends already, and this thread holds the pool's lock
+                return
+        self._shutting_down = True
+        try:
+            shutdown()
+        finally:
+            self._shutting_down = False
 
 
 def _name(fn: Callable[..., object]) -> str:
@@ -145,7 +191,7 @@ def _name(fn: Callable[..., object]) -> str:
 
 
 def _emit_and_submit(
-    bus: Bus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
+    bus: _PoolBus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
 ) -> "Future[Any]":
     bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before `submit`: the call may start before it returns
     try:
@@ -161,7 +207,7 @@ def _error(future: "Future[Any]") -> BaseException | None:
     return CancelledError("cancelled before it started") if future.cancelled() else future.exception()
 
 
-def _emit_end(bus: Bus, unit: str, error: BaseException | None) -> None:
+def _emit_end(bus: _PoolBus, unit: str, error: BaseException | None) -> None:
     if error is None:
         bus.emit(Event(EventType.UNIT_COMPLETED, unit))
     else:
@@ -171,7 +217,7 @@ def _emit_end(bus: Bus, unit: str, error: BaseException | None) -> None:
 # In the worker
 
 
-def _in_thread(bus: Bus, unit: str, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
+def _in_thread(bus: _PoolBus, unit: str, fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
     bus.emit(Event(EventType.UNIT_STARTED, unit, payload={"worker": threading.current_thread().name}))
     return fn(*args, **kwargs)
 
@@ -202,7 +248,7 @@ class _StartPipe:
         bus: Where the starts are emitted, and the ends after them.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: _PoolBus) -> None:
         self._bus = bus
         self._reader, self.writer = multiprocessing.Pipe(duplex=False)
         self._lock = threading.RLock()  # held from reading a start until it is emitted
@@ -229,7 +275,7 @@ class _StartPipe:
             number, pid, started_at = self._reader.recv()
             if (unit := self._units.get(number)) is not None:  # a broken pool may start a call that has failed already
                 when = datetime.fromtimestamp(started_at, UTC)
-                self._bus.emit_raw(Event(EventType.UNIT_STARTED, unit, payload={"worker": pid}, time=when))
+                self._bus.emit(Event(EventType.UNIT_STARTED, unit, payload={"worker": pid}, time=when))
 
     def watch(self) -> None:
         """Start the thread, which emits starts as they come."""
