@@ -14,16 +14,17 @@ import os
 import secrets
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StatusCode
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Header, StatusCode, StreamInfo
 from nats.js.errors import APIError
 
 from .. import wire
@@ -59,8 +60,19 @@ class Subscription(Generic[_T]):
     """
 
     def __init__(
-        self, options: NatsOptions, host: str | None, session: str | None, raw: bool, on_problem: Reporter
+        self,
+        options: NatsOptions,
+        host: str | None,
+        session: str | None,
+        raw: bool,
+        since: datetime | None,
+        last: int | None,
+        on_problem: Reporter,
     ) -> None:
+        if last is not None and (last < 1 or since is not None):
+            raise ValueError(f"last must be at least 1, and not be given together with since: {last}, {since}")
+        self.pending = 0  # how many events the stream had after the last one yielded or read
+        self.silent_since: float | None = time.monotonic()  # since when the stream can't be read; None while it can
         self.title = f"{options.stream} at {options}"  # the stream and its servers, to be shown to users
         self._options = options
         self._stream = options.stream
@@ -68,8 +80,12 @@ class Subscription(Generic[_T]):
         self._raw = raw
         self._on_problem = on_problem
         self._log = on_problem if isinstance(on_problem, ProblemLog) else ProblemLog(str)  # which stays empty
-        self._last = 0  # the stream sequence of the last message
+        self._since = None if since is None else since.astimezone(UTC)  # when to start, unless it has
+        self._count = last  # how many of the last messages to start with, likewise
+        self._last = 0  # the stream sequence of the last message, or of the one before the start
+        self._previous: Msg | None = None  # the last message
         self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
+        self._alone = False  # whether the stream has only messages that pass the filter
         self._source: Source | None = None
         self._caught_up = False
         self._store: deque[deque[_Entry]] = deque()  # what was received together and is not yielded yet; none is empty
@@ -90,14 +106,15 @@ class Subscription(Generic[_T]):
         """A descriptor that is readable while `read` would not wait, for a loop that waits for several things."""
         return self._driver().fileno()
 
-    def read(self) -> list[_T]:
-        """Wait for events, and return those of one source. The list may be empty.
+    def read(self, timeout: float | None = None) -> list[_T]:
+        """Wait for events, for `timeout` seconds at most, and return those of one source. The list may be empty.
 
         Raises:
             OSError: It can never work; the message says why.
             ValueError: The subscription is closed.
         """
-        self._driver().wait(self._log.remaining())
+        limits = [limit for limit in (timeout, self._log.remaining()) if limit is not None]
+        self._driver().wait(min(limits, default=None))
         return list(self._take())
 
     def __iter__(self) -> Iterator[_T]:
@@ -141,9 +158,12 @@ class Subscription(Generic[_T]):
                     self._thread.removed()
             if isinstance(entry, str):
                 self._caught_up = False
+                self.silent_since = self.silent_since or time.monotonic()
                 self._on_problem(entry)
                 continue
-            self._caught_up = not entries and (entry is None or entry.metadata.num_pending == 0)
+            self.silent_since = None
+            self.pending = 0 if entry is None else entry.metadata.num_pending
+            self._caught_up = not entries and self.pending == 0
             if entry is None:
                 continue
             try:
@@ -207,18 +227,8 @@ class Subscription(Generic[_T]):
         address = connection.client.new_inbox()
         subscribed = await connection.client.subscribe(address, cb=inbox.put)
         name = f"socketpusher-{secrets.token_hex(8)}"
-        config = ConsumerConfig(
-            name=name,
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self._last + 1,
-            filter_subject=self._filter,
-            inactive_threshold=INACTIVE_THRESHOLD,
-            mem_storage=True,
-            num_replicas=1,
-        )
         try:
-            made = await connection.call(connection.manager.add_consumer(self._stream, config))
+            made = await self._create(connection, name, self._last + 1)
             connection.report_recovery(f"following the stream {self._stream} again")
             if made.num_pending == 0:
                 yield deque([None])
@@ -236,9 +246,14 @@ class Subscription(Generic[_T]):
                         alive = sequence.consumer == following
                         if not alive:
                             break  # a message is missing; the next JetStream consumer delivers it
+                        # The stream has removed messages, or they don't pass the filter. Then one check a pull will do.
+                        if 0 < self._last < sequence.stream - 1 and (self._alone or outstanding == PULL_MESSAGES):
+                            if messages:
+                                yield messages
+                            messages = deque(await self._removed(connection, message))
                         following += 1
                         outstanding -= 1
-                        self._last = sequence.stream
+                        self._last, self._previous = sequence.stream, message
                         messages.append(message)
                     elif _PULL_OVER & {status, headers.get(Header.DESCRIPTION)}:
                         outstanding = 0
@@ -250,16 +265,80 @@ class Subscription(Generic[_T]):
         finally:
             with suppress(nats.errors.Error, OutcomeUnknownError):  # without a connection, the server deletes both
                 await subscribed.unsubscribe()
-                await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+                await self._delete(connection, name)
 
     async def _check_stream(self, connection: NatsConnection) -> None:
-        """Start at the first message if the stream was created again, or has lost its last messages."""
+        """Find where to start, or to go on if the stream was created again or has lost its last messages."""
         found = await info(connection, self._stream)
         if found is None:
             raise APIError(404, "it does not exist; start a relay first, or name another stream", NO_STREAM)
-        if found.created != self._created or found.state.last_seq < self._last:
-            self._last = 0
-        self._created = found.created
+        if found.created != self._created:
+            if self._created is not None:
+                self._since = self._count = self._previous = None
+            start = found.state.first_seq
+            if self._count is not None:
+                start = await self._start_of_last(connection, self._count, found)
+            self._last = 0 if self._since else max(0, start - 1)
+            self._created = found.created
+            prefix = self._filter.removesuffix("*.*.>")
+            self._alone = all(subject.startswith(prefix) for subject in found.config.subjects or ("",))
+        if found.state.last_seq < self._last and self._previous is not None:  # go on with what was stored since then
+            self._last, self._since = 0, self._previous.metadata.timestamp + timedelta(microseconds=1)
+        self._last = min(self._last, found.state.last_seq)
+
+    async def _start_of_last(self, connection: NatsConnection, count: int, found: StreamInfo) -> int:
+        """The stream sequence of the first of the last `count` messages that pass the filter, by bisection."""
+        low, high = found.state.first_seq, found.state.last_seq + 1 - count
+        probe = high  # right if all messages pass
+        while low < high:
+            name = f"socketpusher-{secrets.token_hex(8)}"
+            passing = (await self._create(connection, name, probe)).num_pending or 0
+            await self._delete(connection, name)
+            if passing == count:
+                return probe
+            low, high = (probe, high) if passing > count else (low, probe - 1)
+            probe = (low + high + 1) // 2
+        return low
+
+    async def _removed(self, connection: NatsConnection, message: Msg) -> list[str]:
+        """A sentence if the stream has removed messages before this one that were not read."""
+        found = await info(connection, self._stream)
+        number = min(found.state.first_seq if found else 0, message.metadata.sequence.stream) - self._last - 1
+        what = f"{number:,}"
+        if not self._alone:
+            if self._previous is None:
+                return []
+            before, after = _id(self._previous), _id(message)
+            if before is not None and after is not None and before.session == after.session:
+                number = min(number, after.n - before.n - 1)
+                what = f"{number:,} of the session {after.session}"
+            elif self._previous.metadata.num_pending:  # else everything that passes had been read
+                what = f"up to {number:,}, some of which may be of other hosts or sessions"
+            else:
+                return []
+        sentence = f"the stream {self._stream} has removed events before they were read: {what}"
+        return [FrequentProblem(f"{sentence}; read faster, or let it keep more")] if number > 0 else []
+
+    async def _create(self, connection: NatsConnection, name: str, start: int) -> ConsumerInfo:
+        """Create a JetStream consumer that starts at a stream sequence, or at the time that was asked for."""
+        config = ConsumerConfig(
+            name=name,
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=start,
+            filter_subject=self._filter,
+            inactive_threshold=INACTIVE_THRESHOLD,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        if self._since is not None and self._last == 0:
+            config = config.evolve(
+                deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_seq=None, opt_start_time=self._since
+            )
+        return await connection.call(connection.manager.add_consumer(self._stream, config))
+
+    async def _delete(self, connection: NatsConnection, name: str) -> None:
+        await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
     async def _pull(self, connection: NatsConnection, name: str, address: str) -> None:
         request = {
@@ -270,6 +349,12 @@ class Subscription(Generic[_T]):
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}"
         await connection.publish(subject, orjson.dumps(request), reply=address)
+
+
+def _id(message: Msg) -> wire.EventId | None:
+    with suppress(wire.DecodeError):
+        return wire.EventId.parse(wire.parse(message.data).get("id"))
+    return None
 
 
 async def _next_messages(inbox: "asyncio.Queue[Msg]", connection: NatsConnection) -> list[Msg]:
