@@ -106,8 +106,8 @@ def test_files_that_can_not_be_used_are_told(recording: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run.ndjson", "--from", "nats://localhost"], "give a RECORDING or --from, not both"),
-        (["--host", "build-7"], "--host and --session go with --from"),
+        (["run.ndjson", "--from", "nats://localhost"], "give a path or --from, not both"),
+        (["--host", "build-7"], "--host needs --from"),
     ],
 )
 def test_options_that_contradict_each_other_are_told(arguments: list[str], sentence: str) -> None:

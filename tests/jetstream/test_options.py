@@ -76,14 +76,19 @@ def test_a_secret_is_shown_nowhere() -> None:
         *("nats://user:s1cret,s2cret@h", "nats://user:12,s2cret@h", "nats://user:12,34@s2cret,56@h", "12,s2cret@h"),
         *("nats://user:s1cret://s2cret@h", "user:s1cret://s2cret@h", "nats://user:/s2cret@h", "s1cret://s2cret@h"),
         *("nats://user:s1cret,nats://s2cret@h", "nats://user:12#s2cret@h", "nats://user:12?s2cret@h"),
-        *("nats://a,tls://user:s1cret@b,nats://user:s2cret@h", "http://user:s1cret,s2cret@h", "nats://u:s1\ncret,s2@h"),
+        *(
+            "nats://user:s1cret@a,nats://user:s2cret@h",
+            "nats://12,nats://s2cret@h",
+            "http://user:s1cret,s2cret@h",
+            "nats://u:s1\ncret,s2@h",
+        ),
     ],
 )
 def test_no_part_of_a_password_with_special_characters_is_shown(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         NatsOptions(url)
     assert re.findall("s1|s2|12|34|cret", str(caught.value)) == []
-    assert "write a comma as %2C" in str(caught.value) or "give the same to each" in str(caught.value)
+    assert "as %2C" in str(caught.value) or "give the same to each" in str(caught.value)
 
 
 @pytest.mark.parametrize(

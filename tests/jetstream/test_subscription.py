@@ -1,11 +1,13 @@
 """What comes out of a stream: first what it has kept, then what follows, each once."""
 
+import argparse
 import asyncio
 import os
 import re
 import select
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from socketpusher import Event, subscribe, wire
+from socketpusher.cli.nats_options import Patience, moment
 from socketpusher.listener.problems import ProblemLog
 from support.cli import run, running, send
 from support.leftovers import left_behind
@@ -503,6 +506,79 @@ def lines_like(server: Server) -> bytes:
     return b"".join(message.data + b"\n" for message in server.messages())
 
 
+@pytest.mark.parametrize("options", [("--last", "3"), ("--since", "{since}")])
+def test_the_commands_start_where_they_are_told_to(server: Server, options: tuple[str, str]) -> None:
+    stream(server)
+    publish(server, "events.h.a.x", [line("a", n, unit="early")[:-1] for n in range(1, 8)])
+    since = server.messages()[-1].metadata.timestamp + timedelta(microseconds=1)
+    publish(server, "events.h.a.x", history("a", 8, 10))
+    start = (options[0], options[1].format(since=since.isoformat()))
+    with running("listen", "--from", server.url, *start) as process:
+        assert [wire.decode(process.stdout.readline()).task for _ in range(3)] == [8, 9, 10]
+    trace = run("trace", "--from", server.url, *start)
+    shown = run("watch", "--once", "--from", server.url, *start)
+    assert re.findall('"task":([0-9]+)', trace.stdout) == ["8", "9", "10"]
+    assert "0/1 units" in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["listen", "watch", "trace"])
+def test_a_command_gives_up_on_a_server_that_is_not_there(command: str) -> None:
+    ended = run(command, "--timeout", "0.5", "--from", "nats://localhost:1")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    told = f"socketpusher {command}: nothing has come from EVENTS at nats://localhost:1 for 0.5 s; "
+    assert ended.stderr.splitlines()[-1].startswith(told)
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_listen_gives_up_when_the_server_is_lost_but_not_when_it_is_silent(
+    server: Server, tmp_path: Path, to_file: bool
+) -> None:
+    stream(server)
+    publish(server, "events.h.a.x", history("a", 1, 1))
+    options = ("--to", str(tmp_path / "record")) if to_file else ()
+    with running("listen", "--from", server.url, "--timeout", "0.5", *options) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        server.kill()
+        assert process.wait(30) == 1
+        assert b"nothing has come from EVENTS" in process.stderr.read().splitlines()[-1]
+
+
+def test_listen_says_how_far_behind_it_is(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    stream(server)
+    publish(server, "events.h.a.x", history("a", 1, 2000))
+    monkeypatch.setattr("socketpusher.cli.nats_options.REPORT_PERIOD", 0.0)
+    with subscribe(server.url) as events:
+        patience = Patience(argparse.Namespace(timeout=None), events)
+        next(events)
+        assert patience.left() is None
+        assert capsys.readouterr().err == "1,999 more events are stored\n"
+        while not events.caught_up:
+            events.read()
+        assert patience.left() is None
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2026-11-27T17:30Z", "2026-11-27T17:30:00+00:00"), ("2026-11-27T17:30+01:00", "2026-11-27T16:30:00+00:00")],
+)
+def test_a_time_is_iso_8601(text: str, expected: str) -> None:
+    assert moment(text).isoformat() == expected
+
+
+def test_a_time_without_a_zone_is_local_and_a_span_is_counted_from_now() -> None:
+    assert moment("2026-11-27 17:30") == datetime(2026, 11, 27, 17, 30).astimezone()
+    assert timedelta(minutes=9, seconds=59) < datetime.now(UTC) - moment("10m") < timedelta(minutes=11)
+
+
+@pytest.mark.parametrize("text", ["soon", "10", "0m", "99999999999d", "17:30", ""])
+def test_a_time_that_is_none_is_a_sentence(text: str) -> None:
+    ended = run("listen", "--from", "nats://localhost", f"--since={text}")
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"{text!r} is not a time such as 2026-11-27T17:30, 90s, 30m, 12h or 7d\n")
+
+
 def test_watch_shows_the_runs_of_several_hosts(socket_path: str, server: Server) -> None:
     for published, host in ((3, "one"), (6, "two")):
         with publishing(socket_path, server.url, host):
@@ -521,7 +597,10 @@ def test_watch_shows_the_runs_of_several_hosts(socket_path: str, server: Server)
     assert told[5] == ["two", "two", "unit.completed", "unittwo"]
 
 
-@pytest.mark.parametrize("options", [("--host", "h"), ("--session", "s"), ("path", "--from", "nats://localhost")])
+@pytest.mark.parametrize(
+    "options",
+    [("--host", "h"), ("--session", "s"), ("--last", "1"), ("--since", "1h"), ("path", "--from", "nats://localhost")],
+)
 def test_options_that_do_not_fit_together_are_refused(options: tuple[str, ...]) -> None:
     for command in ("listen", "watch"):
         ended = run(command, *options)

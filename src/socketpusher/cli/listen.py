@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_allowed_senders, add_path, positive, size
-from .nats_options import add_stream_source, subscribed
+from .nats_options import Patience, add_stream_source, subscribed
 from .output import status
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ examples:
   socketpusher listen --unit 'app*' > run.ndjson
   socketpusher listen --to run.ndjson --max-bytes 10M --keep 3
   socketpusher listen --from nats://localhost --host build-7
+  socketpusher listen --from nats://localhost --since 2h --type '*.failed'
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
 record a run, watch it, and pass it on to another listener, in three terminals:
@@ -113,7 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
         problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]
-        if (subscription := subscribed(arguments, problems, raw=True)) is not None:
+        subscription = subscribed(arguments, problems, raw=True)
+        patience = Patience(arguments, subscription)
+        if subscription is not None:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")
         else:
@@ -121,20 +124,22 @@ def run(arguments: argparse.Namespace) -> int:
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
         if record is None:
-            _print(source, chosen, problems)
+            _print(source, chosen, problems, patience)
         else:
-            _record(source, chosen, record)
+            _record(source, chosen, record, patience)
     return 0
 
 
-def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, problems: "ProblemLog") -> None:
+def _print(
+    source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, problems: "ProblemLog", patience: Patience
+) -> None:
     output = sys.stdout.buffer
     ready = select.poll()
     ready.register(source, select.POLLIN)
     ready.register(output, 0)  # tells only that its reader has closed it
     while True:
-        seconds = problems.remaining()
-        found = dict(ready.poll(None if seconds is None else seconds * 1000))
+        limits = [seconds * 1000 for seconds in (problems.remaining(), patience.left()) if seconds is not None]
+        found = dict(ready.poll(min(limits, default=None)))
         problems.end_episode()
         if output.fileno() in found:
             raise BrokenPipeError
@@ -143,12 +148,14 @@ def _print(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, pro
             output.flush()
 
 
-def _record(source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, record: "RotatingFile") -> None:
+def _record(
+    source: "Listener[bytes] | Subscription[bytes]", chosen: _Choice, record: "RotatingFile", patience: Patience
+) -> None:
     from ..listener.listener import Listener
 
     while True:
         # A signal between the write and the release would make the senders send those lines twice, so it waits.
-        lines = source.read(hold=True) if isinstance(source, Listener) else source.read()
+        lines = source.read(hold=True) if isinstance(source, Listener) else source.read(patience.left())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             record.write(chosen(lines))

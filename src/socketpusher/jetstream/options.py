@@ -105,7 +105,8 @@ class NatsOptions:
 
 def _check(url: str) -> None:
     try:
-        usable = not re.search(r",(?!\s*(?:nats|tls)://)[^,]*@", url)  # this comma may belong to a password
+        # A server before the one with the user may be the beginning of a password that contains a comma.
+        usable = not re.search(r"(?:^|,)[^,@]*,.*@", url, re.DOTALL)
         for server in map(str.strip, url.split(",")):
             parts = urlsplit(server if "://" in server else f"nats://{server}")
             usable &= parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
@@ -114,8 +115,10 @@ def _check(url: str) -> None:
         usable = False
     if not usable:
         example = "give one such as nats://localhost or tls://nats.example.org:4222"
-        encoding = "; in a user or password, write a comma as %2C, a slash as %2F" * ("@" in url)
-        raise ValueError(f"{_without_secrets(url)!r} is not the address of a NATS server: {example}{encoding}")
+        encoding = "; start with a server that has the user, and write a comma in a password as %2C, a slash as %2F"
+        raise ValueError(
+            f"{_without_secrets(url)!r} is not the address of a NATS server: {example}{encoding if '@' in url else ''}"
+        )
     if len(_logins(url)) > 1:
         raise ValueError("the URLs of the servers have different users or passwords; give the same to each")
 
