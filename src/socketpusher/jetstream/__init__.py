@@ -63,14 +63,8 @@ def subscribe(
     raw: bool = False,
     since: datetime | None = None,
     last: int | None = None,
-    stream: str = STREAM,
-    prefix: str = PREFIX,
-    creds: str | None = None,
-    token: str | None = None,
-    tls_ca: str | None = None,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
     on_problem: Callable[[str], object] | None = None,
+    **access: Any,
 ) -> "Subscription[Any]":
     """Receive the events of a stream that relays publish to: first the stored events, then new ones.
 
@@ -112,7 +106,7 @@ def subscribe(
     """
     from .options import NatsOptions
 
-    options = NatsOptions(url, stream, prefix, creds, token, tls_ca, tls_cert, tls_key)
+    options = NatsOptions(url, **access)
     from .subscription import Subscription  # after NatsOptions, whose error for a missing nats-py says what to do
 
     return Subscription(options, host, session, raw, since, last, on_problem or ProblemLog(logger.warning))

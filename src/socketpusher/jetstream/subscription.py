@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Header, StatusCode, StreamInfo
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Header, StatusCode, StreamState
 from nats.js.errors import APIError
 
 from .. import wire
@@ -246,11 +246,12 @@ class Subscription(Generic[_T]):
                         alive = sequence.consumer == following
                         if not alive:
                             break  # a message is missing; the next JetStream consumer delivers it
-                        # The stream has removed messages, or they don't pass the filter. Then one check a pull will do.
-                        if 0 < self._last < sequence.stream - 1 and (self._alone or outstanding == PULL_MESSAGES):
+                        previous, jumped = self._previous, sequence.stream > self._last + 1
+                        # If that is due to the filter, one check a pull is enough.
+                        if jumped and previous and (self._alone or outstanding == PULL_MESSAGES):
                             if messages:
                                 yield messages
-                            messages = deque(await self._removed(connection, message))
+                            messages = deque(await self._removed(connection, previous, message))
                         following += 1
                         outstanding -= 1
                         self._last, self._previous = sequence.stream, message
@@ -272,69 +273,64 @@ class Subscription(Generic[_T]):
         found = await info(connection, self._stream)
         if found is None:
             raise APIError(404, "it does not exist; start a relay first, or name another stream", NO_STREAM)
+        state = found.state
         if found.created != self._created:
             if self._created is not None:
                 self._since = self._count = self._previous = None
-            start = found.state.first_seq
-            if self._count is not None:
-                start = await self._start_of_last(connection, self._count, found)
+            start = await self._start(connection, state)
             self._last = 0 if self._since else max(0, start - 1)
             self._created = found.created
             prefix = self._filter.removesuffix("*.*.>")
             self._alone = all(subject.startswith(prefix) for subject in found.config.subjects or ("",))
-        if found.state.last_seq < self._last and self._previous is not None:  # go on with what was stored since then
-            self._last, self._since = 0, self._previous.metadata.timestamp + timedelta(microseconds=1)
-        self._last = min(self._last, found.state.last_seq)
+        if self._previous is not None and state.last_seq < self._last:  # go on with what was stored later
+            self._since = self._previous.metadata.timestamp + timedelta(microseconds=1)
+            self._last, self._previous = 0, None
+        self._last = min(self._last, state.last_seq)
 
-    async def _start_of_last(self, connection: NatsConnection, count: int, found: StreamInfo) -> int:
-        """The stream sequence of the first of the last `count` messages that pass the filter, by bisection."""
-        low, high = found.state.first_seq, found.state.last_seq + 1 - count
-        probe = high  # right if all messages pass
+    async def _start(self, connection: NatsConnection, state: StreamState) -> int:
+        """The stream sequence of the first message to receive: of all, or of the last ones, found by bisection."""
+        low = state.first_seq
+        probe = high = low if self._count is None else state.last_seq + 1 - self._count  # right if all pass the filter
         while low < high:
             name = f"socketpusher-{secrets.token_hex(8)}"
             passing = (await self._create(connection, name, probe)).num_pending or 0
             await self._delete(connection, name)
-            if passing == count:
+            if passing == self._count:
                 return probe
-            low, high = (probe, high) if passing > count else (low, probe - 1)
+            low, high = (probe, high) if passing > (self._count or 0) else (low, probe - 1)
             probe = (low + high + 1) // 2
         return low
 
-    async def _removed(self, connection: NatsConnection, message: Msg) -> list[str]:
-        """A sentence if the stream has removed messages before this one that were not read."""
+    async def _removed(self, connection: NatsConnection, previous: Msg, message: Msg) -> list[str]:
+        """A sentence if the stream has removed messages between these two before they were read."""
         found = await info(connection, self._stream)
         number = min(found.state.first_seq if found else 0, message.metadata.sequence.stream) - self._last - 1
         what = f"{number:,}"
         if not self._alone:
-            if self._previous is None:
-                return []
-            before, after = _id(self._previous), _id(message)
+            before, after = _id(previous), _id(message)
             if before is not None and after is not None and before.session == after.session:
                 number = min(number, after.n - before.n - 1)
                 what = f"{number:,} of the session {after.session}"
-            elif self._previous.metadata.num_pending:  # else everything that passes had been read
-                what = f"up to {number:,}, some of which may be of other hosts or sessions"
             else:
-                return []
+                number *= previous.metadata.num_pending > 0  # else all that pass the filter had been read
+                what = f"up to {number:,}, some of which may be of other hosts or sessions"
         sentence = f"the stream {self._stream} has removed events before they were read: {what}"
         return [FrequentProblem(f"{sentence}; read faster, or let it keep more")] if number > 0 else []
 
     async def _create(self, connection: NatsConnection, name: str, start: int) -> ConsumerInfo:
         """Create a JetStream consumer that starts at a stream sequence, or at the time that was asked for."""
+        by_time = self._since is not None and self._last == 0
         config = ConsumerConfig(
             name=name,
             ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=start,
+            deliver_policy=DeliverPolicy.BY_START_TIME if by_time else DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=None if by_time else start,
+            opt_start_time=self._since if by_time else None,
             filter_subject=self._filter,
             inactive_threshold=INACTIVE_THRESHOLD,
             mem_storage=True,
             num_replicas=1,
         )
-        if self._since is not None and self._last == 0:
-            config = config.evolve(
-                deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_seq=None, opt_start_time=self._since
-            )
         return await connection.call(connection.manager.add_consumer(self._stream, config))
 
     async def _delete(self, connection: NatsConnection, name: str) -> None:
