@@ -301,7 +301,7 @@ def test_a_reader_of_one_host_that_can_not_know_is_told_how_many_events_are_miss
         while got[-1] != 5000:
             got.append(next(events).task)
     assert len(problems) == 1
-    assert f"read: up to {5000 - len(got):,}, some of which may be of other hosts or sessions" in problems[0]
+    assert f"read: {5000 - len(got):,} at most, some of which may be of other hosts or sessions" in problems[0]
 
 
 def test_what_others_have_lost_is_no_gap(server: Server) -> None:
@@ -562,7 +562,7 @@ def test_listen_says_how_far_behind_it_is(server: Server, monkeypatch: pytest.Mo
         patience = Patience(argparse.Namespace(timeout=None), events)
         next(events)
         assert patience.left() is None
-        assert capsys.readouterr().err == "1,999 more events are stored\n"
+        assert capsys.readouterr().err == "1,999 events behind\n"
         while not events.caught_up:
             events.read()
         assert patience.left() is None

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..jetstream import PREFIX, STREAM, subscribe
+from ..terminal.text import plural
 from .arguments import positive, seconds
 from .output import status
 
@@ -136,7 +137,7 @@ class Patience:
         if now >= self._report_at:
             self._report_at = now + REPORT_PERIOD
             if source.pending:
-                status(f"{source.pending:,} more events are stored")
+                status(f"{plural(source.pending, 'event')} behind")
         if self._timeout is None or source.silent_since is None:
             return None
         if (left := source.silent_since + self._timeout - now) <= 0:
@@ -148,7 +149,7 @@ class Patience:
 def moment(text: str) -> datetime:
     """Return a time such as 2026-11-27T17:30Z, or one such as 30m ago, as an argument's type."""
     try:
-        return datetime.now(UTC) - timedelta(seconds=duration(text))
+        return datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=duration(text))
     except (argparse.ArgumentTypeError, OverflowError):
         try:
             return datetime.fromisoformat(text).astimezone(UTC)

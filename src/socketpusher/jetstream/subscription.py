@@ -85,7 +85,7 @@ class Subscription(Generic[_T]):
         self._last = 0  # the stream sequence of the last message, or of the one before the start
         self._previous: Msg | None = None  # the last message
         self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
-        self._alone = False  # whether the stream has only messages that pass the filter
+        self._all_pass = False  # whether all messages of the stream pass the filter
         self._source: Source | None = None
         self._caught_up = False
         self._store: deque[deque[_Entry]] = deque()  # what was received together and is not yielded yet; none is empty
@@ -131,7 +131,7 @@ class Subscription(Generic[_T]):
         if self._thread is not None:
             self._thread.close()
             self._thread = None
-        async with aclosing(self.received(self._on_problem)) as received:
+        async with aclosing(self.received(self._report)) as received:
             while not self._closed:
                 if not self._store:
                     self._store.append(await anext(received))
@@ -157,9 +157,7 @@ class Subscription(Generic[_T]):
                 if self._thread is not None:
                     self._thread.removed()
             if isinstance(entry, str):
-                self._caught_up = False
-                self.silent_since = self.silent_since or time.monotonic()
-                self._on_problem(entry)
+                self._report(entry)
                 continue
             self.silent_since = None
             self.pending = 0 if entry is None else entry.metadata.num_pending
@@ -173,6 +171,11 @@ class Subscription(Generic[_T]):
                 continue
             self._source = of
             yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
+
+    def _report(self, problem: str) -> None:
+        self._caught_up = False
+        self.silent_since = self.silent_since or time.monotonic()
+        self._on_problem(problem)
 
     def _driver(self) -> "_LoopThread":
         if self._closed:
@@ -248,7 +251,7 @@ class Subscription(Generic[_T]):
                             break  # a message is missing; the next JetStream consumer delivers it
                         previous, jumped = self._previous, sequence.stream > self._last + 1
                         # If that is due to the filter, one check a pull is enough.
-                        if jumped and previous and (self._alone or outstanding == PULL_MESSAGES):
+                        if jumped and previous and (self._all_pass or outstanding == PULL_MESSAGES):
                             if messages:
                                 yield messages
                             messages = deque(await self._removed(connection, previous, message))
@@ -281,7 +284,7 @@ class Subscription(Generic[_T]):
             self._last = 0 if self._since else max(0, start - 1)
             self._created = found.created
             prefix = self._filter.removesuffix("*.*.>")
-            self._alone = all(subject.startswith(prefix) for subject in found.config.subjects or ("",))
+            self._all_pass = all(subject.startswith(prefix) for subject in found.config.subjects or ("",))
         if self._previous is not None and state.last_seq < self._last:  # go on with what was stored later
             self._since = self._previous.metadata.timestamp + timedelta(microseconds=1)
             self._last, self._previous = 0, None
@@ -293,29 +296,28 @@ class Subscription(Generic[_T]):
         probe = high = low if self._count is None else state.last_seq + 1 - self._count  # right if all pass the filter
         while low < high:
             name = f"socketpusher-{secrets.token_hex(8)}"
-            passing = (await self._create(connection, name, probe)).num_pending or 0
+            enough = ((await self._create(connection, name, probe)).num_pending or 0) >= (self._count or 0)
             await self._delete(connection, name)
-            if passing == self._count:
-                return probe
-            low, high = (probe, high) if passing > (self._count or 0) else (low, probe - 1)
+            low, high = (probe, high) if enough else (low, probe - 1)
             probe = (low + high + 1) // 2
         return low
 
     async def _removed(self, connection: NatsConnection, previous: Msg, message: Msg) -> list[str]:
         """A sentence if the stream has removed messages between these two before they were read."""
-        found = await info(connection, self._stream)
-        number = min(found.state.first_seq if found else 0, message.metadata.sequence.stream) - self._last - 1
-        what = f"{number:,}"
-        if not self._alone:
+        most, of = message.metadata.sequence.stream, ""
+        if not self._all_pass:
             before, after = _id(previous), _id(message)
             if before is not None and after is not None and before.session == after.session:
-                number = min(number, after.n - before.n - 1)
-                what = f"{number:,} of the session {after.session}"
+                most, of = after.n - before.n - 1, f" of the session {after.session}"
             else:
-                number *= previous.metadata.num_pending > 0  # else all that pass the filter had been read
-                what = f"up to {number:,}, some of which may be of other hosts or sessions"
-        sentence = f"the stream {self._stream} has removed events before they were read: {what}"
-        return [FrequentProblem(f"{sentence}; read faster, or let it keep more")] if number > 0 else []
+                most *= previous.metadata.num_pending > 0  # else all that pass the filter had been read
+                of = " at most, some of which may be of other hosts or sessions"
+        found = await info(connection, self._stream) if most > 0 else None
+        first = min(found.state.first_seq if found else 0, message.metadata.sequence.stream)
+        if (number := min(most, first - self._last - 1)) <= 0:
+            return []
+        what = f"the stream {self._stream} has removed events before they were read: {number:,}{of}"
+        return [FrequentProblem(f"{what}; read faster, or let it keep more")]
 
     async def _create(self, connection: NatsConnection, name: str, start: int) -> ConsumerInfo:
         """Create a JetStream consumer that starts at a stream sequence, or at the time that was asked for."""
