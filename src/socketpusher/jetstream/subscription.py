@@ -57,6 +57,13 @@ class Subscription(Generic[_T]):
     """The result of `subscribe`: an iterator over events or lines, and a context manager that closes it.
 
     An iteration that is left and begun again goes on with the next event.
+
+    Attributes:
+        title: The stream and its servers, to be shown to users.
+        source: The host and the session of the last event yielded or read; None before the first.
+        pending: How many events the stream had after that one.
+        caught_up: Whether the stream had no more events after the last read; False while the connection is lost.
+        silent_since: Since when the stream can't be read, of `time.monotonic`; None while it can.
     """
 
     def __init__(
@@ -71,9 +78,11 @@ class Subscription(Generic[_T]):
     ) -> None:
         if last is not None and (last < 1 or since is not None):
             raise ValueError(f"last must be at least 1, and not be given together with since: {last}, {since}")
-        self.pending = 0  # how many events the stream had after the last one yielded or read
-        self.silent_since: float | None = time.monotonic()  # since when the stream can't be read; None while it can
-        self.title = f"{options.stream} at {options}"  # the stream and its servers, to be shown to users
+        self.title = f"{options.stream} at {options}"
+        self.source: Source | None = None
+        self.pending = 0
+        self.caught_up = False
+        self.silent_since: float | None = time.monotonic()
         self._options = options
         self._stream = options.stream
         self._filter = subject_filter(options.prefix, host, session)
@@ -86,21 +95,9 @@ class Subscription(Generic[_T]):
         self._previous: Msg | None = None  # the last message
         self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
         self._all_pass = False  # whether all messages of the stream pass the filter
-        self._source: Source | None = None
-        self._caught_up = False
         self._store: deque[deque[_Entry]] = deque()  # what was received together and is not yielded yet; none is empty
         self._thread: _LoopThread | None = None  # from the first use on, except with `async for`
         self._closed = False
-
-    @property
-    def source(self) -> Source | None:
-        """The host and the session of the last event yielded or read; None before the first."""
-        return self._source
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether the stream had no more events after the last read; False while the connection is lost."""
-        return self._caught_up
 
     def fileno(self) -> int:
         """A descriptor that is readable while `read` would not wait, for a loop that waits for several things."""
@@ -123,9 +120,7 @@ class Subscription(Generic[_T]):
             yield from self._take()
 
     def __next__(self) -> _T:
-        for item in self:
-            return item
-        raise StopIteration
+        return next(iter(self))
 
     async def __aiter__(self) -> AsyncIterator[_T]:
         if self._thread is not None:
@@ -161,7 +156,7 @@ class Subscription(Generic[_T]):
                 continue
             self.silent_since = None
             self.pending = 0 if entry is None else entry.metadata.num_pending
-            self._caught_up = not entries and self.pending == 0
+            self.caught_up = not entries and self.pending == 0
             if entry is None:
                 continue
             try:
@@ -169,11 +164,11 @@ class Subscription(Generic[_T]):
             except wire.DecodeError as error:
                 self._on_problem(FrequentProblem(f"skipped a message on {entry.subject}: {error}"))
                 continue
-            self._source = of
+            self.source = of
             yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
 
     def _report(self, problem: str) -> None:
-        self._caught_up = False
+        self.caught_up = False
         self.silent_since = self.silent_since or time.monotonic()
         self._on_problem(problem)
 
