@@ -97,7 +97,7 @@ def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: 
         (["listen", "--stream", "x"], "--stream needs --from"),
         (["watch", "--tls-ca", "x"], "--tls-ca needs --from"),
         (["listen", "--from", "nats://localhost", "--tls-key", "x"], "--tls-key needs --tls-cert"),
-        (["listen", "--from", "nats://localhost", "s"], "give a PATH or --from, not both"),
+        (["listen", "--from", "nats://localhost", "s"], "give a path or --from, not both"),
         (["listen", "--from", "nats://localhost", "--allow-uid", "1"], "--allow-uid is for a socket, not for --from"),
     ],
 )

@@ -106,7 +106,7 @@ def test_files_that_can_not_be_used_are_told(recording: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run.ndjson", "--from", "nats://localhost"], "give a PATH or --from, not both"),
+        (["run.ndjson", "--from", "nats://localhost"], "give a path or --from, not both"),
         (["--host", "build-7"], "--host needs --from"),
     ],
 )

@@ -1,5 +1,6 @@
 """Which NATS servers, and how they are to know who this is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,13 @@ import pytest
 from socketpusher.jetstream.options import NatsOptions
 
 
-@pytest.mark.parametrize(
-    "url", ["nats://localhost", "h", "h:4222", "tls://h:4222", "nats://[::1]:4222", "nats://u:p@h"]
-)
+@pytest.fixture(autouse=True)
+def no_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NATS_CREDS", "NATS_TOKEN", "NATS_USER", "NATS_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("url", ["nats://localhost", "h", "h:4222", "tls://h:4222", "nats://[::1]:4222", "nats://h/"])
 def test_an_address_of_a_server_is_taken(url: str) -> None:
     assert NatsOptions(url).connect_arguments()["servers"] == [url]
 
@@ -24,12 +29,66 @@ def test_several_servers_are_separated_by_commas() -> None:
     assert NatsOptions("nats://a, nats://b:1").servers == ["nats://a", "nats://b:1"]
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("nats://user:password@a", {"user": "user", "password": "password"}),
+        ("user:password@a,b", {"user": "user", "password": "password"}),
+        ("nats://user:password@a, nats://user:password@b", {"user": "user", "password": "password"}),
+        ("nats://us%3Aer:a%2Cb%40c%2F%25@a", {"user": "us:er", "password": "a,b@c/%"}),
+        ("nats://user:p@ss:word@a", {"user": "user", "password": "p@ss:word"}),
+        ("nats://to%2Cken@a", {"token": "to,ken"}),
+    ],
+)
+def test_a_user_and_password_in_a_url_are_decoded_and_used_for_each_server(url: str, expected: dict[str, str]) -> None:
+    options = NatsOptions(url)
+    arguments = options.connect_arguments()
+    assert arguments == {"servers": options.servers, **expected}
+    assert "@" not in str(options)
+
+
+def test_credentials_come_from_the_environment_if_none_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_USER", "user")
+    monkeypatch.setenv("NATS_PASSWORD", "pass:word")
+    assert NatsOptions("a").connect_arguments() == {"servers": ["a"], "user": "user", "password": "pass:word"}
+    assert NatsOptions("a", token="t").connect_arguments() == {"servers": ["a"], "token": "t"}
+    assert NatsOptions("t@a").connect_arguments() == {"servers": ["a"], "token": "t"}
+    monkeypatch.delenv("NATS_USER")
+    monkeypatch.setenv("NATS_PASSWORD", "")
+    monkeypatch.setenv("NATS_TOKEN", "token")
+    assert NatsOptions("a").connect_arguments() == {"servers": ["a"], "token": "token"}
+    monkeypatch.setenv("NATS_CREDS", "/nowhere/creds")
+    with pytest.raises(FileNotFoundError, match="credentials"):
+        NatsOptions("a").connect_arguments()
+
+
 def test_a_secret_is_shown_nowhere() -> None:
-    options = NatsOptions("nats://user:secret@a,tls://secret@b", token="secret")
+    options = NatsOptions("nats://user:secret@a, tls://user:secret@b", token="secret")
     assert str(options) == "nats://a, tls://b"
-    with pytest.raises(ValueError, match="http://a") as caught:
+    assert "secret" not in repr(options)
+    with pytest.raises(ValueError, match="'http://a' is not the address"):
         NatsOptions("http://user:secret@a")
-    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("nats://user:s1cret,s2cret@h", "nats://user:12,s2cret@h", "nats://user:12,34@s2cret,56@h", "12,s2cret@h"),
+        *("nats://user:s1cret://s2cret@h", "user:s1cret://s2cret@h", "nats://user:/s2cret@h", "s1cret://s2cret@h"),
+        *("nats://user:s1cret,nats://s2cret@h", "nats://user:12#s2cret@h", "nats://user:12?s2cret@h"),
+        *(
+            "nats://user:s1cret@a,nats://user:s2cret@h",
+            "nats://12,nats://s2cret@h",
+            "http://user:s1cret,s2cret@h",
+            "nats://u:s1\ncret,s2@h",
+        ),
+    ],
+)
+def test_no_part_of_a_password_with_special_characters_is_shown(url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        NatsOptions(url)
+    assert re.findall("s1|s2|12|34|cret", str(caught.value)) == []
+    assert "as %2C" in str(caught.value) or "give the same to each" in str(caught.value)
 
 
 @pytest.mark.parametrize(

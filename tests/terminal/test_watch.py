@@ -1,5 +1,6 @@
 """How `socketpusher watch` ends: once, with the run, with a mistake."""
 
+import asyncio
 import os
 import re
 import signal
@@ -10,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from socketpusher import Event, wire
+from socketpusher import Event, subscribe, wire
 from socketpusher.cli import main
+from socketpusher.terminal.screen import Screen
+from socketpusher.terminal.sources import StreamSource
+from socketpusher.terminal.text import text_of
+from socketpusher.terminal.tracker import RunTracker
 from support.cli import run, send
 from support.nats import Server, needs_server, relaying
 from support.waiting import wait_for
@@ -156,6 +161,30 @@ def test_it_gives_up_on_a_server_that_is_killed_after_it_has_caught_up(socket_pa
                 assert b"nothing has come from EVENTS" in process.stderr.read().splitlines()[-1]
             finally:
                 process.kill()
+    finally:
+        server.kill()
+
+
+@needs_server
+def test_the_screen_says_how_far_behind_a_stream_it_is(tmp_path: Path) -> None:
+    async def store(js: Any) -> None:
+        await js.add_stream(name="EVENTS", subjects=["events.>"])
+        await asyncio.gather(*(js.publish("events.h.a.x", wire.encode(Event("tick"))) for _ in range(1500)))
+
+    server = Server(tmp_path)
+    server.start()
+    try:
+        server.call(store, timeout=30)
+        with subscribe(server.url) as subscription:
+            source, runs = StreamSource(subscription, []), RunTracker(lasting=True)
+            screen = Screen(source, runs)
+            source.take(screen)
+            assert source.pending == 1500 - runs.events > 0
+            assert f" {source.pending:,} behind " in text_of(screen._header(0.0))
+            while source.behind:
+                source.take(screen)
+            assert source.pending == 0
+            assert "behind" not in text_of(screen._header(0.0))
     finally:
         server.kill()
 

@@ -33,7 +33,11 @@ class HelpFormatter(argparse.HelpFormatter):
 def add_path(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the optional argument PATH; `what` says in the help what is done there."""
     parser.add_argument(
-        "path", nargs="?", metavar="PATH", help=f"{what} (default: {default_socket_path()})".replace("%", "%%")
+        "path",
+        nargs="?",
+        type=path,
+        metavar="PATH",
+        help=f"{what} (default: {default_socket_path()})".replace("%", "%%"),
     )
 
 
@@ -70,6 +74,13 @@ def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
     add_allowed_users(
         parser, "let this user send, too; programs of that user must allow yours: PusherConfig(allow_uids=...)"
     )
+
+
+def path(text: str) -> str:
+    """Return a path, as an argument's type. A URL is refused, and not repeated, since a password may be in it."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError("this is a URL, not a path; give it after --from, or to relay after --to")
+    return text
 
 
 def seconds(text: str) -> float:

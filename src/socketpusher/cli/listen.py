@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_allowed_senders, add_path, positive, size
-from .nats_options import add_stream_source, subscribed
+from .nats_options import Patience, add_stream_source, subscribed
 from .output import status
 from .rotating_file import RotatingFile, explained, write_whole
 
@@ -56,6 +56,7 @@ examples:
   socketpusher listen --unit 'app*' > run.ndjson
   socketpusher listen --to run.ndjson --max-bytes 10M --keep 3
   socketpusher listen --from nats://localhost --host build-7
+  socketpusher listen --from nats://localhost --since 2h --type '*.failed'
   socketpusher listen | jq -r '[.time, .type, .unit] | @tsv'
 
 record a run, watch it, and pass it on to another listener, in three terminals:
@@ -115,14 +116,16 @@ def run(arguments: argparse.Namespace) -> int:
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
         problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]
-        if (subscription := subscribed(arguments, problems, raw=True)) is not None:
+        subscription = subscribed(arguments, problems, raw=True)
+        patience = Patience(arguments, subscription)
+        if subscription is not None:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")
         else:
             listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
             source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
-        _copy(source, chosen, record, problems, opened.enter_context(signals_caught()))
+        _copy(source, chosen, record, problems, patience, opened.enter_context(signals_caught()))
     return 0
 
 
@@ -131,6 +134,7 @@ def _copy(
     chosen: _Choice,
     record: RotatingFile | None,
     problems: "ProblemLog",
+    patience: Patience,
     signalled: int,
 ) -> None:
     from ..listener.listener import Listener
@@ -149,8 +153,8 @@ def _copy(
         # for a pipe, which may wait for its reader.
         blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     while True:
-        seconds = problems.remaining()
-        found = dict(ready.poll(None if seconds is None else seconds * 1000))
+        limits = [seconds * 1000 for seconds in (problems.remaining(), patience.left()) if seconds is not None]
+        found = dict(ready.poll(min(limits, default=None)))
         problems.end_episode()
         if output in found:
             raise BrokenPipeError

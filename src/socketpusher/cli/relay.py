@@ -27,7 +27,7 @@ If the stream does not exist, it is created. An existing stream is not changed, 
 EXAMPLES = """\
 examples:
   socketpusher relay                       from the default socket to localhost
-  socketpusher relay /tmp/run.sock --to nats://user:password@nats.example.org
+  socketpusher relay --to nats://nats.example.org --token-file ~/.nats-token
   socketpusher relay --to tls://nats1.example.org,tls://nats2.example.org
   socketpusher relay --max-age 30d --max-bytes 20G
 """

@@ -6,7 +6,8 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from .nats_options import add_stream_source, subscribed
+from .arguments import path
+from .nats_options import Patience, add_stream_source, subscribed
 from .output import printable
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ Each run is a process. Times are in microseconds since the first run started. Th
 begin in the middle of a run, and repeat events. What has not ended when the recording ends is cut there and marked as
 unfinished. Lines that are not events are reported and skipped; the exit code is then 1.
 
-With --from it reads what the stream has stored so far. With --svg it draws a picture of the timeline, and writes the
-trace only if -o is given too.
+With --from it reads what the stream has stored so far; --since and --last begin in the middle of it. With --svg it
+draws a picture of the timeline, and writes the trace only if -o is given too.
 """
 
 EXAMPLES = """\
@@ -40,10 +41,16 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("path", nargs="?", metavar="PATH", help="a file, or - for standard input (default: -)")
+    parser.add_argument(
+        "path", nargs="?", type=path, metavar="RECORDING", help="a file, or - for standard input (default: -)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
     parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")
-    add_stream_source(parser, "what is stored there so far")
+    add_stream_source(
+        parser,
+        "what is stored there so far",
+        "with --from: give up when the stream can't be read for so long (default: 10)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,9 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..timeline.trace_events import trace_lines
 
     reader = _Reader(Timeline())
-    if (subscription := subscribed(arguments, reader.report, raw=True)) is not None:
+    subscription = subscribed(arguments, reader.report, raw=True)
+    patience = Patience(arguments, subscription, 10.0)
+    if subscription is not None:
         name = "the stream"
-        reader.read_stream(subscription)
+        with subscription:
+            reader.read_stream(subscription, patience)
     else:
         name = "standard input" if arguments.path in (None, "-") else arguments.path
         with open(0 if name == "standard input" else name, "rb") as file:
@@ -89,11 +99,10 @@ class _Reader:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.report(f"{name} is damaged, the rest of it is missing: {error}")
 
-    def read_stream(self, subscription: "Subscription[bytes]") -> None:
-        with subscription:
-            while not subscription.caught_up:
-                for line in subscription.read():
-                    self._feed(line, "an event in the stream", str(subscription.source))
+    def read_stream(self, subscription: "Subscription[bytes]", patience: Patience) -> None:
+        while not subscription.caught_up:
+            for line in subscription.read(patience.left()):
+                self._feed(line, "an event in the stream", str(subscription.source))
 
     def _feed(self, line: bytes, what: str, source: str = "") -> None:
         try:

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .arguments import add_allowed_senders, add_path, seconds
+from .arguments import add_allowed_senders, add_path
 from .nats_options import add_stream_source, subscribed
 from .output import sentence, status, with_options
 
@@ -25,7 +25,8 @@ With --once it waits for a sender, prints where its run stands, and ends. A push
 time tries again every 5 s, unless it is configured otherwise.
 
 With --from it shows the runs that socketpusher relay has put into a stream of NATS JetStream, of any number of hosts:
-what the stream has kept of them, then what follows.
+what the stream has kept of them, then what follows. With --since or --last, what came before is unknown to it, such as
+the graph of a run that had begun, and units that have completed.
 """
 
 EXAMPLES = """\
@@ -35,6 +36,7 @@ examples:
   socketpusher watch run.ndjson        a recording that listen --to makes
   socketpusher watch --once            where the run stands now
   socketpusher watch --from nats://localhost
+  socketpusher watch --from nats://localhost --since 2h
   socketpusher watch | grep --line-buffered ' unit.failed '
 """
 
@@ -48,15 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end when the run ends; the exit code is 0 if it completed, 1 if it failed, 2 if neither is known",
     )
-    parser.add_argument(
-        "--timeout",
-        type=seconds,
-        metavar="SECONDS",
-        help="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 with "
-        "--once --from)",
-    )
     add_allowed_senders(parser)
-    add_stream_source(parser)
+    add_stream_source(
+        parser,
+        timeout="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 "
+        "with --once --from)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,7 +88,7 @@ def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
     subscription = subscribed(arguments, problems.append)
     if subscription is not None:
         stream = StreamSource(opened.enter_context(subscription), problems)
-        chosen = {"host": arguments.host, "session": arguments.session}
+        chosen = {name: getattr(arguments, name) for name in ("host", "session", "since", "last")}
         stream.where += "".join(f", {what} {name}" for what, name in chosen.items() if name is not None)
         return stream
     if arguments.path is not None and os.path.isfile(arguments.path):

@@ -12,6 +12,7 @@ nats-py is an extra, so everything except `subscribe` is imported only when it i
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from ..listener.problems import ProblemLog
@@ -34,6 +35,8 @@ class SubscribeOptions(TypedDict, total=False):
 
     host: str | None
     session: str | None
+    since: datetime | None
+    last: int | None
     stream: str
     prefix: str
     creds: str | None
@@ -58,40 +61,41 @@ def subscribe(
     host: str | None = None,
     session: str | None = None,
     raw: bool = False,
-    stream: str = STREAM,
-    prefix: str = PREFIX,
-    creds: str | None = None,
-    token: str | None = None,
-    tls_ca: str | None = None,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
+    since: datetime | None = None,
+    last: int | None = None,
     on_problem: Callable[[str], object] | None = None,
+    **access: Any,
 ) -> "Subscription[Any]":
     """Receive the events of a stream that relays publish to: first the stored events, then new ones.
 
     Each event comes once, and the events of a session in order, even if a connection or a server is lost.
 
     Args:
-        url: The servers, such as "nats://localhost", several separated by commas; a user and a password may be in it.
-            With "tls://" the connection is encrypted or not made.
+        url: The servers, such as "nats://localhost", several separated by commas. A user and a password may be in it,
+            percent-encoded, the same for all servers. With "tls://" the connection is encrypted or not made.
         host: Only events of this host, by the name that its relay uses.
         session: Only events of this session: one pusher, from its start to its end.
         raw: Whether to yield the lines of the events, as bytes with their newline, instead of the events.
+        since: Only events that the stream has stored since this time; local time if it has no time zone. An event is
+            stored when its relay publishes it, which may be later than its own time.
+        last: Start with the last N events of this host and this session, or with all if there are fewer.
         stream: The name of the stream.
         prefix: The prefix of the relays' subjects.
         creds: A file of NATS credentials.
-        token: A token to authenticate with.
+        token: A token to authenticate with. If there are no credentials in any of these arguments, they are taken from
+            the environment variables NATS_CREDS, NATS_TOKEN, or NATS_USER and NATS_PASSWORD.
         tls_ca: A file of certificates to trust instead of the system's.
         tls_cert: A file with this client's certificate.
         tls_key: A file with the key of that certificate, unless it is in the same file.
-        on_problem: Called with a message when the connection is lost or restored, or a message is not an event. By
-            default a warning is logged; of many messages that are not events, one for the first and one for the rest.
+        on_problem: Called with a message when the connection is lost or restored, a message is not an event, or the
+            stream has removed events before they were read. By default a warning is logged; of many that come at once,
+            one for the first and one for the rest.
 
     Returns:
         An iterator, for `for` and for `async for`, that waits for the next event until it is closed.
 
     Raises:
-        ValueError: The URL, the stream's name or the prefix is not valid.
+        ValueError: The URL, the stream's name, the prefix or `last` is not valid, or `since` and `last` are given.
         ImportError: nats-py is not installed.
         OSError: While iterating, if it can never work; the message says what to do. If it may work later, for example
             when no server can be reached, it retries instead.
@@ -102,7 +106,7 @@ def subscribe(
     """
     from .options import NatsOptions
 
-    options = NatsOptions(url, stream, prefix, creds, token, tls_ca, tls_cert, tls_key)
+    options = NatsOptions(url, **access)
     from .subscription import Subscription  # after NatsOptions, whose error for a missing nats-py says what to do
 
-    return Subscription(options, host, session, raw, on_problem or ProblemLog(logger.warning))
+    return Subscription(options, host, session, raw, since, last, on_problem or ProblemLog(logger.warning))

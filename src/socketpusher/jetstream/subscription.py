@@ -14,16 +14,17 @@ import os
 import secrets
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StatusCode
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Header, StatusCode, StreamState
 from nats.js.errors import APIError
 
 from .. import wire
@@ -56,48 +57,61 @@ class Subscription(Generic[_T]):
     """The result of `subscribe`: an iterator over events or lines, and a context manager that closes it.
 
     An iteration that is left and begun again goes on with the next event.
+
+    Attributes:
+        title: The stream and its servers, to be shown to users.
+        source: The host and the session of the last event yielded or read; None before the first.
+        pending: How many events the stream had after that one.
+        caught_up: Whether the stream had no more events after the last read; False while the connection is lost.
+        silent_since: Since when the stream can't be read, of `time.monotonic`; None while it can.
     """
 
     def __init__(
-        self, options: NatsOptions, host: str | None, session: str | None, raw: bool, on_problem: Reporter
+        self,
+        options: NatsOptions,
+        host: str | None,
+        session: str | None,
+        raw: bool,
+        since: datetime | None,
+        last: int | None,
+        on_problem: Reporter,
     ) -> None:
-        self.title = f"{options.stream} at {options}"  # the stream and its servers, to be shown to users
+        if last is not None and (last < 1 or since is not None):
+            raise ValueError(f"last must be at least 1, and not be given together with since: {last}, {since}")
+        self.title = f"{options.stream} at {options}"
+        self.source: Source | None = None
+        self.pending = 0
+        self.caught_up = False
+        self.silent_since: float | None = time.monotonic()
         self._options = options
         self._stream = options.stream
         self._filter = subject_filter(options.prefix, host, session)
         self._raw = raw
         self._on_problem = on_problem
         self._log = on_problem if isinstance(on_problem, ProblemLog) else ProblemLog(str)  # which stays empty
-        self._last = 0  # the stream sequence of the last message
+        self._since = None if since is None else since.astimezone(UTC)  # when to start, unless it has
+        self._count = last  # how many of the last messages to start with, likewise
+        self._last = 0  # the stream sequence of the last message, or of the one before the start
+        self._previous: Msg | None = None  # the last message
         self._created: datetime | None = None  # the creation time of the stream that this sequence belongs to
-        self._source: Source | None = None
-        self._caught_up = False
+        self._all_pass = False  # whether all messages of the stream pass the filter
         self._store: deque[deque[_Entry]] = deque()  # what was received together and is not yielded yet; none is empty
         self._thread: _LoopThread | None = None  # from the first use on, except with `async for`
         self._closed = False
-
-    @property
-    def source(self) -> Source | None:
-        """The host and the session of the last event yielded or read; None before the first."""
-        return self._source
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether the stream had no more events after the last read; False while the connection is lost."""
-        return self._caught_up
 
     def fileno(self) -> int:
         """A descriptor that is readable while `read` would not wait, for a loop that waits for several things."""
         return self._driver().fileno()
 
-    def read(self) -> list[_T]:
-        """Wait for events, and return those of one source. The list may be empty.
+    def read(self, timeout: float | None = None) -> list[_T]:
+        """Wait for events, for `timeout` seconds at most, and return those of one source. The list may be empty.
 
         Raises:
             OSError: It can never work; the message says why.
             ValueError: The subscription is closed.
         """
-        self._driver().wait(self._log.remaining())
+        limits = [limit for limit in (timeout, self._log.remaining()) if limit is not None]
+        self._driver().wait(min(limits, default=None))
         return list(self._take())
 
     def __iter__(self) -> Iterator[_T]:
@@ -106,15 +120,13 @@ class Subscription(Generic[_T]):
             yield from self._take()
 
     def __next__(self) -> _T:
-        for item in self:
-            return item
-        raise StopIteration
+        return next(iter(self))
 
     async def __aiter__(self) -> AsyncIterator[_T]:
         if self._thread is not None:
             self._thread.close()
             self._thread = None
-        async with aclosing(self.received(self._on_problem)) as received:
+        async with aclosing(self.received(self._report)) as received:
             while not self._closed:
                 if not self._store:
                     self._store.append(await anext(received))
@@ -140,10 +152,11 @@ class Subscription(Generic[_T]):
                 if self._thread is not None:
                     self._thread.removed()
             if isinstance(entry, str):
-                self._caught_up = False
-                self._on_problem(entry)
+                self._report(entry)
                 continue
-            self._caught_up = not entries and (entry is None or entry.metadata.num_pending == 0)
+            self.silent_since = None
+            self.pending = 0 if entry is None else entry.metadata.num_pending
+            self.caught_up = not entries and self.pending == 0
             if entry is None:
                 continue
             try:
@@ -151,8 +164,13 @@ class Subscription(Generic[_T]):
             except wire.DecodeError as error:
                 self._on_problem(FrequentProblem(f"skipped a message on {entry.subject}: {error}"))
                 continue
-            self._source = of
+            self.source = of
             yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
+
+    def _report(self, problem: str) -> None:
+        self.caught_up = False
+        self.silent_since = self.silent_since or time.monotonic()
+        self._on_problem(problem)
 
     def _driver(self) -> "_LoopThread":
         if self._closed:
@@ -207,18 +225,8 @@ class Subscription(Generic[_T]):
         address = connection.client.new_inbox()
         subscribed = await connection.client.subscribe(address, cb=inbox.put)
         name = f"socketpusher-{secrets.token_hex(8)}"
-        config = ConsumerConfig(
-            name=name,
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self._last + 1,
-            filter_subject=self._filter,
-            inactive_threshold=INACTIVE_THRESHOLD,
-            mem_storage=True,
-            num_replicas=1,
-        )
         try:
-            made = await connection.call(connection.manager.add_consumer(self._stream, config))
+            made = await self._create(connection, name, self._last + 1)
             connection.report_recovery(f"following the stream {self._stream} again")
             if made.num_pending == 0:
                 yield deque([None])
@@ -236,9 +244,15 @@ class Subscription(Generic[_T]):
                         alive = sequence.consumer == following
                         if not alive:
                             break  # a message is missing; the next JetStream consumer delivers it
+                        previous, jumped = self._previous, sequence.stream > self._last + 1
+                        # If that is due to the filter, one check a pull is enough.
+                        if jumped and previous and (self._all_pass or outstanding == PULL_MESSAGES):
+                            if messages:
+                                yield messages
+                            messages = deque(await self._removed(connection, previous, message))
                         following += 1
                         outstanding -= 1
-                        self._last = sequence.stream
+                        self._last, self._previous = sequence.stream, message
                         messages.append(message)
                     elif _PULL_OVER & {status, headers.get(Header.DESCRIPTION)}:
                         outstanding = 0
@@ -250,16 +264,74 @@ class Subscription(Generic[_T]):
         finally:
             with suppress(nats.errors.Error, OutcomeUnknownError):  # without a connection, the server deletes both
                 await subscribed.unsubscribe()
-                await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+                await self._delete(connection, name)
 
     async def _check_stream(self, connection: NatsConnection) -> None:
-        """Start at the first message if the stream was created again, or has lost its last messages."""
+        """Find where to start, or to go on if the stream was created again or has lost its last messages."""
         found = await info(connection, self._stream)
         if found is None:
             raise APIError(404, "it does not exist; start a relay first, or name another stream", NO_STREAM)
-        if found.created != self._created or found.state.last_seq < self._last:
-            self._last = 0
-        self._created = found.created
+        state = found.state
+        if found.created != self._created:
+            if self._created is not None:
+                self._since = self._count = self._previous = None
+            start = await self._start(connection, state)
+            self._last = 0 if self._since else max(0, start - 1)
+            self._created = found.created
+            prefix = self._filter.removesuffix("*.*.>")
+            self._all_pass = all(subject.startswith(prefix) for subject in found.config.subjects or ("",))
+        if self._previous is not None and state.last_seq < self._last:  # go on with what was stored later
+            self._since = self._previous.metadata.timestamp + timedelta(microseconds=1)
+            self._last, self._previous = 0, None
+        self._last = min(self._last, state.last_seq)
+
+    async def _start(self, connection: NatsConnection, state: StreamState) -> int:
+        """The stream sequence of the first message to receive: of all, or of the last ones, found by bisection."""
+        low = state.first_seq
+        probe = high = low if self._count is None else state.last_seq + 1 - self._count  # right if all pass the filter
+        while low < high:
+            name = f"socketpusher-{secrets.token_hex(8)}"
+            enough = ((await self._create(connection, name, probe)).num_pending or 0) >= (self._count or 0)
+            await self._delete(connection, name)
+            low, high = (probe, high) if enough else (low, probe - 1)
+            probe = (low + high + 1) // 2
+        return low
+
+    async def _removed(self, connection: NatsConnection, previous: Msg, message: Msg) -> list[str]:
+        """A sentence if the stream has removed messages between these two before they were read."""
+        most, of = message.metadata.sequence.stream, ""
+        if not self._all_pass:
+            before, after = _id(previous), _id(message)
+            if before is not None and after is not None and before.session == after.session:
+                most, of = after.n - before.n - 1, f" of the session {after.session}"
+            else:
+                most *= previous.metadata.num_pending > 0  # else all that pass the filter had been read
+                of = " at most, some of which may be of other hosts or sessions"
+        found = await info(connection, self._stream) if most > 0 else None
+        first = min(found.state.first_seq if found else 0, message.metadata.sequence.stream)
+        if (number := min(most, first - self._last - 1)) <= 0:
+            return []
+        what = f"the stream {self._stream} has removed events before they were read: {number:,}{of}"
+        return [FrequentProblem(f"{what}; read faster, or let it keep more")]
+
+    async def _create(self, connection: NatsConnection, name: str, start: int) -> ConsumerInfo:
+        """Create a JetStream consumer that starts at a stream sequence, or at the time that was asked for."""
+        by_time = self._since is not None and self._last == 0
+        config = ConsumerConfig(
+            name=name,
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_TIME if by_time else DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=None if by_time else start,
+            opt_start_time=self._since if by_time else None,
+            filter_subject=self._filter,
+            inactive_threshold=INACTIVE_THRESHOLD,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        return await connection.call(connection.manager.add_consumer(self._stream, config))
+
+    async def _delete(self, connection: NatsConnection, name: str) -> None:
+        await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
     async def _pull(self, connection: NatsConnection, name: str, address: str) -> None:
         request = {
@@ -270,6 +342,12 @@ class Subscription(Generic[_T]):
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}"
         await connection.publish(subject, orjson.dumps(request), reply=address)
+
+
+def _id(message: Msg) -> wire.EventId | None:
+    with suppress(wire.DecodeError):
+        return wire.EventId.parse(wire.parse(message.data).get("id"))
+    return None
 
 
 async def _next_messages(inbox: "asyncio.Queue[Msg]", connection: NatsConnection) -> list[Msg]:

@@ -138,6 +138,7 @@ class Screen(RunView):
         else:
             state = f"{source.disconnected} since {clock(runs.gone)}, {elapsed(now - runs.gone)} ago", BUSY
         told = f"  {plural(runs.events, 'event')}  {self._rate.value:,.0f}/s  "
+        told += f"{source.pending:,} behind  " if source.pending else ""
         keys = "? help  " if self._tty.has_keys else ""
         return [state, (told, PLAIN), (keys, BOLD), (printable(source.where), DIM)]
 

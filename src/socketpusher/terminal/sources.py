@@ -54,6 +54,7 @@ class EventSource:
         self.told = math.inf  # when it has told where the run stands
         self.alone_since: float | None = time.monotonic()  # since when no sender is connected, or None
         self.behind = False  # whether what comes is the past
+        self.pending = 0  # how many events are known to be still to come
 
     def take(self, view: RunView) -> None:
         """Hand over what has come."""
@@ -131,7 +132,6 @@ class StreamSource(EventSource):
             live.pop(source, None)
             live[source] = None
             view.feed(source, event)
-            self.alone_since = None
             if event.type in _ENDS:
                 del live[source]
                 view.source_disconnected(source, event.time.timestamp() if event.time else time.time())
@@ -139,10 +139,9 @@ class StreamSource(EventSource):
             silent = next(iter(live))
             del live[silent]
             view.source_disconnected(silent, time.time())
+        self.pending, self.alone_since = self._subscription.pending, self._subscription.silent_since
         if self._subscription.caught_up:
-            self.behind, self.told, self.alone_since = False, 0.0, None
-        else:
-            self.alone_since = self.alone_since or time.monotonic()
+            self.behind, self.told = False, 0.0
 
 
 class RecordingSource(EventSource):
