@@ -23,6 +23,7 @@ from socketpusher.cli.nats_options import Patience, moment
 from socketpusher.listener.problems import ProblemLog
 from support.cli import run, running, send
 from support.leftovers import left_behind
+from support.link import link
 from support.nats import Server, cluster, needs_server, relaying
 from support.waiting import wait_for
 
@@ -164,6 +165,19 @@ def test_a_server_that_is_killed_and_started_again_costs_no_event(socket_path: s
         assert got == list(range(1, 6001))
         assert any(problem.startswith("lost the connection to NATS") for problem in problems)
         assert any(problem.startswith("connected to NATS") for problem in problems)
+
+
+def test_a_link_that_is_slow_delivers_large_events(socket_path: str, server: Server) -> None:
+    """One takes longer than the silence after which a server is considered lost."""
+    with publishing(socket_path, server.url):
+        send(socket_path, wire.encode(Event("large", payload="x" * 900_000)))
+        wait_for(lambda: server.count() == 1)
+    problems: list[str] = []
+    with link(server.port) as slow:
+        slow.bytes_per_second = 100_000
+        with subscribe(slow.url, on_problem=problems.append) as events:
+            assert next(iter(events)).type == "large"
+    assert problems == []
 
 
 def test_a_server_that_is_stopped_and_forgets_the_consumer_costs_no_event(socket_path: str, server: Server) -> None:

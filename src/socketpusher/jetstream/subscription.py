@@ -30,13 +30,13 @@ from nats.js.errors import APIError
 from .. import wire
 from ..events import Event
 from ..listener.problems import FrequentProblem, ProblemLog
-from .connection import NatsConnection, OutcomeUnknownError, Reporter
+from .connection import SLOW_LINK, NatsConnection, OutcomeUnknownError, Reporter
 from .options import NatsOptions
 from .stream import MISSING, NO_STREAM, info, is_missing
 from .subjects import Source, source, subject_filter
 
 PULL_MESSAGES = 500  # how many messages one pull requests, and the most that wait here
-PULL_BYTES = 4 << 20  # how many bytes one pull requests, unless a single message may be larger
+PULL_BYTES = 1 << 16  # how many bytes one pull requests beside the longest message; a slow link has to carry them
 
 # In seconds:
 HEARTBEAT = 2  # between heartbeats while there are no messages; after three missing ones the server is considered lost
@@ -165,7 +165,7 @@ class Subscription(Generic[_T]):
                 self._on_problem(FrequentProblem(f"skipped a message on {entry.subject}: {error}"))
                 continue
             self.source = of
-            yield entry.data + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
+            yield entry.data.removesuffix(b"\n") + b"\n" if self._raw else event  # type: ignore[misc]  # as `subscribe` promises
 
     def _report(self, problem: str) -> None:
         self.caught_up = False
@@ -336,7 +336,7 @@ class Subscription(Generic[_T]):
     async def _pull(self, connection: NatsConnection, name: str, address: str) -> None:
         request = {
             "batch": PULL_MESSAGES,
-            "max_bytes": max(PULL_BYTES, 2 * connection.client.max_payload),
+            "max_bytes": connection.client.max_payload + PULL_BYTES,
             "expires": PULL_EXPIRES * 1_000_000_000,
             "idle_heartbeat": HEARTBEAT * 1_000_000_000,
         }
@@ -352,7 +352,7 @@ def _id(message: Msg) -> wire.EventId | None:
 
 async def _next_messages(inbox: "asyncio.Queue[Msg]", connection: NatsConnection) -> list[Msg]:
     """Wait for messages. Raises `OutcomeUnknownError` if the connection is lost, or not even heartbeats come."""
-    first = asyncio.wait_for(inbox.get(), 3 * HEARTBEAT)
+    first = asyncio.wait_for(inbox.get(), 3 * HEARTBEAT + connection.client.max_payload / SLOW_LINK)
     messages = [await connection.call(first, "the server sends no heartbeats")]
     while not inbox.empty():
         messages.append(inbox.get_nowait())
