@@ -141,8 +141,14 @@ def shell(socket_path: str, arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def send_once_it_listens(socket_path: str, data: bytes) -> None:
-    wait_for(lambda: os.path.exists(socket_path))
-    send(socket_path, data)
+    def sent() -> bool:
+        try:
+            send(socket_path, data)
+        except (FileNotFoundError, ConnectionRefusedError):  # it is bound a moment before it listens
+            return False
+        return True
+
+    wait_for(sent)
 
 
 def test_without_standard_error_standard_output_holds_the_events_only(socket_path: str) -> None:
