@@ -271,12 +271,14 @@ with pusher:
 # Whatever a thread of the host has locked when another one forks
 
 FORK_MANY = """
+import faulthandler
 def forked(work, count):
     for _ in range(count):
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)  # ends a child that hangs
+            signal.alarm(30)  # ends a child that hangs
+            faulthandler.dump_traceback_later(15)  # and this tells where
             try:
                 work()
             except BaseException as error:

@@ -98,7 +98,7 @@ def test_it_is_readable_while_events_wait_in_it(socket_path: str, server: Server
         assert not select.select([events], [], [], 0)[0]
         send(socket_path, lines("a", 1, 10))
         assert next(events).task == 1
-        assert select.select([events], [], [], 0)[0] == [events]
+        assert select.select([events], [], [], 60)[0] == [events]
         got = []
         while len(got) < 9:
             assert select.select([events], [], [], 60)[0]
