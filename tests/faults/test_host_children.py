@@ -308,6 +308,17 @@ os._exit(0)
     assert (code, output) == (0, "done\n"), errors
 
 
+def test_start_imports_nothing(consumer: Consumer) -> None:
+    """A child forked in the middle of an import would wait for ever when it starts a pusher of its own."""
+    lines = f"""{HELPERS}
+before = set(sys.modules)
+pusher.start()
+print(*set(sys.modules) - before)
+pusher.close()
+"""
+    assert producer_script.run(lines, consumer.path) == (0, "\n", "")
+
+
 def test_a_child_forked_while_another_thread_starts_a_pusher_can_start_its_own(consumer: Consumer) -> None:
     lines = f"""{HELPERS}{QUIET}{FORK_MANY}
 theirs = pusher
