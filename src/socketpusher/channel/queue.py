@@ -12,7 +12,6 @@ Only this file uses private names of multiprocessing: `_reader` and `_writer` of
 """
 
 import fcntl
-import multiprocessing.synchronize  # noqa: F401 - `Queue` would import it later, when a host may fork
 import os
 import struct
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ is not a child of the host, see `writer/main.py`; a descriptor reports its end.
 """
 
 import errno
+import multiprocessing.synchronize  # noqa: F401 - a queue would import it later, when a host may fork
 import os
 import signal
 import socket
