@@ -43,6 +43,12 @@ def test_the_end_waits_while_a_consumer_takes_events(sent: list[int], flushes: i
     assert pusher.calls == [*["flush"] * flushes, "close"]
 
 
+def test_the_end_waits_for_a_consumer_that_is_being_restarted() -> None:
+    pusher = Pusher([500, ALL], connected=False)
+    plugin.close(pusher)  # type: ignore[arg-type]
+    assert pusher.calls == ["flush", "close"]
+
+
 def test_the_end_does_not_wait_without_a_consumer() -> None:
     pusher = Pusher([0], connected=False)
     plugin.close(pusher)  # type: ignore[arg-type]

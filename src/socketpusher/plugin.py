@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .pusher import SocketPusher
 
 STALL_TIMEOUT = 0.5
-"""How long the program's end waits for a consumer that takes nothing, in seconds."""
+"""How long the program's end waits for a consumer that takes nothing, or is being restarted, in seconds."""
 
 
 def start(bus: "Bus", path: str = "") -> "SocketPusher":
@@ -21,18 +21,21 @@ def start(bus: "Bus", path: str = "") -> "SocketPusher":
         OSError: The pusher can't be started.
         ValueError: The path is not valid.
     """
+    from dataclasses import replace
+
     from .config import PusherConfig
     from .pusher import SocketPusher
 
-    pusher = SocketPusher(bus, PusherConfig(path) if path else PusherConfig())
+    config = PusherConfig(max_reconnect_backoff=STALL_TIMEOUT / 3)
+    pusher = SocketPusher(bus, replace(config, socket_path=path) if path else config)
     pusher.start(wait=False)
     return pusher
 
 
 def close(pusher: "SocketPusher") -> None:
-    """Send what is left while a consumer takes it. One that is absent or stalled does not delay the program's end."""
-    sent = -1
-    while pusher.connected and sent < (sent := pusher.stats().sent):
+    """Send what is left while a consumer takes it. There is no wait if none has ever taken anything."""
+    sent = -1 if pusher.connected else 0
+    while sent < (sent := pusher.stats().sent):
         if pusher.flush(STALL_TIMEOUT):
             break
     pusher.close(0.0)
