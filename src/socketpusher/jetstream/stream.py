@@ -1,5 +1,6 @@
 """The stream that stores the events: it is created, or checked to be what a relay needs."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from nats.js.api import RetentionPolicy, StreamConfig, StreamInfo
@@ -162,6 +163,8 @@ async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: s
         if error.err_code == NOT_FOUND:
             return Stored(0, 0)
         raise
-    last = (message.headers or {}).get(LAST_EVENT)
-    event_id = wire.EventId.parse(wire.parse(message.data or b"").get("id")) if last is None else None
-    return Stored(int(last or 0) if event_id is None else event_id.n, message.seq or 0)
+    number = int((message.headers or {}).get(LAST_EVENT, 0))
+    with suppress(wire.DecodeError):  # somebody else has published it
+        event_id = wire.EventId.parse(wire.parse(message.data or b"").get("id"))
+        number = event_id.n if event_id is not None else number
+    return Stored(number, message.seq or 0)
