@@ -5,7 +5,7 @@ and stopped, servers are killed, stopped and started again, the stream gets anot
 and cut; but never two servers at once. At the end of each storm:
 
 - every event is in the stream once, and with ids those of a session are in their order;
-- each graph is right before the event that it belongs to;
+- each graph is where it belongs between the events;
 - the books of the pushers are those of the stream: nothing dropped, nothing pending.
 
 `--no-ids` is the same without ids. Each storm is shorter than the duplicate window then, or the stream could not know
@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent.parent))  # it is run as a script, too
 from socketpusher import wire
 from support.link import Link, link
 from support.nats import Relay, Server, cluster
-from support.stream_load import Load, graphs_are_right_before_what_they_tell_of, tasks
+from support.stream_load import Load, graphs_are_where_they_belong, tasks
 from support.waiting import stop, wait_for
 
 HOSTS = 3
@@ -194,9 +194,9 @@ class StreamStorm:
                 wrong.append(f"{host.name}: {stats}")
             if ids:
                 try:
-                    graphs_are_right_before_what_they_tell_of(own)
+                    graphs_are_where_they_belong(own)
                 except AssertionError as error:
-                    wrong.append(f"{host.name}: a graph is not right before its event: {error}")
+                    wrong.append(f"{host.name}: a graph is not where it belongs: {error}")
         return wrong
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from socketpusher import Event, subscribe, wire
 from socketpusher.cli.nats_options import Patience, moment
+from socketpusher.jetstream import connection
 from socketpusher.listener.problems import ProblemLog
 from support.cli import run, running, send
 from support.leftovers import left_behind
@@ -177,6 +178,27 @@ def test_a_link_that_is_slow_delivers_large_events(socket_path: str, server: Ser
         slow.bytes_per_second = 100_000
         with subscribe(slow.url, on_problem=problems.append) as events:
             assert next(iter(events)).type == "large"
+    assert problems == []
+
+
+def test_on_a_slow_link_the_answers_to_pings_are_not_late(
+    socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come after the events that were asked for, so few are asked for at once."""
+    monkeypatch.setattr(connection, "PING_INTERVAL", 2)  # two that are missing mean that the server is dead
+    server = Server(tmp_path / "small", config="max_payload: 400000")
+    server.start()
+    problems: list[str] = []
+    try:
+        with publishing(socket_path, server.url):
+            send(socket_path, b"".join(wire.encode(Event("large", payload="x" * 300_000)) for _ in range(4)))
+            wait_for(lambda: server.count() == 4)
+        with link(server.port) as slow:
+            slow.bytes_per_second = 100_000
+            with subscribe(slow.url, on_problem=problems.append) as events:
+                assert [next(events).type for _ in range(4)] == ["large"] * 4
+    finally:
+        server.kill()
     assert problems == []
 
 

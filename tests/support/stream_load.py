@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
@@ -41,13 +40,16 @@ def tasks(messages: list[Any]) -> list[int | None]:
     return [event.task for event in (wire.decode(message.data) for message in messages) if event.type != "graph"]
 
 
-def graphs_are_right_before_what_they_tell_of(messages: list[Any]) -> None:
+def graphs_are_where_they_belong(messages: list[Any]) -> None:
+    """Each is right after the last event before it, and before the next one, unless its connection had no next one."""
     lines = [wire.parse(message.data) for message in messages]
     assert lines[0]["type"] == "graph"
-    for (graph, message), after in pairwise([*zip(lines, messages, strict=True), ({}, None)]):
-        if graph["type"] == "graph":
-            number = EventId.parse(after[0]["id"]).n
-            assert message.headers[LAST_EVENT] == str(number - 1)
+    number = 0
+    for line, message in zip(lines, messages, strict=True):
+        if line["type"] == "graph":
+            assert message.headers[LAST_EVENT] == str(number)
+        else:
+            number = EventId.parse(line["id"]).n
     assert len({message.subject.split(".")[2] for message in messages}) == 1
 
 
