@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from socketpusher import plugin
+from socketpusher import Bus, plugin
 
 ALL = 1000
 
@@ -47,6 +47,13 @@ def test_the_end_waits_for_a_consumer_that_is_being_restarted() -> None:
     pusher = Pusher([500, ALL], connected=False)
     plugin.close(pusher)  # type: ignore[arg-type]
     assert pusher.calls == ["flush", "close"]
+
+
+def test_a_display_that_is_restarted_is_found_before_the_end_gives_up(socket_path: str) -> None:
+    pusher = plugin.start(Bus(), socket_path)
+    pusher.close(0)
+    assert pusher.config.socket_path == socket_path
+    assert pusher.config.max_reconnect_backoff < plugin.STALL_TIMEOUT / 2
 
 
 def test_the_end_does_not_wait_without_a_consumer() -> None:

@@ -3,6 +3,7 @@
 The events go to the default socket, and a consumer is optional. See `socketpusher.sources.dask`.
 """
 
+import sys
 from typing import Any
 
 from .events import Bus
@@ -15,7 +16,11 @@ _pushers: list[Any] = []
 def dask_setup(scheduler: Any) -> None:
     """Dask calls this when the scheduler starts."""
     bus = Bus()
-    _pushers.append(start(bus))
+    try:
+        _pushers.append(start(bus))
+    except (OSError, ValueError) as error:  # watching must not break what is watched
+        print(f"socketpusher: no events are sent: {error}", file=sys.stderr)
+        return
     scheduler.add_plugin(ClusterRun(bus))
 
 

@@ -339,6 +339,15 @@ def test_repeated_lines_of_a_pusher_are_neither_stored_twice_nor_out_of_order(so
     assert names(server)[4:] == ["graph", "run-4"]
 
 
+def test_the_same_graph_is_published_before_each_event_that_it_comes_with(socket_path: str, server: Server) -> None:
+    first = graph()
+    with relaying(socket_path, server.url):
+        for number in (1, 2):
+            send(socket_path, first + numbered(number))
+            wait_for(lambda: server.count() == 2 * number)  # noqa: B023 - is called at once
+    assert names(server) == ["graph", "run-1", "graph", "run-2"]
+
+
 def test_a_graph_with_nothing_after_it_is_published_at_the_end(socket_path: str, server: Server) -> None:
     with relaying(socket_path, server.url) as relay, socket.socket(socket.AF_UNIX) as sender:
         sender.connect(socket_path)

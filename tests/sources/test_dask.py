@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from socketpusher import Bus, Event, PusherConfig, SocketPusher, plugin
 from support.consumer import Consumer
 from support.restarting import RestartingConsumer
 from support.waiting import wait_for
@@ -128,11 +128,11 @@ def cluster() -> object:
 def on_cluster(cluster: LocalCluster) -> object:
     """A client, and the events that the cluster emits."""
     bus, events = recording()
-    plugin = ClusterRun(bus)
+    cluster_run = ClusterRun(bus)
     with Client(cluster) as client:
-        cluster.scheduler.add_plugin(plugin)
+        cluster.scheduler.add_plugin(cluster_run)
         yield client, events, bus
-        cluster.scheduler.remove_plugin(plugin.name)
+        cluster.scheduler.remove_plugin(cluster_run.name)
 
 
 OnCluster = tuple[Client, list[Event], Bus]
@@ -189,26 +189,60 @@ def test_what_nobody_wants_any_more_ends_the_run(on_cluster: OnCluster) -> None:
     assert told(events)["sleep"][-1] == "completed"
 
 
-def test_a_scheduler_of_its_own_preloads_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "choo").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    consumer = Consumer(str(tmp_path / "choo" / "web.sock"))
+def scheduled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Path) -> tuple[int, str]:
+    """What a scheduler of its own, which preloads the plugin, computes, and what it says."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     file = tmp_path / "scheduler.json"
     options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     command = [sys.executable, "-m", "dask", "scheduler", "--preload", "socketpusher.dask_plugin", *options]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as scheduler:
         try:
             wait_for(file.exists, 60)
             with Client(scheduler_file=str(file)) as client:
                 worker = client.sync(Worker, client.scheduler.address)
-                assert client.compute(total(*map(load, range(3)))).result(60) == 3
-                wait_for(lambda: ended(consumer.events()))
+                result = client.compute(total(*map(load, range(3)))).result(60)
                 client.sync(worker.close)
         finally:
             scheduler.terminate()
-            assert scheduler.wait(60) == 0
+            said = scheduler.communicate(timeout=60)[1]
+            assert scheduler.returncode == 0
+    return result, said
+
+
+def test_a_scheduler_of_its_own_preloads_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "choo").mkdir()
+    consumer = Consumer(str(tmp_path / "choo" / "web.sock"))
+    assert scheduled(tmp_path, monkeypatch, tmp_path)[0] == 3
+    events = consumer.events()
     consumer.go_away()
-    assert told(consumer.events())["load"] == ["started", *["task.completed"] * 3, "completed"]
+    assert told(events)["load"] == ["started", *["task.completed"] * 3, "completed"]
+    assert "orch.completed" in {event.type for event in events}
+
+
+@pytest.mark.parametrize("end", ["nobody", "stalled", "x" * 200])
+def test_a_cluster_computes_the_same_without_a_consumer_that_reads(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / end
+    (runtime / "choo").mkdir(parents=True)
+    stalled = Consumer(str(runtime / "choo" / "web.sock"), reading=False) if end == "stalled" else None
+    result, said = scheduled(tmp_path, monkeypatch, runtime)
+    assert (result, "no events are sent" in said) == (3, len(end) == 200), said
+    if stalled:
+        stalled.go_away()
+
+
+@pytest.mark.parametrize("end", ["nobody", "stalled"])
+def test_a_computation_is_the_same_without_a_consumer_that_reads(end: str, socket_path: str) -> None:
+    stalled = Consumer(socket_path, reading=False) if end == "stalled" else None
+    pusher = plugin.start(bus := Bus(), socket_path)
+    with LocalRun(bus):
+        assert total(*map(load, range(3000))).compute(scheduler="synchronous") == sum(range(3000))
+    plugin.close(pusher)
+    stats = pusher.stats()
+    assert stats.emitted == stats.sent + stats.dropped > 3000
+    if stalled:
+        stalled.go_away()
 
 
 def run_locally(bus: Bus) -> None:

@@ -119,12 +119,16 @@ def test_ctrl_c_fails_what_was_running(consumer: Consumer, tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("path", ["nobody", "x" * 200])
-def test_a_workflow_is_the_same_without_a_consumer(path: str, tmp_path: Path) -> None:
-    code, output = run(tmp_path, str(tmp_path / path), "--retries", "1")
+@pytest.mark.parametrize("end", ["nobody", "stalled", "x" * 200])
+def test_a_workflow_is_the_same_without_a_consumer_that_reads(end: str, socket_path: str, tmp_path: Path) -> None:
+    stalled = Consumer(socket_path, reading=False) if end == "stalled" else None
+    path = socket_path if stalled else str(tmp_path / end)
+    code, output = run(tmp_path, path, "--retries", "1")
     assert code == 0, output
     assert (tmp_path / "total.txt").read_text() == "a\nb\n"
-    assert ("no events are sent" in output) == (path != "nobody")
+    assert ("no events are sent" in output) == (len(end) == 200)
+    if stalled:
+        stalled.go_away()
 
 
 def test_a_consumer_that_restarts_ends_with_what_snakemake_says(socket_path: str, tmp_path: Path) -> None:

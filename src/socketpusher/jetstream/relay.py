@@ -349,8 +349,6 @@ class Relay:
                 headers[f"{EXPECTED}-Subject"] = session
             if batch:
                 headers["Nats-Batch-Sequence"] = str(place)
-                if message.number:  # the graph is stored with its event or not at all
-                    headers.pop(Header.MSG_ID, None)
             if place < len(messages):
                 await self._connection.publish(message.subject, message.payload, headers=headers)
         if batch:
