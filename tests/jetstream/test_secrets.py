@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,24 @@ PARTS = ("s3cret", "p4ss", "w0rd", "t0ken")
 EVENTS = b"".join(wire.encode(Event(kind, "app")) for kind in ("orch.started", "unit.started", "unit.completed"))
 
 
-@pytest.fixture
-def with_password(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "with_password", config=f'authorization {{ user: "us:er", password: "{PASSWORD}" }}')
+@contextmanager
+def authorizing(directory: Path, rules: str) -> Iterator[Server]:
+    server = Server(directory, config=f"authorization {{ {rules} }}")
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def with_password(tmp_path: Path) -> Iterator[Server]:
+    with authorizing(tmp_path / "with_password", f'user: "us:er", password: "{PASSWORD}"') as server:
+        yield server
 
 
 @pytest.fixture
 def with_token(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "with_token", config=f'authorization {{ token: "{TOKEN}" }}')
-    server.start()
-    yield server
-    server.kill()
+    with authorizing(tmp_path / "with_token", f'token: "{TOKEN}"') as server:
+        yield server
 
 
 def reveals(*texts: str) -> list[str]:
