@@ -162,19 +162,32 @@ def test_an_answer_that_is_lost_moves_no_graph(socket_path: str, server: Server)
     assert "stored 4 in EVENTS" in relay.said
 
 
-def test_what_another_relay_has_stored_meanwhile_is_no_trouble(socket_path: str, server: Server) -> None:
-    async def store(js: Any) -> None:
-        await js.publish("events.h.s.event.2", numbered(2)[:-1])
+async def store_the_second(js: Any) -> None:
+    await js.publish("events.h.s.event.2", numbered(2)[:-1])
 
+
+def test_what_another_relay_has_stored_meanwhile_is_no_trouble(socket_path: str, server: Server) -> None:
     with relaying(socket_path, server.url) as relay:
         send(socket_path, numbered(1))
         wait_for(lambda: server.count() == 1)
-        server.call(store)
+        server.call(store_the_second)
         send(socket_path, numbered(2) + numbered(3))
         wait_for(lambda: server.count() == 3)
         relay.end()
     assert [wire.decode(message.data).type for message in server.messages()] == ["event.1", "event.2", "event.3"]
     assert "refuses" not in relay.said
+
+
+def test_a_graph_knows_which_event_it_comes_after_though_another_relay_has_stored_that(
+    socket_path: str, server: Server
+) -> None:
+    with relaying(socket_path, server.url):
+        send(socket_path, wire.encode(Event("graph")) + numbered(1))
+        wait_for(lambda: server.count() == 2)
+        server.call(store_the_second)
+        send(socket_path, wire.encode(Event("graph")) + numbered(3))
+        wait_for(lambda: server.count() == 5)
+    graphs_are_where_they_belong(server.messages())
 
 
 def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Server) -> None:

@@ -74,7 +74,7 @@ class _Message(NamedTuple):
     payload: bytes
     session: str
     number: int  # of the event, or of the one that a graph comes right before; 0 if there is none
-    headers: dict[str, str]
+    digest: str  # its message id if the line has no id, else empty
 
 
 @dataclass
@@ -272,17 +272,16 @@ class Relay:
             if len(payload) > stream.max_payload:
                 payload = _with_placeholder(line, stream.max_payload)
                 plan.counts[_SHORTENED] += 1
-            headers: dict[str, str] = {}
+            digest = ""
             if line.event_id is None:
                 # The same graph may come before two events, and is stored before both.
-                headers[Header.MSG_ID] = digest_message_id(self._host, line.data + f"{event_id or ''}".encode())
-                headers[LAST_EVENT] = str(numbers.get(session, 0))
-                if headers[Header.MSG_ID] in digests or self._digests.get(headers[Header.MSG_ID], 0) > monotonic():
+                digest = digest_message_id(self._host, line.data + f"{event_id or ''}".encode())
+                if digest in digests or self._digests.get(digest, 0) > monotonic():
                     plan.counts[_DUPLICATE] += 1
                     return
-                digests.add(headers[Header.MSG_ID])
+                digests.add(digest)
             name = subject(self._options.prefix, self._host, session, line.type)
-            plan.messages.append(_Message(name, payload, session, event_id.n if event_id else 0, headers))
+            plan.messages.append(_Message(name, payload, session, event_id.n if event_id else 0, digest))
 
         for line in lines:
             if line.event_id is not None:
@@ -326,10 +325,10 @@ class Relay:
             first = int(answer["seq"]) - len(messages) + 1
             for place, message in enumerate(messages, first):
                 if message.session in self._stored and not answer.get("duplicate"):
-                    last = int(message.headers.get(LAST_EVENT, message.number))
+                    last = self._number(message) if message.digest else message.number
                     self._stored[message.session] = Stored(last, place)
-                if Header.MSG_ID in message.headers:
-                    self._digests[message.headers[Header.MSG_ID]] = monotonic() + stream.duplicate_window
+                if message.digest:
+                    self._digests[message.digest] = monotonic() + stream.duplicate_window
         while self._digests and next(iter(self._digests.values())) <= monotonic():
             del self._digests[next(iter(self._digests))]
 
@@ -339,14 +338,17 @@ class Relay:
     async def _publish_batch(self, messages: Sequence[_Message]) -> dict[str, Any]:
         """Publish messages, all or none. Returns the answer of the stream."""
         batch = {"Nats-Batch-Id": secrets.token_hex(16)} if len(messages) > 1 else {}
-        begun: set[str] = set()
+        numbers: dict[str, int] = {}  # by session, of the last event up to here
         for place, message in enumerate(messages, 1):
-            headers = message.headers | batch
-            if message.session in self._stored and message.session not in begun:
-                begun.add(message.session)
-                session = subject_filter(self._options.prefix, self._host, message.session)
+            headers = dict(batch)
+            if message.session in self._stored and message.session not in numbers:
                 headers[EXPECTED] = str(self._stored[message.session].sequence)
-                headers[f"{EXPECTED}-Subject"] = session
+                headers[f"{EXPECTED}-Subject"] = subject_filter(self._options.prefix, self._host, message.session)
+            last = numbers.setdefault(message.session, self._number(message))
+            if message.digest:
+                headers |= {Header.MSG_ID: message.digest, LAST_EVENT: str(last)}
+            else:
+                numbers[message.session] = message.number
             if batch:
                 headers["Nats-Batch-Sequence"] = str(place)
             if place < len(messages):
