@@ -120,8 +120,7 @@ def test_examples_that_watch_do(example: str, place: str, socket_path: str) -> N
     try:
         with socket.socket(socket.AF_UNIX) as sender:
             if "run.ndjson" not in example:
-                watcher.wait_for(lambda: os.path.exists(path), "the socket")
-                sender.connect(path)
+                watcher.wait_for(lambda: sender.connect_ex(path) == 0, "the socket")
                 sender.sendall(b"".join(LINES))
             watcher.shows("app", "failed" if "grep" in example else "blocked")
             if "--once" in example:

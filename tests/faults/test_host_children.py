@@ -85,7 +85,7 @@ def ask():
 thread = threading.Thread(target=ask)
 thread.start()
 restarts = 0
-for number in range({scaled(12)}):
+for number in range({scaled(6)}):
     with SocketPusher(bus, config) as pusher:
         emit(1, number)
     restarts += pusher.stats().writer_restarts
@@ -95,7 +95,7 @@ thread.join()
 print(restarts)
 """
     assert producer_script.run(lines, consumer.path, timeout=120) == (0, "0\n", "")
-    assert consumer.wait_for_tasks(scaled(12)) == list(range(scaled(12)))
+    assert consumer.wait_for_tasks(scaled(6)) == list(range(scaled(6)))
 
 
 REAPERS = {

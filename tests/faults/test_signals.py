@@ -31,7 +31,7 @@ def on_signal(*_):
     took = now() - began
 signal.signal(signal.{name}, on_signal)
 sent = 0
-for attempt in range({scaled(12)}):
+for attempt in range({scaled(6)}):
     took = None
     pusher = SocketPusher(bus, config)
     pusher.start()
@@ -55,7 +55,7 @@ os._exit(0)
 """
     code, output, errors = producer_script.run(lines, consumer.path, timeout=120)
     assert (code, output[:5]) == (0, "done "), errors
-    wait_for(lambda: consumer.torn() == [b""] * len(consumer.connections) and len(consumer.connections) == scaled(12))
+    wait_for(lambda: consumer.torn() == [b""] * len(consumer.connections) and len(consumer.connections) == scaled(6))
     assert len(consumer.lines()) >= int(output.split()[1])
 
 

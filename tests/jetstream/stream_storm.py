@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -200,16 +201,19 @@ class StreamStorm:
         return wrong
 
 
-def storm(seconds: float, seed: int, event_ids: bool = True) -> tuple[int, Counter[str], list[str]]:
-    """Run a storm. Returns how many events were emitted, how often which fault happened, and what is wrong."""
+def storm(seconds: float, seed: int, event_ids: Sequence[bool]) -> tuple[int, Counter[str], list[str]]:
+    """Run a storm, with a host for each of `event_ids`.
+
+    Returns how many events were emitted, how often which fault happened, and what is wrong.
+    """
     with tempfile.TemporaryDirectory(prefix="sp") as directory, ExitStack() as opened:
         place = Path(directory)
         servers = opened.enter_context(cluster(place, "no_advertise: true"))
         links = [opened.enter_context(link(server.port)) for server in servers]
         urls = ",".join(link.url for link in links)
         hosts = []
-        for number in range(HOSTS):
-            hosts.append(Host(f"h{number}", place, urls, event_ids))
+        for number, ids in enumerate(event_ids):
+            hosts.append(Host(f"h{number}", place, urls, ids))
             opened.callback(hosts[-1].end)
             hosts[-1].relay.says("publishing to the stream")
         storm = StreamStorm(seed, servers, links, hosts)
@@ -227,7 +231,7 @@ def main() -> None:
     chosen = parser.parse_args()
     failed = False
     for seed in range(chosen.seed, chosen.seed + chosen.storms):
-        emitted, faults, problems = storm(chosen.seconds, seed, not chosen.no_ids)
+        emitted, faults, problems = storm(chosen.seconds, seed, [not chosen.no_ids] * HOSTS)
         print(
             f"seed {seed}: {emitted:,} events; {dict(faults)}; {problems or 'each is in the stream once'}", flush=True
         )

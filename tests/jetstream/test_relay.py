@@ -106,7 +106,7 @@ def test_a_signal_while_the_server_is_down_leaves_unstored_lines_in_the_socket(
 
 
 def test_a_signal_waits_for_what_is_in_flight(socket_path: str, server: Server) -> None:
-    with relaying(socket_path, server.url) as relay:
+    with relaying(socket_path, server.url, patience=1) as relay:
         server.stop()
         send(socket_path, wire.encode(Event("a")))
         relay.says("publishing them again")

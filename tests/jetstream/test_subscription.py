@@ -20,12 +20,12 @@ import pytest
 
 from socketpusher import Event, subscribe, wire
 from socketpusher.cli.nats_options import Patience, moment
-from socketpusher.jetstream import connection
+from socketpusher.jetstream import connection, subscription
 from socketpusher.listener.problems import ProblemLog
 from support.cli import run, running, send
 from support.leftovers import left_behind
 from support.link import link
-from support.nats import Server, cluster, needs_server, relaying
+from support.nats import Server, needs_server, relaying
 from support.waiting import wait_for
 
 pytestmark = needs_server
@@ -168,10 +168,13 @@ def test_a_server_that_is_killed_and_started_again_costs_no_event(socket_path: s
         assert any(problem.startswith("connected to NATS") for problem in problems)
 
 
-def test_a_link_that_is_slow_delivers_large_events(socket_path: str, server: Server) -> None:
+def test_a_link_that_is_slow_delivers_large_events(
+    socket_path: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One takes longer than the silence after which a server is considered lost."""
+    monkeypatch.setattr(subscription, "HEARTBEAT", 1)
     with publishing(socket_path, server.url):
-        send(socket_path, wire.encode(Event("large", payload="x" * 900_000)))
+        send(socket_path, wire.encode(Event("large", payload="x" * 450_000)))
         wait_for(lambda: server.count() == 1)
     problems: list[str] = []
     with link(server.port) as slow:
@@ -194,7 +197,7 @@ def test_on_a_slow_link_the_answers_to_pings_are_not_late(
             send(socket_path, b"".join(wire.encode(Event("large", payload="x" * 300_000)) for _ in range(4)))
             wait_for(lambda: server.count() == 4)
         with link(server.port) as slow:
-            slow.bytes_per_second = 100_000
+            slow.bytes_per_second = 150_000
             with subscribe(slow.url, on_problem=problems.append) as events:
                 assert [next(events).type for _ in range(4)] == ["large"] * 4
     finally:
@@ -214,20 +217,6 @@ def test_a_server_that_is_stopped_and_forgets_the_consumer_costs_no_event(socket
         send(socket_path, lines("a", 101, 200))
         got += [event.task for event in islice(events, 100)]
         assert got == list(range(1, 201))
-
-
-def test_a_cluster_that_loses_the_server_that_it_is_followed_at(socket_path: str, tmp_path: Path) -> None:
-    with cluster(tmp_path) as servers:
-        urls = ",".join(server.url for server in servers)
-        with relaying(socket_path, urls, "--replicas", "3"):
-            send(socket_path, lines("a", 1, 1000))
-            wait_for(lambda: servers[1].count() == 1000)
-            with subscribe(servers[0].url) as events:  # it hears of the others from this one
-                got = [event.task for event in islice(events, 1000)]
-                servers[0].kill()
-                send(socket_path, lines("a", 1001, 2000))
-                got += [event.task for event in islice(events, 1000)]
-                assert got == list(range(1, 2001))
 
 
 def test_a_subscription_that_waits_is_closed(server: Server, socket_path: str) -> None:

@@ -56,13 +56,18 @@ CRASHES = {"test_crash.py": "import os\n\ndef test_crash(): os._exit(3)\n\ndef t
 WAYS = {"alone": (), "xdist": ("-n", "2")}
 
 
-def session(place: Path, files: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+def session(
+    place: Path, files: dict[str, str], *arguments: str, autoload: bool = False
+) -> "subprocess.CompletedProcess[str]":
     """Run pytest on files of a project. Its environment has nothing of the pytest that runs this test."""
     for name, text in files.items():
         (place / name).write_text(text)
     (place / "pytest.ini").touch()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--no-header", *arguments]
+    if not autoload:  # which takes time, for other plugins are installed here
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        command += ["-p", "socketpusher.pytest_plugin", "-p", "xdist"]
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -85,7 +90,8 @@ def ended(events: list[Event]) -> dict[str, str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_session_is_a_run_a_file_a_unit_and_a_test_a_task(way: str, consumer: Consumer, tmp_path: Path) -> None:
-    run = session(tmp_path, PROJECT, f"--socketpusher={consumer.path}", "--continue-on-collection-errors", *WAYS[way])
+    options = (f"--socketpusher={consumer.path}", "--continue-on-collection-errors", *WAYS[way])
+    run = session(tmp_path, PROJECT, *options, autoload=True)
     assert run.returncode == 1, run.stdout + run.stderr
     events = consumer.events()
     graph = next(event for event in events if event.type == "orch.started").payload["graph"]

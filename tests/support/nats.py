@@ -134,11 +134,21 @@ def _has_leader(server: Server) -> bool:
     return server.call(ask)
 
 
-class Relay:
-    """`socketpusher relay` as a process, and what it says."""
+RELAY = """
+import sys
+from socketpusher.cli import main
+from socketpusher.jetstream import connection
 
-    def __init__(self, path: str, to: str, *options: str) -> None:
-        command = [sys.executable, "-m", "socketpusher", "relay", path, "--to", to, "--host", "h", *options]
+connection.REQUEST_TIMEOUT = float(sys.argv.pop(1))
+sys.exit(main())
+"""
+
+
+class Relay:
+    """`socketpusher relay` as a process, and what it says. It waits `patience` seconds for an answer of the server."""
+
+    def __init__(self, path: str, to: str, *options: str, patience: float = 5) -> None:
+        command = [sys.executable, "-c", RELAY, str(patience), "relay", path, "--to", to, "--host", "h", *options]
         self.said = ""
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -172,9 +182,9 @@ class Relay:
 
 
 @contextmanager
-def relaying(path: str, to: str, *options: str) -> Iterator[Relay]:
+def relaying(path: str, to: str, *options: str, patience: float = 5) -> Iterator[Relay]:
     """A relay, once it takes events."""
-    relay = Relay(path, to, *options)
+    relay = Relay(path, to, *options, patience=patience)
     try:
         relay.says("publishing to the stream")
         yield relay
