@@ -13,7 +13,7 @@ from support.link import link
 from support.nats import Server, cluster, needs_server, relaying, wait
 from support.senders import send, sender_to
 from support.stream_load import Load, graphs_are_where_they_belong, last, load, tasks
-from support.waiting import stop, wait_for
+from support.waiting import wait_for
 
 pytestmark = needs_server
 

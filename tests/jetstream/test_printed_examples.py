@@ -15,6 +15,7 @@ from socketpusher import Event, wire
 from socketpusher.cli import main
 from support.cli import INSTALLED, send
 from support.nats import Server, needs_server, relaying
+from support.senders import sender_once_it_listens
 from support.terminal import Terminal
 from support.waiting import wait_for
 
@@ -51,8 +52,8 @@ def place(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_examples_that_relay_do(example: str, place: str, server: Server) -> None:
     command = example.replace("nats://localhost", server.url)
     with subprocess.Popen(["sh", "-c", f"exec {command}"], stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: os.path.exists(place))
-        send(place, LINES)
+        with sender_once_it_listens(place) as sender:
+            sender.sendall(LINES)
         wait_for(lambda: server.count() == 3)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130

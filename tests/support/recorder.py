@@ -15,8 +15,9 @@ CONNECTION = b"--- connection\n"
 SCRIPT = """
 import os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
+listener.bind(sys.argv[1] + ".new")
 listener.listen(1000)
+os.rename(sys.argv[1] + ".new", sys.argv[1])  # whoever sees it can connect
 while True:
     connection, _ = listener.accept()
     with open(sys.argv[2], "ab", buffering=0) as file:

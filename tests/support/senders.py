@@ -7,6 +7,8 @@ import termios
 from collections.abc import Iterator
 from typing import Any
 
+from support.waiting import wait_for
+
 
 def line(name: str | int, more: str = "") -> bytes:
     return b'{"type":"%b","time":"2026-11-23T17:08:00Z"%b}\n' % (str(name).encode(), more.encode())
@@ -15,6 +17,12 @@ def line(name: str | int, more: str = "") -> bytes:
 def sender_to(path: str) -> socket.socket:
     sender = socket.socket(socket.AF_UNIX)
     sender.connect(path)
+    return sender
+
+
+def sender_once_it_listens(path: str) -> socket.socket:
+    sender = socket.socket(socket.AF_UNIX)
+    wait_for(lambda: sender.connect_ex(path) == 0, what=f"a listener at {path}")
     return sender
 
 
