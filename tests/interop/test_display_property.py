@@ -66,7 +66,7 @@ class Accidents:
 
 
 @settings(
-    max_examples=scaled(10),
+    max_examples=scaled(6),
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes seconds, too long for a search
 )
