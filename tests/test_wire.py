@@ -17,6 +17,7 @@ from unittest.mock import MagicMock, Mock
 from uuid import UUID
 
 import numpy
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +144,7 @@ hostile = st.recursive(
     | st.floats()
     | st.sets(st.integers(), max_size=3)
     | st.sampled_from([Path("/a/b"), Decimal("1.10"), ValueError("bad"), Color.RED, Point(1, {2}), object, len])
+    | json_values.map(lambda value: orjson.Fragment(orjson.dumps(value, option=orjson.OPT_INDENT_2)))
     | st.builds(
         lambda make: make(),
         st.sampled_from([Hostile, cycle, deep, object, HostileMapping, Faceless, Mock, MagicMock]),
@@ -301,6 +303,8 @@ def test_a_missing_naive_or_impossible_time_becomes_a_valid_one() -> None:
         (numpy.ma.array([1, 2]), [1, 2]),
         (numpy.arange(3).view(type("Array", (numpy.ndarray,), {})), [0, 1, 2]),
         (numpy.longdouble(1.5), "1.5"),
+        (orjson.Fragment(b'{"a":\n[1]}'), {"a": [1]}),
+        (orjson.Fragment(b"[1\n"), "<Fragment: raised JSONDecodeError>"),
         (Hostile(), "<Hostile: raised RuntimeError>"),
         (HostileMapping(), "<HostileMapping: raised KeyError>"),
         (cycle(), [1, {"again": "<list: contains itself>"}]),

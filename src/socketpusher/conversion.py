@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from .signal_errors import raised_by_signal_handler
 
 MAX_DEPTH = 100  # orjson refuses more than 254; 100 is easier to read, and leaves room on a deep stack
@@ -26,7 +28,8 @@ def to_jsonable(value: Any, on_placeholder: Callable[[str], object]) -> Any:
 
     Paths, UUIDs, decimals and larger ints become strings; dates and times ISO 8601; a timedelta its seconds; bytes the
     text they hold; sets and tuples lists; an exception "Type: message"; an enum its value; a dataclass a dict; a numpy
-    array or scalar its values; any other object its `str()`. A lone surrogate is written as its escape (`\\udc80`).
+    array or scalar its values; an `orjson.Fragment` what it contains; any other object its `str()`. A lone surrogate is
+    written as its escape (`\\udc80`).
 
     Args:
         value: Anything.
@@ -117,6 +120,8 @@ class _Converter:
             return f"{_name(kind)}: {text(value)}"
         if issubclass(kind, timedelta):
             return timedelta.total_seconds(value)
+        if issubclass(kind, orjson.Fragment):
+            return orjson.loads(orjson.dumps(value))
         if issubclass(kind, Decimal | UUID):
             return text(value)
         if issubclass(kind, os.PathLike):

@@ -27,6 +27,7 @@ __all__ = ["DecodeError", "EdgePayload", "GraphPayload", "NodePayload", "WireEve
 
 _dumps = orjson.dumps
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY
+_NEWLINE = ord("\n")
 _INT64 = range(-(2**63), 2**63)
 _ESCAPED = 6  # the most bytes that one character takes in JSON: \u0000
 
@@ -81,7 +82,7 @@ def encode(
 
     What orjson refuses is converted (see `socketpusher.conversion`; NaN and infinities become null). What can't be
     converted is replaced by a placeholder, and so is the payload of a line that would be too long. An event without a
-    time gets the current time; a naive time is taken as UTC.
+    time gets the current time; a naive time is taken as UTC. Whether an `orjson.Fragment` contains JSON is not checked.
 
     Args:
         event: The event; it is not changed.
@@ -119,7 +120,10 @@ def encode(
             wire["payload"] = event.payload
         if error:
             wire["error"] = error
-        line = _dumps(wire, None, _OPTIONS) + b"\n"  # as `_line`; the call would add 8 % to an encode
+        line = _dumps(wire, None, _OPTIONS)
+        if _NEWLINE in line:
+            raise ValueError("an orjson.Fragment, which orjson does not read, contains a newline")
+        line += b"\n"  # as `_line`; the call would add 8 % to an encode
     except Exception as refused:  # a TypeError of orjson, or anything from a hostile object
         if raised_by_signal_handler(refused):
             raise
