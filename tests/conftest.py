@@ -15,8 +15,10 @@ from support.consumer import Consumer
 from support.leftovers import described, left_behind
 from support.waiting import wait_for
 
-# A runner in the background may have it ignored, and so would every host that the tests start.
+# A runner in the background may have them ignored, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # ignored here, and not in another program
 
 
 def pytest_collection_finish() -> None:
