@@ -115,7 +115,7 @@ def _waits(function: object) -> bool:
 
 if sys.version_info >= (3, 12):
     _TOOL = 4
-    _armed: Point | None = None
+    _armed: Point | None = None  # a callback reads it once: other threads come here as well, and must not fail
 
     def _arm(point: Point | None) -> None:
         global _armed
@@ -124,27 +124,27 @@ if sys.version_info >= (3, 12):
     def _on_start(code: types.CodeType, offset: int) -> object:
         if not _is_traced(code):
             return sys.monitoring.DISABLE
-        if _armed is not None:
-            _armed.passed("start")
+        if (armed := _armed) is not None:
+            armed.passed("start")
         return None
 
     def _on_jump(code: types.CodeType, offset: int, target: int) -> object:
         if not _is_traced(code) or target > offset:
             return sys.monitoring.DISABLE
-        if _armed is not None:
-            _armed.passed("jump")
+        if (armed := _armed) is not None:
+            armed.passed("jump")
         return None
 
     def _on_call(code: types.CodeType, offset: int, function: Any, first: object) -> object:
         if not _is_traced(code):
             return sys.monitoring.DISABLE
-        if _armed is not None and _waits(function):
-            _armed.passed(f"in {function.__name__}")
+        if (armed := _armed) is not None and _waits(function):
+            armed.passed(f"in {function.__name__}")
         return None
 
     def _on_return(code: types.CodeType, offset: int, function: Any, first: object) -> None:
-        if _armed is not None and _is_traced(code):
-            _armed.passed(f"behind {getattr(function, '__qualname__', function)}")
+        if (armed := _armed) is not None and _is_traced(code):
+            armed.passed(f"behind {getattr(function, '__qualname__', function)}")
 
     @contextlib.contextmanager
     def watching() -> Iterator[None]:
