@@ -118,6 +118,20 @@ class Number(float, enum.Enum):
     HALF = 0.5
 
 
+@dataclasses.dataclass(slots=True)
+class Slots:
+    """orjson crashes at the field that is not set."""
+
+    a: int
+    b: int = dataclasses.field(init=False)
+
+
+def nested(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 class NoOffset(tzinfo):
     def utcoffset(self, dt: datetime | None) -> None:
         return None
@@ -304,6 +318,13 @@ def test_a_missing_naive_or_impossible_time_becomes_a_valid_one() -> None:
         (numpy.arange(3).view(type("Array", (numpy.ndarray,), {})), [0, 1, 2]),
         (numpy.longdouble(1.5), "1.5"),
         (orjson.Fragment(b'{"a":\n[1]}'), {"a": [1]}),
+        (orjson.Fragment(b"[" * 300 + b"\n" + b"]" * 300), nested("<list: nested deeper than 100 levels>", 98)),
+        (Slots(1), {"a": 1}),
+        (numpy.datetime64("2026-11-27T00:07"), "2026-11-27T00:07:00Z"),
+        (numpy.datetime64("2026-11-27T00:07").astype("M8[15m]"), "2026-11-27T00:00:00Z"),
+        (numpy.array(["2026-11-27T00:07", "NaT"], dtype="M8[ns]"), ["2026-11-27T00:07:00Z", None]),
+        (numpy.float32(0.1), 0.1),
+        (numpy.arange(4.0)[::2], [0.0, 2.0]),
         (orjson.Fragment(b"[1\n"), "<Fragment: raised JSONDecodeError>"),
         (Hostile(), "<Hostile: raised RuntimeError>"),
         (HostileMapping(), "<HostileMapping: raised KeyError>"),
@@ -314,6 +335,19 @@ def test_what_orjson_does_not_take_is_converted(value: Any, expected: Any) -> No
     # Beside something else that is not JSON, so that the conversion is the library's own throughout.
     for payload in ({"value": value}, {"value": value, "other": {1}}):
         assert wire.decode(wire.encode(Event("x", payload=payload))).payload["value"] == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        orjson.Fragment(b"x" * 2_000_000),
+        {"a": orjson.Fragment(b'"\\ud800"'), "b": "x" * 2_000_000},
+        {"a": orjson.Fragment(b"[" * 300 + b"]" * 300), "b": "x" * 2_000_000, "graph": {"nodes": [{"id": "a"}]}},
+    ],
+)
+def test_a_start_whose_graph_can_not_be_read_gets_a_placeholder(payload: Any) -> None:
+    decoded = wire.decode(wire.encode(Event("orch.started", payload=payload)))
+    assert decoded.payload.startswith("<payload left out: the line of ")
 
 
 @pytest.mark.parametrize("kind", [float, int, str, dict, list, datetime, Event])

@@ -20,6 +20,7 @@ import orjson
 from .signal_errors import raised_by_signal_handler
 
 MAX_DEPTH = 100  # orjson refuses more than 254; 100 is easier to read, and leaves room on a deep stack
+_UNSET = object()
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # the ints that orjson accepts
 
 
@@ -121,19 +122,28 @@ class _Converter:
         if issubclass(kind, timedelta):
             return timedelta.total_seconds(value)
         if issubclass(kind, orjson.Fragment):
-            return orjson.loads(orjson.dumps(value))
+            return self.convert(orjson.loads(orjson.dumps(value)))
         if issubclass(kind, Decimal | UUID):
             return text(value)
         if issubclass(kind, os.PathLike):
             return self.convert(os.fspath(value))
         if dataclasses.is_dataclass(kind):
             names = [f.name for f in dataclasses.fields(kind) if not f.name.startswith("_")]  # as orjson does
-            return {text(name): self.convert(getattr(value, name)) for name in names}
+            found = {text(name): getattr(value, name, _UNSET) for name in names}
+            return {name: self.convert(item) for name, item in found.items() if item is not _UNSET}
         numpy = sys.modules.get("numpy")  # if not imported, the value is not one of its
         if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
-            values = value.tolist()
-            return text(value) if type(values) is kind else self.convert(values)
+            return self._by_numpy(value, kind)
         return text(value)
+
+    def _by_numpy(self, value: Any, kind: type) -> Any:
+        if value.dtype.kind in "biuf":
+            try:  # fast, and with as few digits as the type needs
+                return orjson.loads(orjson.dumps(value, None, orjson.OPT_SERIALIZE_NUMPY))
+            except TypeError:  # not contiguous, of a subclass, or numbers that are not a machine's
+                pass
+        values = value.astype("datetime64[us]").tolist() if value.dtype.kind == "M" else value.tolist()
+        return text(value) if type(values) is kind else self.convert(values)
 
     def _key(self, key: object) -> str:
         plain_key = self.convert(key)
