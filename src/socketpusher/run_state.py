@@ -162,50 +162,52 @@ def relevant_events(data: bytes | bytearray) -> Iterator[tuple[bytes, Mapping[st
     for key, (start, end, number) in _find_relevant(data).items():
         line = _relevant_part(data, start, end)
         if type(key) is tuple and (unit := key[1]) and b"\\" not in unit:  # three times as fast as parsing
-            yield line, {"type": _KINDS[key[0]], "unit": unit.decode(), "task": None if number < 0 else number}
+            yield line, {"type": _KINDS[key[0]], "unit": unit.decode(), "task": number}
         else:
             yield line, event_on(line)
 
 
-def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, int]]:
+def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, int | None]]:
     """Start, end and task number of these lines. If the head of a line is enough, its key has the type and the unit.
 
     The writer looks at every line here, so only heads are read: a payload may be a megabyte, and most lines are
     overwritten by later ones.
     """
-    found: dict[Hashable, tuple[int, int, int]] = {}
+    found: dict[Hashable, tuple[int, int, int | None]] = {}
     epochs: dict[bytes, int] = {}  # by unit: how many tasks without a number; each counts on from the lines before it
     foreign = 0  # how many lines have their keys in another order than ours, or more space: these are parsed
     start, match, startswith = 0, _HEAD.match, data.startswith
     key: Hashable = None
     kind = between = b""  # of the last line with a numbered task: its start, and the part between time and number
-    offset = number = 0
+    offset = highest = 0
+    number: int | None = None
     while end := data.find(b"\n", start) + 1:
         at = start + offset
         if between and startswith(between, at) and startswith(kind, start):  # a flood of tasks: a third of the cost
-            digits = data[at + len(between) : data.find(b",", at + len(between), end)]
-            if digits.isdigit() and (task_number := int(digits)) >= number:
-                number = task_number
+            comma = data.find(b",", at + len(between), end)
+            digits = data[at + len(between) : comma if comma >= 0 else end - 2]
+            if digits.isdigit() and (number := int(digits)) >= highest:
+                highest = number
                 found[key] = start, end, number
                 start = end
                 continue
         if head := match(data, start):
             name, unit, task, rest = head.groups()
             key = (name, unit, foreign + epochs.get(unit, 0)) if epochs or foreign else (name, unit)
-            number = -1
-            between = b""
+            between, number = b"", None
             if not _HEAD_SUFFICES[name]:
                 key = start
             elif unit is None or rest is None:
                 foreign += 1
                 key = start
             elif task is not None:
-                number = int(task)
-                if key in found and number < found[key][2]:  # the higher number is the count
+                number = highest = int(task)
+                if (earlier := found.get(key)) and (earlier[2] or 0) > highest:  # the higher number is the count
                     key = start
                 else:
-                    kind, offset = bytes(data[start : head.end(1)]), head.start(2) - start
-                    between = bytes(data[head.start(2) : head.start(3)])
+                    # From the comma before "unit" on: with a time of another length it is the part of another name.
+                    kind, offset = bytes(data[start : head.end(1) + 1]), head.start(2) - len(b',"unit":"') - start
+                    between = bytes(data[start + offset : head.start(3)])
             elif name.startswith(b"task."):
                 epochs[unit] = epochs.get(unit, 0) + 1
                 key = start
@@ -214,7 +216,7 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
         elif not startswith(b'{"type":"', start) and str(event_on(bytes(data[start:end])).get("type")) in RELEVANT:
             foreign += 1
             between = b""
-            found[start] = start, end, -1
+            found[start] = start, end, None
         start = end
     return found
 
