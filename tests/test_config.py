@@ -48,6 +48,13 @@ def test_a_buffer_is_counted_in_whole_events_and_bytes(name: str) -> None:
         PusherConfig(**{name: 1.5})
 
 
+@pytest.mark.parametrize("name", ["socket_path", "spool"])
+def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a path that the file system can have"):
+        PusherConfig(**{"socket_path": "/a", name: "/a\ud800"})
+    assert PusherConfig(**{"socket_path": "/a", name: "/a\udc80"})  # as os.fsdecode writes it
+
+
 @pytest.mark.parametrize("value", [0, -1, -(10**400)])
 def test_zero_and_less_mean_the_default(value: int) -> None:
     names = ("buffer_size", "buffer_bytes", "write_timeout", "reconnect_backoff", "max_reconnect_backoff")
@@ -60,9 +67,9 @@ def test_any_finite_number_is_accepted(value: float) -> None:
     config = PusherConfig(write_timeout=value, max_reconnect_backoff=value)
     assert config.write_timeout == config.max_reconnect_backoff == min(value, sys.float_info.max)
     assert type(config.write_timeout) is float
-    for number in (9 << 20, 10**400):
+    for number in (9 << 20, 10**5000):
         config = PusherConfig(max_line_bytes=number, buffer_size=number, buffer_bytes=number)
-        assert config.max_line_bytes == config.buffer_size == config.buffer_bytes == number
+        assert config.max_line_bytes == config.buffer_size == config.buffer_bytes == min(number, sys.maxsize)
 
 
 def test_nothing_of_the_hosts_own_classes_is_kept() -> None:

@@ -85,7 +85,7 @@ def test_a_cycle_is_printed_as_a_path() -> None:
         ({1: []}, None, TypeError, "a unit's name must be a str, not 1"),
         ({"a": [1]}, None, TypeError, "must be a str, not 1"),
         ({"a": []}, {"b": 1}, ValueError, "'b', which is not a unit"),
-        ({"a": []}, {"a": -1}, ValueError, "-1 tasks"),
+        ({"a": []}, {"a": -1}, ValueError, "must be between 0 and"),
         ({"a": []}, {"a": 1.5}, TypeError, "must be an int, not 1.5"),
     ],
 )

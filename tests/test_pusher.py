@@ -106,6 +106,60 @@ def test_of_a_graph_that_does_not_fit_a_line_the_units_arrive_and_where_they_sta
     assert retained == [started, begun]
 
 
+@pytest.mark.parametrize(("name", "wire_name"), [("caf\udce9", "caf\\udce9"), ("\ud83d\ude00", "\\ud83d\\ude00")])
+def test_a_name_with_surrogates_is_the_same_in_the_graph_and_in_events(
+    bus: Bus, consumer: Consumer, name: str, wire_name: str
+) -> None:
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.set_graph({name: [], "b": [name]}, 2)
+    with pusher:
+        bus.emit(Event("orch.started"))
+        bus.emit(Event("unit.failed", name))
+        consumer.wait_for_tasks(2)
+        consumer.go_away()
+        consumer.come_back()
+        wait_for(lambda: len(consumer.events()) == 6)
+    graph, started = consumer.events()[3:5]
+    statuses = {node["id"]: node["status"] for node in graph.payload["nodes"]}
+    assert statuses == {wire_name: "failed", "b": "pending"}
+    assert graph.payload["edges"] == [{"from": wire_name, "to": "b"}]
+    assert started.payload["graph"]["edges"] == [{"from": "b", "to": wire_name}]
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 10**5000], ids=["negative", "large", "huge"])
+def test_a_number_of_units_or_tasks_that_can_not_be_written_is_refused(bus: Bus, number: int) -> None:
+    with pytest.raises(ValueError, match="parallelism must be between 0 and"):
+        SocketPusher(bus).set_graph({"a": []}, number)
+    with pytest.raises(ValueError, match="the number of tasks of unit 'a' must be between 0 and"):
+        Graph({"a": []}, tasks={"a": number})
+
+
+def test_what_is_dropped_while_the_books_are_read_is_not_counted_twice(
+    bus: Bus, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent and not read comes back when the consumer disconnects, and may be dropped then."""
+    unread = 0
+
+    class Disconnecting:
+        def __getattr__(self, name: str) -> int:
+            return getattr(ledger, name) - (unread if name == "sent" else 0)
+
+    def drop() -> int:
+        nonlocal unread
+        unread = 1
+        return dropped() + 1
+
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        bus.emit(Event("x"))
+        assert pusher.flush(10)
+        ledger, dropped = pusher._supervisor.ledger, pusher._supervisor.outbox.dropped
+        with monkeypatch.context() as patched:
+            patched.setattr(pusher._supervisor, "ledger", Disconnecting())
+            patched.setattr(pusher._supervisor.outbox, "dropped", drop)
+            stats = pusher.stats()
+    assert (stats.emitted, stats.sent, stats.dropped, stats.pending) == (1, 0, 1, 0)
+
+
 def test_a_graph_that_never_fits_is_replaced_by_its_size_and_logged_once(
     bus: Bus, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -127,7 +127,12 @@ def test_an_exception_of_code_that_a_handler_calls_is_recognized(install: Callab
     assert told == [False]
 
 
-@pytest.mark.parametrize("code", ["int('x')", "[].pop()", "(lambda *args: args[1])(0)", "raise KeyError"])
+LOOKING_AT_FRAMES = "(lambda frame: int('x'))(__import__('sys')._getframe())"  # as a payload's own code may do
+
+
+@pytest.mark.parametrize(
+    "code", ["int('x')", "[].pop()", "(lambda *args: args[1])(0)", "raise KeyError", LOOKING_AT_FRAMES]
+)
 def test_an_exception_of_other_code_is_not_a_handlers(install: Callable[[Any], object], code: str) -> None:
     install(plain_handler)
     with pytest.raises((ValueError, LookupError)) as caught:

@@ -107,6 +107,10 @@ def _checked_path(name: str, path: object, advice: str) -> str:
         raise ValueError(f"{name} is empty; {advice}")
     if "\0" in text:
         raise ValueError(f"{name} must not contain a NUL, because no file name does: {text!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be a path that the file system can have, not {text!r}") from None
     return str.__str__(text)  # exactly a str: the writer could not import a subclass
 
 
@@ -118,7 +122,7 @@ def _checked_number(name: str, value: object, kind: type, default: object) -> ob
         raise ValueError(f"{name} must be finite, not {value!r}")
     if value <= 0:
         return default
-    return kind(min(value, sys.float_info.max) if kind is float else value)  # an int may be too large for a float
+    return kind(min(value, sys.float_info.max if kind is float else sys.maxsize))  # an int has no largest value
 
 
 def checked_uids(uids: object) -> tuple[int, ...]:
@@ -129,4 +133,4 @@ def checked_uids(uids: object) -> tuple[int, ...]:
     for uid in unique:
         if isinstance(uid, bool) or not isinstance(uid, int):
             raise TypeError(f"allow_uids must hold user ids as ints, not {uid!r}")
-    return tuple(map(int, unique))
+    return tuple(min(int(uid), sys.maxsize) for uid in unique)  # no user has a larger one

@@ -40,6 +40,15 @@ def to_jsonable(value: Any, on_placeholder: Callable[[str], object]) -> Any:
     return _Converter(on_placeholder).convert(value)
 
 
+def as_encoded(value: Any) -> Any:
+    """The value as `encode` would write it, so that names with lone surrogates match those in events."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return to_jsonable(value, lambda placeholder: None)
+    return value
+
+
 def text(value: object) -> str:
     """`str(value)` without lone surrogates. Raises what `str(value)` raises."""
     return str.encode(str(value), "utf-8", "backslashreplace").decode()

@@ -31,6 +31,9 @@ class GraphPayload(TypedDict):
     levels: NotRequired[list[list[str]]]
 
 
+MAX_COUNT = 2**63 - 1
+"""The highest number of tasks of a unit, and of units at a time."""
+
 _DEFAULTS = {"level": None, "status": "pending", "tasks": 0, "completed_tasks": 0}
 
 
@@ -146,7 +149,7 @@ class Graph:
         MissingDependencyError: A unit depends on a name that is not a key of `dependencies`.
         CycleError: Units depend on each other in a cycle.
         TypeError: A unit or a dependency is not a str, or the dependencies of a unit are a str.
-        ValueError: `tasks` names an unknown unit or has a negative count.
+        ValueError: `tasks` names an unknown unit, or has a count that is negative or over 2**63 - 1.
 
     Example:
         >>> Graph({"app": ["setup"], "setup": []}, tasks={"app": 3}).levels()
@@ -252,8 +255,8 @@ def _checked_tasks(unit: str, count: int, units: Mapping[str, object]) -> tuple[
         raise ValueError(f"tasks names {unit!r}, which is not a unit of the graph")
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"the number of tasks of unit {unit!r} must be an int, not {count!r}")
-    if count < 0:
-        raise ValueError(f"unit {unit!r} can't have {count} tasks")
+    if not 0 <= count <= MAX_COUNT:
+        raise ValueError(f"the number of tasks of unit {unit!r} must be between 0 and {MAX_COUNT}")
     return str.__str__(unit), int(count)
 
 

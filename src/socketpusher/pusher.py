@@ -14,7 +14,7 @@ from .channel.clock import Deadline
 from .channel.spool_directory import check_directory
 from .config import PusherConfig
 from .events import Event
-from .graph import Graph
+from .graph import MAX_COUNT, Graph
 from .host.supervisor import Supervisor
 from .unix_socket import check_path, with_advice
 
@@ -125,14 +125,15 @@ class SocketPusher:
         Raises:
             RuntimeError: The pusher was started.
             TypeError: `graph` has another type, or `parallelism` is not an int.
-            ValueError: `parallelism` is negative, or the graph has a cycle or an undeclared dependency.
+            ValueError: `parallelism` is negative or over 2**63 - 1, or the graph has a cycle or an undeclared
+                dependency.
         """
         if self._reached:
             raise RuntimeError("set_graph was called after start; call it before, for each connection begins with it")
         if isinstance(parallelism, bool) or not isinstance(parallelism, int):
             raise TypeError(f"parallelism must be an int, the number of units that may run at a time: {parallelism!r}")
-        if parallelism < 0:
-            raise ValueError(f"parallelism can't be negative: {parallelism}")
+        if not 0 <= parallelism <= MAX_COUNT:
+            raise ValueError(f"parallelism must be between 0 and {MAX_COUNT}")
         self._graph = Graph.from_any(graph)
         self._parallelism = int(parallelism)
 
@@ -220,8 +221,8 @@ class SocketPusher:
             dropped = outbox.dropped() + forked.lost
             pending = outbox.accepted()
             return PusherStats(forked.handed_over + dropped + pending, forked.handed_over, dropped, pending)
+        dropped = outbox.dropped() + ledger.dropped  # first: what is no longer sent may be dropped at this moment
         sent = ledger.sent
-        dropped = outbox.dropped() + ledger.dropped
         emitted = outbox.emitted()
         spooled = ledger.spooled
         if supervisor.ended:

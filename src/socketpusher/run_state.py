@@ -186,9 +186,9 @@ def _find_relevant(data: bytes | bytearray) -> dict[Hashable, tuple[int, int, in
         if between and startswith(between, at) and startswith(kind, start):  # a flood of tasks: a third of the cost
             comma = data.find(b",", at + len(between), end)
             digits = data[at + len(between) : comma if comma >= 0 else end - 2]
-            if digits.isdigit() and (number := int(digits)) >= highest:
-                highest = number
-                found[key] = start, end, number
+            if digits.isdigit() and (later := int(digits)) >= highest:
+                highest = later
+                found[key] = start, end, later
                 start = end
                 continue
         if head := match(data, start):

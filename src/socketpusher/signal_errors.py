@@ -6,6 +6,7 @@ code that was running, `Bus.emit` for example. Code that catches every exception
 
 import functools
 import signal
+from itertools import pairwise
 from traceback import walk_tb
 from types import CodeType, FrameType
 
@@ -20,8 +21,8 @@ def raised_by_signal_handler(error: BaseException) -> bool:
 
     Returns:
         Whether a frame of the traceback belongs to a handler. There are two signs, because each can be missing: the
-        frame has its caller's frame as an argument (a handler may delete it), or it runs the code of an installed
-        handler (a handler may install another one).
+        frame has a number and its caller's frame as arguments (a handler may delete them), or it runs the code of an
+        installed handler (a handler may install another one).
     """
     caught = error.__traceback__
     if caught is None or caught.tb_next is None:
@@ -38,7 +39,7 @@ def _has_caller_as_argument(frame: FrameType) -> bool:
     arguments = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & _CO_VARARGS:
         arguments += frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount]) or ()
-    return any(value is caller for value in arguments)
+    return any(value is caller and isinstance(number, int) for number, value in pairwise(arguments))
 
 
 def _code(handler: object) -> CodeType | None:

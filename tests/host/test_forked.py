@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from socketpusher.channel.clock import Deadline
-from socketpusher.host.forked import ForkedOutlet
+from socketpusher.host.forked import ForkChannel, ForkedOutlet
 from support.interrupts import Interrupt, Point, raising
 from support.waiting import wait_for
 
@@ -44,6 +44,15 @@ def test_lines_that_the_host_can_not_receive_yet_are_sent_by_a_thread() -> None:
     outlet.put()
     wait_for(lambda: channel.taken == [b"a\n"])
     wait_for(lambda: not outlet._lock.locked())  # and the next event finds it free
+
+
+def test_a_line_may_contain_any_byte_but_a_newline() -> None:
+    """A Fragment may bring a carriage return, which JSON allows between two values."""
+    channel = ForkChannel()
+    line = b'{"a":\r[1]}\x0b\x0c\x1c\xc2\x85\n'
+    list(channel.sending(line * 2, 2))
+    assert channel.receive() == ([line] * 2, 0)
+    channel.close()
 
 
 def test_lines_are_handed_over_at_exit_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """What a connection begins with, whatever the host has put into its events and names."""
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,18 +136,6 @@ def test_a_line_that_is_not_json_is_delivered() -> None:
     assert preface.fill_in_graph(torn).data == torn.data
     preface.observe(torn.data)
     assert len(payloads_of(preface.lines())) == 1
-
-
-def test_names_with_lone_surrogates_match_those_of_the_events() -> None:
-    name = os.fsdecode(b"caf\xe9")
-    preface = Preface(Graph({name: [], "b": [name]}).payload(), 10**30, LIMIT)
-    lines = preface.fill_in_graph(batch(Event("orch.started"), Event("unit.failed", name)))
-    preface.observe(lines.data)
-    graph, started, _ = payloads_of(preface.lines())
-    assert [(node["id"], node["status"]) for node in graph["nodes"]] == [("caf\\udce9", "failed"), ("b", "pending")]
-    assert graph["edges"] == [{"from": "caf\\udce9", "to": "b"}]
-    assert started["graph"]["edges"] == [{"from": "b", "to": "caf\\udce9"}]
-    assert started["parallelism"] == str(10**30)
 
 
 def test_an_orch_started_that_just_fits_is_not_filled_in_beyond_the_limit() -> None:

@@ -61,7 +61,7 @@ def run_demo(names: Sequence[str] = (), *, plain: bool = False) -> None:
             why = report.rstrip().rpartition("\n")[2]  # the last line of a traceback
             raise ChildProcessError(f"the demo's scheduler ended with exit code {scheduler.returncode}: {why}")
         with interruptible(), suppress(subprocess.TimeoutExpired):
-            display.wait(5)  # it has read that the run has ended, and prints what it knows of it
+            display.wait(10)  # it has read that the run has ended, and prints what it knows of it
     print(f"display  killed halfway and started again; above is what the second one knows\n{report}{_NEXT}")
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from itertools import repeat, starmap
 from multiprocessing.util import Finalize
 
+from ..channel.batch import whole_lines
 from ..channel.clock import Deadline
 from ..channel.descriptors import Descriptor, above_standard, borrowed, memory_file, read_whole, wait
 
@@ -78,7 +79,7 @@ class ForkChannel:
                     else:
                         lost += int(data[1:])
                         continue
-                lines += data.splitlines(keepends=True)
+                lines += whole_lines(data)
 
     def sending(self, lines: bytes, count: int) -> Iterator[object]:
         """Send whole lines, all or none. For a child.

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from ..channel.batch import Batch
-from ..conversion import to_jsonable
 from ..events import Event, EventType
 from ..graph import GraphPayload, graph_in, smaller_graphs, with_edges_reversed
 from ..run_state import Digest, RunState, event_on, relevant_events
@@ -43,7 +42,7 @@ class Preface:
         self._verbatim = verbatim
         self.too_long = ""  # what does not fit into a line, for the log
         # For a run without a graph of its own: after all lines that came in, and after all that were observed.
-        self._incoming = self._observed = defaults = RunDefaults(_as_encoded(graph), _as_encoded(parallelism))
+        self._incoming = self._observed = defaults = RunDefaults(graph, parallelism)
         self._dropped: deque[tuple[int, bytes]] = deque()  # lines that an earlier writer dropped, see `recover`
         self._state = None if defaults.graph is None else RunState(defaults.graph)
         self._substitute = b""  # the line that replaces a graph which is too long
@@ -191,12 +190,3 @@ def _line(event: dict[str, Any]) -> bytes:
     """The line of an event, its keys in the order of the wire."""
     first = {key: value for key, value in event.items() if key not in _LAST_KEYS}
     return orjson.dumps({**first, **{key: event[key] for key in _LAST_KEYS if key in event}}) + b"\n"
-
-
-def _as_encoded(value: Any) -> Any:
-    """The value as `encode` would write it, so that names with lone surrogates match those in events."""
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return to_jsonable(value, lambda placeholder: None)
-    return value
