@@ -40,17 +40,22 @@ class OutcomeUnknownError(Exception):
 
 
 class _Client(Client):
-    """Remembers the last subject, and sends no password if TLS was requested and the server has none; nats-py would."""
+    """Sends no password if TLS was requested and the server has none, which nats-py would.
 
-    wants_tls = False
+    `publish` remembers the subject, and raises `OutcomeUnknownError` if there is no connection.
+    """
+
     subject = ""
 
     async def publish(self, subject: str, *args: Any, **options: Any) -> None:
         self.subject = subject
-        await super().publish(subject, *args, **options)
+        try:
+            await super().publish(subject, *args, **options)
+        except (nats.errors.Error, OSError):
+            raise OutcomeUnknownError("the connection is lost") from None
 
     def _connect_command(self) -> bytes:
-        if self.wants_tls and not self._server_info.get("tls_required"):
+        if "tls" in self.options and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
 
@@ -145,17 +150,6 @@ class NatsConnection:
             raise APIError.from_error(answer["error"])
         return answer
 
-    async def publish(self, subject: str, payload: bytes, **options: Any) -> None:
-        """Publish without an answer.
-
-        Raises:
-            OutcomeUnknownError: There is no connection.
-        """
-        try:
-            await self.client.publish(subject, payload, **options)
-        except (nats.errors.Error, OSError):
-            raise OutcomeUnknownError("the connection is lost") from None
-
     def report_trouble(self, message: str) -> None:
         """Report what is wrong, unless it was the last report."""
         if message != self._trouble:
@@ -183,7 +177,6 @@ class NatsConnection:
     async def _connect(self) -> None:
         failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client = client = _Client()
-        client.wants_tls = self._options.wants_tls
 
         async def on_error(error: Exception) -> None:
             if connecting.done():

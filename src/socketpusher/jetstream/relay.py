@@ -24,7 +24,6 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -75,15 +74,6 @@ class _Message(NamedTuple):
     session: str
     number: int  # of the event, or of the one that a graph comes right before; 0 if there is none
     digest: str  # its message id if the line has no id, else empty
-
-
-@dataclass
-class _Plan:
-    """What to publish for the lines of one read, and what is known once it is stored."""
-
-    messages: list[_Message] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # how many events each of `_COUNTED` applies to
-    graph: _Line | None = None  # the graph that waits for the next event
 
 
 class Relay:
@@ -184,21 +174,23 @@ class Relay:
     async def _drop_senders(self, senders: Iterable[Sender]) -> None:
         """Forget senders. If a graph waits, publish it now, because no event will follow."""
         for sender in senders:
-            if self._graphs.get(sender) is not None:
-                await self._store(sender, [])
+            if (graph := self._graphs.pop(sender, None)) is not None:
+                self._sessions.setdefault(sender, _session_of(sender))  # so that it does not wait again
+                await self._store(sender, [graph])
+                del self._graphs[sender]
             self._sessions.pop(sender, None)
-            self._graphs.pop(sender, None)
 
     async def _store(self, sender: Sender, lines: Sequence[_Line]) -> None:
         """Return when the stream has stored all lines."""
         one_by_one, pause = False, PAUSE
-        plan: _Plan | None = None
+        messages: list[_Message] | None = None
         while True:
             try:
                 stream = await self._wait_ready()
                 await self._load_sessions(lines)
-                plan = plan or self._plan(sender, lines, stream)
-                await self._publish(plan, stream, BATCH if stream.atomic and not one_by_one else 1)
+                if messages is None:
+                    messages, counts, graph = self._plan(sender, lines, stream)
+                await self._publish(messages, stream, BATCH if stream.atomic and not one_by_one else 1)
                 break
             except OutcomeUnknownError as error:
                 text = f"it is unknown whether some events were stored: {error}; publishing them again"
@@ -215,8 +207,8 @@ class Relay:
             self._stream = None
             self._stored.clear()
         self._connection.report_recovery(f"{self._title} accepts events again")
-        self.counts += plan.counts
-        self._graphs[sender] = plan.graph
+        self.counts += counts
+        self._graphs[sender] = graph
 
     def _advice(self, error: APIError) -> str:
         if error.err_code == FULL:
@@ -261,9 +253,14 @@ class Relay:
             self._stored[session] = stored
             self._stored_at_start.setdefault(session, stored.number)
 
-    def _plan(self, sender: Sender, lines: Sequence[_Line], stream: Stream) -> _Plan:
-        """Plan what to publish for lines, or without lines for the graph that waits."""
-        plan = _Plan(graph=self._graphs.get(sender))
+    def _plan(
+        self, sender: Sender, lines: Sequence[_Line], stream: Stream
+    ) -> tuple[list[_Message], Counter[str], _Line | None]:
+        """What to publish for lines; and once it is stored, how many events each of `_COUNTED` applies to, and the
+        graph that waits for the next event."""
+        messages: list[_Message] = []
+        counts: Counter[str] = Counter()
+        graph = self._graphs.get(sender)
         numbers = {session: stored.number for session, stored in self._stored.items()}
         digests: set[str] = set()
 
@@ -271,17 +268,17 @@ class Relay:
             payload = line.data
             if len(payload) > stream.max_payload:
                 payload = _with_placeholder(line, stream.max_payload)
-                plan.counts[_SHORTENED] += 1
+                counts[_SHORTENED] += 1
             digest = ""
             if line.event_id is None:
                 # The same graph may come before two events, and is stored before both.
                 digest = digest_message_id(self._host, line.data + f"{event_id or ''}".encode())
                 if digest in digests or self._digests.get(digest, 0) > monotonic():
-                    plan.counts[_DUPLICATE] += 1
+                    counts[_DUPLICATE] += 1
                     return
                 digests.add(digest)
             name = subject(self._options.prefix, self._host, session, line.type)
-            plan.messages.append(_Message(name, payload, session, event_id.n if event_id else 0, digest))
+            messages.append(_Message(name, payload, session, event_id.n if event_id else 0, digest))
 
         for line in lines:
             if line.event_id is not None:
@@ -289,42 +286,37 @@ class Relay:
                 if number <= numbers[session]:
                     known = number <= self._stored_at_start[session]
                     if not line.retained:
-                        plan.counts[_DUPLICATE if known else _OUT_OF_ORDER] += 1
-                        plan.graph = None
+                        counts[_DUPLICATE if known else _OUT_OF_ORDER] += 1
+                        graph = None
                     continue
-                for each in filter(None, (plan.graph, line)):
-                    add(each, session, line.event_id)
-                numbers[session], plan.graph = number, None
-            elif line.type == "graph" and plan.graph is None and sender not in self._sessions:
-                plan.graph = line
+                numbers[session] = number
+            elif line.type == "graph" and graph is None and sender not in self._sessions:
+                graph = line
+                continue
             else:
                 session = self._sessions.setdefault(sender, _session_of(sender))
-                for each in filter(None, (plan.graph, line)):
-                    add(each, session, None)
-                plan.graph = None
-        if not lines and plan.graph is not None:
-            add(plan.graph, self._sessions.get(sender) or _session_of(sender), None)
-            plan.graph = None
-        return plan
+            for each in filter(None, (graph, line)):
+                add(each, session, line.event_id)
+            graph = None
+        return messages, counts, graph
 
-    async def _publish(self, plan: _Plan, stream: Stream, size: int) -> None:
-        """Publish what the stream does not have of a plan, up to `size` messages in an atomic batch."""
-        missing = [message for message in plan.messages if message.number > self._number(message) or not message.number]
-        self.stored += len(plan.messages) - len(missing)  # by an attempt whose answer was lost
-        plan.messages = missing
-        if not self._digests_in_batches and not all(message.number for message in plan.messages):
+    async def _publish(self, messages: list[_Message], stream: Stream, size: int) -> None:
+        """Publish those messages that the stream does not have, up to `size` in an atomic batch. Empties the list."""
+        missing = [message for message in messages if message.number > self._number(message) or not message.number]
+        self.stored += len(messages) - len(missing)  # by an attempt whose answer was lost
+        messages[:] = missing
+        if not self._digests_in_batches and not all(message.number for message in messages):
             size = 1
-        while plan.messages:
-            messages = plan.messages[:size]
-            answer = await self._publish_batch(messages)
-            del plan.messages[:size]
-            self.stored += len(messages)
-            if answer.get("duplicate"):
-                self.stored -= 1
-                self.counts[_DUPLICATE] += 1
-            first = int(answer["seq"]) - len(messages) + 1
-            for place, message in enumerate(messages, first):
-                if message.session in self._stored and not answer.get("duplicate"):
+        while messages:
+            batch = messages[:size]
+            answer = await self._publish_batch(batch)
+            del messages[:size]
+            duplicate = bool(answer.get("duplicate"))  # of one message, for the stream refuses a batch with one
+            self.stored += len(batch) - duplicate
+            self.counts[_DUPLICATE] += duplicate
+            first = int(answer["seq"]) - len(batch) + 1
+            for place, message in enumerate(batch, first):
+                if message.session in self._stored and not duplicate:
                     last = self._number(message) if message.digest else message.number
                     self._stored[message.session] = Stored(last, place)
                 if message.digest:
@@ -337,10 +329,10 @@ class Relay:
 
     async def _publish_batch(self, messages: Sequence[_Message]) -> dict[str, Any]:
         """Publish messages, all or none. Returns the answer of the stream."""
-        batch = {"Nats-Batch-Id": secrets.token_hex(16)} if len(messages) > 1 else {}
+        batch = secrets.token_hex(16) if len(messages) > 1 else ""
         numbers: dict[str, int] = {}  # by session, of the last event up to here
         for place, message in enumerate(messages, 1):
-            headers = dict(batch)
+            headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)} if batch else {}
             if message.session in self._stored and message.session not in numbers:
                 headers[EXPECTED] = str(self._stored[message.session].sequence)
                 headers[f"{EXPECTED}-Subject"] = subject_filter(self._options.prefix, self._host, message.session)
@@ -349,10 +341,8 @@ class Relay:
                 headers |= {Header.MSG_ID: message.digest, LAST_EVENT: str(last)}
             else:
                 numbers[message.session] = message.number
-            if batch:
-                headers["Nats-Batch-Sequence"] = str(place)
             if place < len(messages):
-                await self._connection.publish(message.subject, message.payload, headers=headers)
+                await self._connection.client.publish(message.subject, message.payload, headers=headers)
         if batch:
             headers["Nats-Batch-Commit"] = "1"
         size = sum(len(message.payload) for message in messages)

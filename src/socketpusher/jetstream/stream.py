@@ -163,8 +163,13 @@ async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: s
         if error.err_code == NOT_FOUND:
             return Stored(0, 0)
         raise
-    number = int((message.headers or {}).get(LAST_EVENT, 0))
-    with suppress(wire.DecodeError):  # somebody else has published it
-        event_id = wire.EventId.parse(wire.parse(message.data or b"").get("id"))
-        number = event_id.n if event_id is not None else number
+    found = event_id(message.data or b"")
+    number = int((message.headers or {}).get(LAST_EVENT, 0)) if found is None else found.n
     return Stored(number, message.seq or 0)
+
+
+def event_id(data: bytes) -> wire.EventId | None:
+    """The id of the event in a message. None if it has none, or is no event: somebody else has published it."""
+    with suppress(wire.DecodeError):
+        return wire.EventId.parse(wire.parse(data).get("id"))
+    return None

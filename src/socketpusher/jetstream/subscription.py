@@ -32,7 +32,7 @@ from ..events import Event
 from ..listener.problems import FrequentProblem, ProblemLog
 from .connection import SLOW_LINK, NatsConnection, OutcomeUnknownError, Reporter
 from .options import NatsOptions
-from .stream import MISSING, NO_STREAM, info, is_missing
+from .stream import MISSING, NO_STREAM, event_id, info, is_missing
 from .subjects import Source, source, subject_filter
 
 PULL_MESSAGES = 500  # how many messages one pull requests, and the most that wait here
@@ -301,7 +301,7 @@ class Subscription(Generic[_T]):
         """A sentence if the stream has removed messages between these two before they were read."""
         most, of = message.metadata.sequence.stream, ""
         if not self._all_pass:
-            before, after = _id(previous), _id(message)
+            before, after = event_id(previous.data), event_id(message.data)
             if before is not None and after is not None and before.session == after.session:
                 most, of = after.n - before.n - 1, f" of the session {after.session}"
             else:
@@ -331,7 +331,7 @@ class Subscription(Generic[_T]):
         return await connection.call(connection.manager.add_consumer(self._stream, config))
 
     async def _delete(self, connection: NatsConnection, name: str) -> None:
-        await connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+        await connection.client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
     async def _pull(self, connection: NatsConnection, name: str, address: str) -> None:
         request = {
@@ -341,13 +341,7 @@ class Subscription(Generic[_T]):
             "idle_heartbeat": HEARTBEAT * 1_000_000_000,
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}"
-        await connection.publish(subject, orjson.dumps(request), reply=address)
-
-
-def _id(message: Msg) -> wire.EventId | None:
-    with suppress(wire.DecodeError):
-        return wire.EventId.parse(wire.parse(message.data).get("id"))
-    return None
+        await connection.client.publish(subject, orjson.dumps(request), reply=address)
 
 
 async def _next_messages(inbox: "asyncio.Queue[Msg]", connection: NatsConnection) -> list[Msg]:
