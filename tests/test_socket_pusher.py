@@ -87,7 +87,7 @@ def test_socket_pusher_set_graph_after_start_is_an_error(bus: Bus, consumer: Con
     pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
     with pytest.raises(TypeError, match="parallelism"):
         pusher.set_graph({}, 1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="between 0 and"):
         pusher.set_graph({}, -1)
     with pusher, pytest.raises(RuntimeError, match="after start"):
         pusher.set_graph({}, 1)
