@@ -451,7 +451,7 @@ def test_an_interrupt_at_any_point_of_start_leaves_nothing(recorder: Recorder, w
             found.append(f"{bus.handlers} handlers are subscribed")
         return found
 
-    report(sweep(61, raising(Interrupt), trial))
+    report(sweep(89, raising(Interrupt), trial))
 
 
 @pytest.mark.parametrize("writer", ["runs", "is stopped"])
@@ -560,4 +560,4 @@ def test_a_signal_handler_may_use_the_pusher_at_any_point(
         host = None
         return found + left(before)
 
-    report(sweep(97 if call == "start" else 29, action, trial, most=3))
+    report(sweep(151 if call == "start" else 43, action, trial, most=3))

@@ -22,6 +22,7 @@ from socketpusher.channel.spool_directory import databases
 from socketpusher.writer.spool import Spool
 from support import cli, producer_script
 from support.consumer import Consumer
+from support.profile import scaled
 from support.spooling import drain, leave, pusher_with
 from support.waiting import is_running, stop, wait_for
 
@@ -331,7 +332,7 @@ def test_an_empty_spool_does_not_delay_close(socket_path: str, spool: Path) -> N
     consumer.go_away()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(scaled(1)))
 def test_emitted_killed_anywhere_restarted_and_drained(socket_path: str, spool: Path, seed: int) -> None:
     """What consumers got is what the writers had, in order per session; repeated is only what was unread."""
     choices = random.Random(seed)

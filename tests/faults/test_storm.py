@@ -25,7 +25,7 @@ def test_no_storm_loses_tears_or_disorders_anything_that_is_not_counted(seed: in
 def test_no_hostile_host_loses_tears_or_leaves_anything() -> None:
     over: list[Host] = []
     with tempfile.TemporaryDirectory(prefix="sp") as directory:
-        hosts = Hosts(KINDS, 2.0, 1, directory)
+        hosts = Hosts(KINDS, 1.2, 1, directory)
         try:
             while not hosts.over:
                 over += hosts.turn()
