@@ -234,7 +234,8 @@ def test_a_cluster_that_loses_the_leader_of_the_stream_and_the_server_that_it_is
 
 def test_without_ids_nothing_is_lost_or_twice_within_the_duplicate_window(socket_path: str, server: Server) -> None:
     bus = Bus()
-    config = PusherConfig(socket_path, buffer_size=100_000, reconnect_backoff=0.01)
+    backoff = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.2}
+    config = PusherConfig(socket_path, buffer_size=100_000, **backoff)
     with _connectable(bus, config):
         sent = 0
         for _ in range(2):

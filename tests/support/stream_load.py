@@ -15,7 +15,8 @@ class Load:
 
     def __init__(self, path: str, event_ids: bool = True) -> None:
         self._bus = Bus()
-        config = PusherConfig(path, event_ids=event_ids, buffer_size=1_000_000, reconnect_backoff=0.01)
+        backoff = {"reconnect_backoff": 0.01, "max_reconnect_backoff": 0.2}
+        config = PusherConfig(path, event_ids=event_ids, buffer_size=1_000_000, **backoff)
         self.pusher = SocketPusher(self._bus, config)
         self.pusher.set_graph({"app": []}, parallelism=1)
         self.pusher.start(wait=False)
