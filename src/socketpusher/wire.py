@@ -98,7 +98,7 @@ def encode(
         kind, unit, task, pr, error, time = event.type, event.unit, event.task, event.pr, event.error, event.time
         # Nearly every event passes this test. It asks for exact types: orjson refuses subclasses or writes them
         # differently, and `in range` iterates over 2**64 numbers for a subclass of int. The cheaper `__class__`
-        # is enough where a lie only makes orjson refuse.
+        # is enough elsewhere: a lie makes orjson refuse, or a line that `decode` refuses.
         if (
             (kind.__class__ is not str and kind.__class__ is not EventType)
             or (unit.__class__ is not str and unit is not None)

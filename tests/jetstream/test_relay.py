@@ -141,9 +141,10 @@ def test_a_graph_is_published_only_before_new_events(socket_path: str, server: S
         wait_for(lambda: server.count() == 4)
         send(socket_path, graph() + numbered(1, kind="orch.started") + numbered(7))
         wait_for(lambda: server.count() == 6)
-        send(socket_path, graph())  # and nothing else, so it is of nobody's session
-        wait_for(lambda: server.count() == 7)
-    assert names(server) == ["graph", "run-1", "run-2", "run-3", "graph", "run-7", "graph"]
+        send(socket_path, graph())  # and nothing else: the next connection of this process begins with a newer one
+        send(socket_path, graph() + numbered(8))
+        wait_for(lambda: server.count() == 8)
+    assert names(server) == ["graph", "run-1", "run-2", "run-3", "graph", "run-7", "graph", "run-8"]
 
 
 def test_a_missing_server_is_reported_once_and_waited_for(socket_path: str, tmp_path: Path) -> None:

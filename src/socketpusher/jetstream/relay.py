@@ -14,7 +14,8 @@
    comes from a connection that the pusher has given up, and the pusher has already resent or dropped it.
 5. A pusher begins each connection with the event `graph`, the state of the run before the next event. It has no id. It
    is published right before the next event that the stream does not have. If the stream has that event, it has the
-   state already.
+   state already. If the connection ends before that event, the next one begins with a newer graph; only that of a
+   process without any event is published then.
 6. A line without an id has a digest as its message id. Of equal lines from a host, the stream stores one within its
    duplicate window.
 """
@@ -105,6 +106,8 @@ class Relay:
         self._stored_at_start: dict[str, int] = {}  # by session, the number of the last event when it was first seen
         self._digests: dict[str, float] = {}  # the message ids of stored lines without an id, and when each expires
         self._sessions: dict[Sender, str] = {}  # by sender, the session of its lines without an id
+        self._processes: dict[Sender, str] = {}  # by sender, its process
+        self._with_ids: set[str] = set()  # the processes that have sent events with ids
         self._graphs: dict[Sender, _Line | None] = {}  # by sender, the graph that waits for its next event
         self._digests_in_batches = True  # a server of 2.12.0 refuses message ids there
         self._busy = False  # whether lines are being published
@@ -153,11 +156,13 @@ class Relay:
             sender = self._listener.sender
             self._busy = True
             if lines and sender is not None:
+                if sender not in self._processes:
+                    self._processes[sender] = _process_of(sender)
                 await self._store(sender, [_parsed(line) for line in lines])
             self._listener.release()
-            await self._drop_senders((self._sessions.keys() | self._graphs.keys()) - set(self._listener.senders))
+            await self._drop_senders(self._processes.keys() - set(self._listener.senders))
             self._busy = False
-        await self._drop_senders(set(self._graphs))
+        await self._drop_senders(set(self._processes))
 
     async def _wait_readable(self, ended: "asyncio.Future[int]") -> bool:
         """Wait for lines. Returns False if a signal came."""
@@ -172,13 +177,14 @@ class Relay:
             loop.remove_reader(self._listener.fileno())
 
     async def _drop_senders(self, senders: Iterable[Sender]) -> None:
-        """Forget senders. If a graph waits, publish it now, because no event will follow."""
+        """Forget senders. If a graph waits, publish it now, because no event will follow on its connection."""
         for sender in senders:
-            if (graph := self._graphs.pop(sender, None)) is not None:
-                self._sessions.setdefault(sender, _session_of(sender))  # so that it does not wait again
+            graph = self._graphs.pop(sender, None)
+            if graph is not None and (sender in self._sessions or self._processes[sender] not in self._with_ids):
+                self._sessions.setdefault(sender, self._processes[sender])  # so that it does not wait again
                 await self._store(sender, [graph])
-                del self._graphs[sender]
-            self._sessions.pop(sender, None)
+            for of_senders in (self._processes, self._sessions, self._graphs):
+                of_senders.pop(sender, None)
 
     async def _store(self, sender: Sender, lines: Sequence[_Line]) -> None:
         """Return when the stream has stored all lines."""
@@ -247,6 +253,7 @@ class Relay:
         if len(self._stored) > SESSIONS:
             self._stored.clear()
             self._stored_at_start.clear()
+            self._with_ids.clear()
         sessions = {line.event_id.session for line in lines if line.event_id is not None}
         for session in sessions - self._stored.keys():
             stored = await stored_up_to(self._connection, self._options, self._host, session)
@@ -282,7 +289,10 @@ class Relay:
 
         for line in lines:
             if line.event_id is not None:
-                session, number = self._sessions[sender], _ = line.event_id
+                session, number = line.event_id
+                if self._sessions.get(sender) != session:
+                    self._sessions[sender] = session
+                    self._with_ids.add(self._processes[sender])
                 if number <= numbers[session]:
                     known = number <= self._stored_at_start[session]
                     if not line.retained:
@@ -294,7 +304,7 @@ class Relay:
                 graph = line
                 continue
             else:
-                session = self._sessions.setdefault(sender, _session_of(sender))
+                session = self._sessions.setdefault(sender, self._processes[sender])
             for each in filter(None, (graph, line)):
                 add(each, session, line.event_id)
             graph = None
@@ -365,7 +375,7 @@ def _with_placeholder(line: _Line, limit: int) -> bytes:
     return wire.encode(wire.event_of(fields), limit - len(id)).removesuffix(b"}\n") + id + b"}"
 
 
-def _session_of(sender: Sender) -> str:
-    """A session for the lines of a sender without ids, the same for all connections of its process."""
+def _process_of(sender: Sender) -> str:
+    """The process of a sender, which is the session of its lines if they have no ids."""
     ticks = None if sender.pid is None else process_start_ticks(sender.pid)
     return f"sender-{secrets.token_hex(6)}" if ticks is None else f"pid{sender.pid}-{ticks}"
