@@ -40,13 +40,12 @@ def to_jsonable(value: Any, on_placeholder: Callable[[str], object]) -> Any:
     return _Converter(on_placeholder).convert(value)
 
 
-def as_encoded(value: Any) -> Any:
-    """The value as `encode` would write it, so that names with lone surrogates match those in events."""
+def to_json(value: Any) -> bytes:
+    """The value as `encode` writes a payload, also if it is nested deeper than orjson writes or has lone surrogates."""
     try:
-        orjson.dumps(value)
+        return orjson.dumps(value)
     except TypeError:
-        return to_jsonable(value, lambda placeholder: None)
-    return value
+        return orjson.dumps(to_jsonable(value, lambda placeholder: None))
 
 
 def text(value: object) -> str:

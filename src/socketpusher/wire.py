@@ -221,6 +221,14 @@ def _with_smaller_graph(line: bytes, limit: int, on_placeholder: Callable[[str],
     return smaller
 
 
+def shortened(line: bytes, max_line_bytes: int, on_placeholder: Callable[[str], object] = _ignore) -> bytes:
+    """The line of an event as `encode` writes it, with its id, and with a placeholder if it would be too long."""
+    fields = parse(line)
+    id = b',"id":%b' % orjson.dumps(fields["id"]) if EventId.parse(fields.get("id")) is not None else b""
+    shorter = encode(event_of(fields), max_line_bytes - len(id), on_placeholder)
+    return shorter.removesuffix(b"}\n") + id + b"}\n"
+
+
 _RETAINED = b',"retained":true}\n'
 RETAINED_BYTES = len(_RETAINED) - 2
 """The length of the key `retained` on a line, in bytes."""
@@ -318,7 +326,9 @@ _KINDS = {"type": (str,), "unit": (str,), "task": (int, NoneType), "pr": (int, N
 def _wrong(key: str, expected: str, wire: dict[str, Any]) -> DecodeError:
     if key not in wire:
         return DecodeError(f"the key {key!r} of an event is missing; it must be {expected}")
-    return DecodeError(f"the key {key!r} of an event must be {expected}, not {_excerpt(repr(wire[key]))}")
+    value = wire[key]  # orjson reads lists that are nested deeper than 3.11 can show
+    shown = "a list" if type(value) is list else "an object" if type(value) is dict else _excerpt(repr(value))
+    return DecodeError(f"the key {key!r} of an event must be {expected}, not {shown}")
 
 
 def _excerpt(value: object) -> str:

@@ -2,7 +2,9 @@
 
 import re
 import sys
+from time import tzset
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,25 @@ def test_no_character_that_a_terminal_obeys_is_in_a_line(kind: str, unit: str, p
     event = Event(kind, unit=unit, payload=payload, error=error)
     line = EventFormatter().line(wire.decode(wire.encode(event)))
     assert line.replace("\u200d", "").isprintable()
+
+
+@pytest.mark.parametrize(("time", "zone"), [("0001-01-01", "America/New_York"), ("9999-12-31", "Asia/Tokyo")])
+def test_a_time_that_the_time_zone_does_not_have_is_a_dash(
+    time: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = wire.decode(f'{{"type":"x","time":"{time}T{"23" if time > "1" else "00"}:00:00Z"}}')
+    monkeypatch.setenv("TZ", zone)
+    tzset()
+    try:
+        assert EventFormatter().line(event) == "- x"
+    finally:
+        monkeypatch.undo()
+        tzset()
+
+
+def test_a_payload_that_is_nested_deeper_than_orjson_writes_is_shown() -> None:
+    line = EventFormatter().line(Event("x", payload=orjson.loads("[" * 300 + "]" * 300)))
+    assert "nested deeper than" in line
 
 
 def test_an_endless_text_is_cut_and_says_so() -> None:

@@ -123,6 +123,12 @@ def test_a_closed_standard_output_is_reported(command: str, socket_path: str) ->
     assert result.stderr == f"socketpusher {name}: standard output is closed\n"
 
 
+def test_names_that_the_encoding_of_standard_output_lacks_are_replaced(tmp_path: Path) -> None:
+    result = run("doctor", str(tmp_path / "日本"), env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert "/??" in result.stdout
+    assert "codec" not in result.stderr
+
+
 def test_a_full_standard_output_is_reported(socket_path: str) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")

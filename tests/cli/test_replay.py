@@ -170,6 +170,32 @@ def test_a_clock_that_was_set_back_goes_on_from_there() -> None:
     assert clock.set_back == 1
 
 
+def test_a_recording_may_begin_in_the_year_1() -> None:
+    clock = ReplayClock(1.0)
+    assert [clock.due(datetime.min.replace(tzinfo=UTC)) for _ in range(2)] == [0, 0]
+
+
+def test_a_pause_without_end_is_announced(consumer: Consumer, recording: Path) -> None:
+    recording.write_bytes(recorded(0, 9))
+    with running("replay", str(recording), consumer.path, "--speed", "1e-15") as process:
+        assert process.stderr.readline().startswith(b"the recording pauses for 11574 days")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_a_line_that_is_too_long_to_be_sent_again_keeps_its_id_and_is_counted(
+    consumer: Consumer, recording: Path
+) -> None:
+    whole = wire.encode(Event("big", payload="x" * 1_048_500))
+    line = whole[:-2] + b',"id":"s-1"}\n'
+    assert 1_048_576 - 16 < len(line) <= 1_048_576
+    recording.write_bytes(line)
+    ended = run("replay", str(recording), consumer.path, "--speed", "max")
+    assert "1 with a placeholder for what was too long" in ended.stderr
+    (event,) = map(wire.parse, consumer.lines())
+    assert (event["type"], event["id"]) == ("big", "s-1")
+
+
 # Mistakes
 
 

@@ -72,7 +72,10 @@ def test_a_line_that_is_not_an_event_is_skipped_and_logged(socket_path: str, cap
     assert "nonsense" in caplog.text
 
 
-@pytest.mark.parametrize("skipped", [b"nonsense", b'{"type":"x"}', b"[]", b""])
+DEEP = b'{"type":' + b"[" * 1000 + b"]" * 1000 + b',"time":"2026-11-23T17:08:00Z"}'
+
+
+@pytest.mark.parametrize("skipped", [b"nonsense", b'{"type":"x"}', b"[]", b"", DEEP])
 def test_each_line_that_is_not_an_event_is_reported(socket_path: str, skipped: bytes) -> None:
     problems: list[Any] = []
     with listen(socket_path, on_problem=problems.append) as listener:

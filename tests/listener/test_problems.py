@@ -1,6 +1,7 @@
 """What a listener reports: once an episode by default, each to an `on_problem` of one's own."""
 
 import asyncio
+import select
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 from socketpusher import Event, Gap, RefusedSender, SkippedLine, listen
 from socketpusher.listener.listener import Listener
 from socketpusher.listener.problems import FrequentProblem, Problem, ProblemLog, Sender
-from support.senders import line, send
+from support.senders import line, send, sender_to
 from support.waiting import wait_for
 
 SENDER = Sender(12, 0)
@@ -114,6 +115,32 @@ def test_a_gap_before_each_event_is_one_warning_an_episode(socket_path: str, cap
     assert caplog.messages[0].startswith("events 2 to 3 are missing")
     assert caplog.messages[1].startswith("98 more gaps within")
     assert caplog.messages[1].endswith("196 more missing events")
+
+
+def test_no_character_that_a_terminal_obeys_is_in_a_report(socket_path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with listen(socket_path) as listener:
+        send(socket_path, b"".join(line(number, ',"id":"\\u001b[2J\\n-' + f'{number}"') for number in (1, 3)))
+        assert [next(listener).type for _ in range(2)] == ["1", "3"]
+    (message,) = caplog.messages
+    assert message.startswith("event 2 is missing")
+    assert message.isprintable()
+
+
+def test_what_was_decoded_when_an_on_problem_raised_comes_with_the_next_read(socket_path: str) -> None:
+    def refuse(problem: Problem) -> None:
+        raise RuntimeError(problem)
+
+    for end in (b"", line(2)):
+        with listen(socket_path, on_problem=refuse) as listener, sender_to(socket_path) as sender:
+            sender.sendall(line(1) + b"x\n" + end)
+            got: list[str] = []
+            while not got:
+                try:
+                    got = [event.type for event in listener.read(hold=True)]
+                except RuntimeError:
+                    assert select.select([listener], [], [], 0)[0]
+                listener.release()
+        assert got == ["1", "2"][: 1 + bool(end)]
 
 
 def test_an_on_problem_of_ones_own_gets_each(socket_path: str) -> None:

@@ -259,7 +259,7 @@ with listen(sys.argv[1]) as listener:
 """
 
 
-@pytest.mark.parametrize("form", ["thread", "asyncio"])
+@pytest.mark.parametrize("form", ["thread", "asyncio", "select"])
 def test_accepting_goes_on_by_itself_when_descriptors_are_free_again(socket_path: str, form: str) -> None:
     command = [sys.executable, "-c", NO_DESCRIPTOR, socket_path, form]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -268,7 +268,7 @@ def test_accepting_goes_on_by_itself_when_descriptors_are_free_again(socket_path
 
 
 NO_DESCRIPTOR = """
-import asyncio, os, resource, socket, sys, threading
+import asyncio, os, resource, select, socket, sys, threading
 from socketpusher import listen
 listener = listen(sys.argv[1])
 sender = socket.socket(socket.AF_UNIX)
@@ -285,6 +285,15 @@ def take_all_descriptors():
     sender.connect(sys.argv[1])
     sender.sendall(b'{"type":"line","time":"2026-11-23T17:08:00Z"}\\n')
 
+def in_a_loop_of_ones_own():
+    select.select([listener], [], [], 0)  # no sender is connected, and nobody calls `read` until it is readable
+    take_all_descriptors()
+    events = []
+    while not events:
+        select.select([listener], [], [])
+        events = listener.read()
+    return events[0]
+
 async def in_asyncio():
     reading = asyncio.ensure_future(anext(aiter(listener)))
     await asyncio.sleep(0)  # it waits from now on
@@ -293,6 +302,8 @@ async def in_asyncio():
 
 if sys.argv[2] == "asyncio":
     event = asyncio.run(in_asyncio())
+elif sys.argv[2] == "select":
+    event = in_a_loop_of_ones_own()
 else:
     listener.fileno()
     take_all_descriptors()

@@ -27,6 +27,13 @@ def test_what_comes_twice_is_a_repetition() -> None:
     assert taken("s-1", "s-2", "s-1", "s-2", "s-3") == [("s-1", []), ("s-2", []), None, None, ("s-3", [])]
 
 
+def test_what_is_remembered_of_a_session_is_bounded() -> None:
+    """Each late event splits a gap into two."""
+    tracker = SequenceTracker()
+    taken("s-1", "s-90000", *(f"s-{number}" for number in range(3, 6000, 2)), sessions=tracker)
+    assert len(tracker._sequence._missing) == GAPS
+
+
 def test_what_is_missing_between_two_is_a_gap() -> None:
     assert taken("s-1", "s-5", "s-6") == [("s-1", []), ("s-5", [2, 3, 4]), ("s-6", [])]
 

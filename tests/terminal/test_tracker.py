@@ -206,6 +206,15 @@ def test_the_next_run_begins_as_its_graph_says_and_without_the_errors_of_the_las
     assert (run.outcome, run.started) == ("", BEGIN.timestamp() + 5)
 
 
+def test_the_next_run_without_a_graph_begins_with_units_that_have_not_begun() -> None:
+    graph = at(0, "graph", payload=graph_of_one(status="failed").payload)
+    (run,) = following(graph, at(1, "orch.started"), at(2, "orch.failed")).runs
+    assert statuses(run) == {"a": "failed"}
+    (run,) = following(graph, at(1, "orch.started"), at(2, "orch.failed"), at(3, "orch.started")).runs
+    assert statuses(run) == {"a": "pending"}
+    assert (run.completed_tasks, run.units["a"].completed_tasks) == (0, 0)
+
+
 def test_a_unit_that_starts_again_has_no_error_any_more() -> None:
     (run,) = following(at(0, "unit.failed", "x", error="why"), at(1, "unit.started", "x")).runs
     assert run.units["x"].reason == ""

@@ -17,8 +17,9 @@ from socketpusher.terminal.screen import Screen
 from socketpusher.terminal.sources import StreamSource
 from socketpusher.terminal.text import text_of
 from socketpusher.terminal.tracker import RunTracker
-from support.cli import run, send
+from support.cli import run, running, send
 from support.nats import Server, needs_server, relaying
+from support.senders import sender_once_it_listens
 from support.waiting import wait_for
 from support.watching import COMMAND, connected, part_of_a_run, piped, pushing_to_nobody, terminal
 
@@ -143,6 +144,15 @@ def test_without_timeout_only_once_gives_up_on_a_stream_and_after_10_s(monkeypat
 
 
 @needs_server
+def test_a_timeout_may_be_longer_than_poll_takes(socket_path: str) -> None:
+    with running("watch", socket_path, "--timeout", "3000000") as process:
+        with sender_once_it_listens(socket_path) as sender:
+            sender.sendall(wire.encode(Event("unit.started", "app")))
+            assert b"app" in process.stdout.readline() + process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
 def test_it_gives_up_on_a_server_that_is_killed_after_it_has_caught_up(socket_path: str, tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.start()

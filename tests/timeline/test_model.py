@@ -315,3 +315,11 @@ def test_ten_times_the_events_take_some_ten_times_as_long() -> None:
 
     small, large = lines(1_500), lines(15_000)
     assert seconds(large) < 40 * min(seconds(small) for _ in range(3))
+
+
+def test_events_of_a_moment_that_differ_are_all_there_and_equal_ones_once() -> None:
+    logs = [line(1, "log", payload={"message": text}) for text in ("one", "two", "three", "two")]
+    tasks = [line(2, "task.started", "u", task=number) for number in (-1, -2)]
+    (run,) = runs_of([line(0, "orch.started"), *logs, *tasks, wire.retained(tasks[1])])
+    assert [instant.event.payload["message"] for instant in run.instants] == ["one", "two", "three"]
+    assert [name for name, *_ in attempts(run)] == ["u task -1", "u task -2"]

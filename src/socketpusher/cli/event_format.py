@@ -3,8 +3,7 @@
 import os
 import sys
 
-import orjson
-
+from ..conversion import to_json
 from ..events import Event
 from ..terminal.text import width
 from .output import printable
@@ -42,7 +41,10 @@ class EventFormatter:
         """Return the event as a line, without a newline."""
         kind, unit = _shown(event.type), _shown(event.unit)
         self._unit_width = max(self._unit_width, min(width(unit), UNIT_WIDTH))
-        time = f"{event.time.astimezone():%H:%M:%S.%f}"[:-3] if event.time is not None else ""
+        try:
+            time = f"{event.time.astimezone():%H:%M:%S.%f}"[:-3] if event.time is not None else ""
+        except (OverflowError, ValueError, OSError):  # in the year 1 or 9999, with this time zone
+            time = "-"
         last = event.type.rpartition(".")[2]
         color = next((color for color, words in _COLORS.items() if last in words), "")
         words = [
@@ -51,7 +53,7 @@ class EventFormatter:
             unit + " " * (self._unit_width - width(unit)),
             f"task {event.task}" if event.task is not None else "",
             f"pr {event.pr}" if event.pr is not None else "",
-            _shown(orjson.dumps(event.payload).decode()) if event.payload is not None else "",
+            _shown(to_json(event.payload).decode()) if event.payload is not None else "",
             self._paint(_shown(event.error), "red") if event.error else "",
         ]
         return " ".join(words[:3] + list(filter(None, words[3:]))).rstrip()

@@ -175,7 +175,7 @@ class FlowControlledPusher:
         """
         data = line + b"\n"
         if len(wire.as_sent(data)) > _LONGEST_LINE:
-            data = wire.encode(wire.decode(data), _LONGEST_LINE, self._count_placeholder)
+            data = wire.shortened(data, _LONGEST_LINE, self._count_placeholder)
         self._accept(data)
         self._events += 1
         self._bytes += len(data)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..listener.listener import Listener
     from ..listener.problems import ProblemLog
 
+DAY = 86_400.0
+"""How long it waits at once, in seconds; `poll` takes no more than 24 of them."""
+
 SUMMARY = "print or record the events sent to a socket"
 DESCRIPTION = """\
 Listens on a Unix socket and prints each event as the line that was sent, byte for byte. With --format pretty it prints
@@ -153,7 +156,7 @@ def _copy(
         # for a pipe, which may wait for its reader.
         blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     while True:
-        limits = [seconds * 1000 for seconds in (problems.remaining(), patience.left()) if seconds is not None]
+        limits = [min(left, DAY) * 1000 for left in (problems.remaining(), patience.left()) if left is not None]
         found = dict(ready.poll(min(limits, default=None)))
         problems.end_episode()
         if output in found:

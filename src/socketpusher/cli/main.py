@@ -5,6 +5,7 @@ installs had no command. They would also make each start slower, and save few li
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     _fill_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # its encoding may lack what names have
     try:
         try:
             return _run(words)

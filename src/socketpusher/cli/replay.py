@@ -42,6 +42,9 @@ examples:
   jq -c 'del(.id)' run.ndjson | socketpusher replay -
 """
 
+LONGEST_PAUSE = 1e9
+"""The longest pause, in seconds: 30 years. A low `--speed` has no limit."""
+
 LONG_PAUSE = 10.0
 """A pause of this length is announced, in seconds."""
 
@@ -117,7 +120,7 @@ def _send(lines: "EventLines", pusher: "FlowControlledPusher", clock: "ReplayClo
         assert event.time is not None  # every recorded event has one
         now = time.monotonic()
         first = now if first is None else first
-        due = first + clock.due(event.time)
+        due = min(first + clock.due(event.time), now + LONGEST_PAUSE)
         if due - now >= LONG_PAUSE:
             pause = timedelta(seconds=round(due - now))
             status(f"the recording pauses for {pause}; --speed max skips pauses")
@@ -153,7 +156,7 @@ class ReplayClock:
         """
         if self._from is None:
             self._from = self._latest = time
-        elif time < self._latest - DISORDER:
+        elif self._latest - time > DISORDER:
             self.set_back += 1
             self._due = self._at(self._from, self._latest)
             self._from = self._latest = time

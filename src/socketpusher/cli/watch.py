@@ -62,7 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes, or once. Returns the exit code."""
     from ..terminal.watch import UNKNOWN, watch
 
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # its encoding may lack what names have
     timeout = arguments.timeout
     if timeout is None:
         timeout = 10.0 if arguments.once and arguments.url is not None else math.inf

@@ -10,7 +10,6 @@ It sleeps in one place, `_sleep`. Callers wait for `changes`, which every report
 import _thread
 import dataclasses
 import errno
-import json
 import logging
 import os
 import signal
@@ -31,7 +30,7 @@ from ..channel.ledger import Ledger
 from ..channel.messages import Report, WriterSpec
 from ..channel.spool_directory import Claim, claim_new
 from ..config import PusherConfig
-from ..conversion import as_encoded
+from ..conversion import to_json
 from ..graph import GraphPayload
 from ..unix_socket import SUN_PATH_MAX
 from .changes import Changes
@@ -93,7 +92,7 @@ class Supervisor:
         self._connect_to, self._directory = _stable_path(str(config.socket_path))
         self._spool_directory = os.path.abspath(config.spool) if config.spool is not None else None
         self._margin = MARGIN + (STORE_TIMEOUT if config.spool is not None else 0.0)
-        self._graph_json = json.dumps(as_encoded(graph)).encode()  # json would join two surrogates
+        self._graph_json = to_json(graph)
         # The thread opens these, up to `opened`, because no signal handler can interrupt it.
         self.ledger: Ledger
         self.outbox: Outbox

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
-import orjson
 from nats.js.api import Header, StreamConfig
 from nats.js.errors import APIError
 
@@ -274,7 +273,7 @@ class Relay:
         def add(line: _Line, session: str, event_id: EventId | None) -> None:
             payload = line.data
             if len(payload) > stream.max_payload:
-                payload = _with_placeholder(line, stream.max_payload)
+                payload = wire.shortened(line.data, stream.max_payload).rstrip(b"\n")
                 counts[_SHORTENED] += 1
             digest = ""
             if line.event_id is None:
@@ -366,13 +365,6 @@ def _parsed(line: bytes) -> _Line:
     fields = wire.parse(line)
     data = wire.as_sent(line).rstrip(b"\n")  # so that a repetition has the same digest
     return _Line(data, fields["type"], EventId.parse(fields.get("id")), wire.is_retained(fields))
-
-
-def _with_placeholder(line: _Line, limit: int) -> bytes:
-    """The line with a placeholder as its payload."""
-    fields = wire.parse(line.data)
-    id = b',"id":%b' % orjson.dumps(fields["id"]) if line.event_id is not None else b""
-    return wire.encode(wire.event_of(fields), limit - len(id)).removesuffix(b"}\n") + id + b"}"
 
 
 def _process_of(sender: Sender) -> str:

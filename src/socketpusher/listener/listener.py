@@ -114,6 +114,7 @@ class Listener(Generic[_T]):
         self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; a receiver must not raise
         self._sequences = SequenceTracker()
         self._lines: Iterator[bytes] = iter(())  # what is left of the last read
+        self._items: list[_T] = []  # what `read` had decoded when `on_problem` raised
         self._sender: Sender | None = None  # who sent these lines
         self._closed = False
         self._file = SocketFile(path, shared=bool(allow_uids))
@@ -160,8 +161,12 @@ class Listener(Generic[_T]):
             ValueError: The listener is closed.
         """
         self._check_open()
-        self._read_unless_pending(hold)
-        return list(self._decode_pending())
+        if not self._items:
+            self._read_unless_pending(hold)
+        for item in self._decode_pending():
+            self._items.append(item)
+        items, self._items = self._items, []
+        return items
 
     def release(self) -> None:
         """Remove what `read` has held from the socket: it is dealt with.
@@ -251,7 +256,7 @@ class Listener(Generic[_T]):
             yield item
 
     def _show_pending(self) -> None:
-        self._receiver_for().set_pending(length_hint(self._lines) > 0)
+        self._receiver_for().set_pending(length_hint(self._lines) > 0 or bool(self._items))
 
     def _is_new(self, id: object, retained: bool) -> bool:
         event_id = EventId.parse(id)

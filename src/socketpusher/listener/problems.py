@@ -60,7 +60,8 @@ class Gap:
 
     def __str__(self) -> str:
         missing = f"event {self.first} is" if self.first == self.last else f"events {self.first} to {self.last} are"
-        return f"{missing} missing in what {self.sender} sent for the session {self.session}"
+        session = self.session if self.session.isprintable() else repr(self.session)  # a terminal may obey it
+        return f"{missing} missing in what {self.sender} sent for the session {session}"
 
 
 @dataclass(frozen=True, slots=True)

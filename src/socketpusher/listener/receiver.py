@@ -4,8 +4,10 @@ import errno
 import logging
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -49,6 +51,7 @@ class Receiver:
         self._accept_again = 0.0  # when, in monotonic time, if accepting pauses
         self._warn_again = 0.0  # when the next pause is worth a warning
         self._always_readable: socket.socket | None = None  # its peer is closed; made by `fileno`
+        self._alarm: tuple[socket.socket, socket.socket] | None = None  # tells the descriptor that a pause is over
         self._accept_senders()
 
     @property
@@ -61,6 +64,8 @@ class Receiver:
         if self._always_readable is None:
             self._always_readable, peer = socket.socketpair()
             peer.close()
+            self._alarm = socket.socketpair()
+            self._selector.register(self._alarm[0], selectors.EVENT_READ, self._on_alarm)
         return self._selector.fileno()  # epoll and kqueue have one
 
     def set_pending(self, pending: bool) -> None:
@@ -133,6 +138,16 @@ class Receiver:
             path, why = self._listening.getsockname(), error.strerror
             logger.warning("can't accept another sender at %s yet: %s; raise the limit (ulimit -n)", path, why)
         self._warn_again = now + 60
+        if self._alarm is not None:  # who waits for the descriptor does not call `wait` until it is readable
+            timer = threading.Timer(ACCEPT_PAUSE, _ring, self._alarm[1:])
+            timer.daemon = True
+            with suppress(RuntimeError):  # no thread can be started either
+                timer.start()
+
+    def _on_alarm(self, hold: bool) -> None:
+        assert self._alarm is not None
+        self._alarm[0].recv(1)
+        self.limited(0)
 
     def _register(self, connected: socket.socket, sender: Sender) -> None:
         self._selector.register(connected, selectors.EVENT_READ, partial(self._read, connected, sender))
@@ -169,7 +184,13 @@ class Receiver:
     def close(self) -> None:
         """Disconnect everybody. May be called again."""
         sockets = [key.fileobj for key in (self._selector.get_map() or {}).values()]
-        sockets += [one for one in (self._always_readable, self._held and self._held[0]) if one is not None]
+        rest = (self._always_readable, self._held and self._held[0], self._alarm and self._alarm[1])
+        sockets += [one for one in rest if one is not None]
         for one in sockets:
             cast(socket.socket, one).close()
         self._selector.close()
+
+
+def _ring(alarm: socket.socket) -> None:
+    with suppress(OSError):  # it is closed
+        alarm.send(b"\0")

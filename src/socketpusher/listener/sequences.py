@@ -73,5 +73,6 @@ class _Sequence:
             if number in gap:
                 parts = (range(gap.start, number), range(number + 1, gap.stop))
                 self._missing[place : place + 1] = [part for part in parts if part]
+                del self._missing[:-GAPS]
                 return True
         return False

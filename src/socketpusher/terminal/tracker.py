@@ -169,7 +169,8 @@ class Run:
         if not is_repetition:
             self.failed_tasks = 0
         self.started, self.ended, self.outcome, self.reason = started, None, "", ""
-        self._begin(_nodes(event) or self._nodes, self.units if is_repetition else {})
+        nodes = _nodes(event) or [node if is_repetition else _at_start(node) for node in self._nodes]
+        self._begin(nodes, self.units if is_repetition else {})
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
         """Start from the units of a graph; keep what else is known of those whose status is the same as before."""
@@ -333,6 +334,11 @@ def _nodes(event: Event) -> list[NodePayload]:
     for node in graph["nodes"] if graph is not None else ():
         nodes[node["id"]] = {**node, "level": count_in(node, "level", 0)}
     return list(nodes.values())
+
+
+def _at_start(node: NodePayload) -> NodePayload:
+    """The unit before a run that brings no graph of its own."""
+    return {**node, "status": "pending", "completed_tasks": 0}
 
 
 def _seconds(time: datetime | None) -> float | None:

@@ -16,6 +16,9 @@ from .text import text_of
 from .tracker import RunTracker
 from .view import LineView, RunView
 
+DAY = 86_400.0
+"""How long it waits at once, in seconds; `epoll` takes no more than 24 of them."""
+
 COMPLETED, FAILED, UNKNOWN = 0, 1, 2
 """What `watch` returns."""
 
@@ -70,7 +73,7 @@ def _follow(source: EventSource, view: RunView, once: bool, until_end: bool, tim
                 raise TimeoutError(f"{silence}; start a sender, or give a longer --timeout")
             wake = min(source.due, give_up, source.told if once else math.inf)
             waits = [wait for wait in (view.refresh(), wake - now) if wait is not None and wait < math.inf]
-            ready = selector.select(max(0.0, min(waits)) if waits else None)
+            ready = selector.select(max(0.0, min(*waits, DAY)) if waits else None)
             for key, _ in ready:
                 if key.data is not source and not key.data():
                     selector.unregister(key.fileobj)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..events import Event, EventType
 from ..graph import graph_in, with_edges_reversed
-from ..wire import event_of, parse
+from ..wire import as_sent, event_of, is_retained, parse
 
 TOLERANCE = 1_000_000
 """Clocks of workers may differ from the host's by this many microseconds."""
@@ -312,10 +312,12 @@ class Timeline:
         run = self._run_of(source, time if event.type == EventType.ORCH_STARTED else None)
         if host in self._graphs:
             run.add_graph(self._graphs.pop(host))
-        key = hash((source, id if match else (event.type, event.unit, event.task, time)))
-        if key in self._seen:
+        # Without an id, a repetition that shows the state of the run may be shortened; another one is the same line.
+        told = hash((source, id if match else (event.type, event.unit, str(event.task), time)))
+        exact = told if match else hash((source, as_sent(bytes(line).rstrip(b"\n") + b"\n")))
+        if (told if is_retained(fields) else exact) in self._seen:
             return
-        self._seen.add(key)
+        self._seen.update((told, exact))
         if event.type == EventType.ORCH_STARTED and isinstance(event.payload, dict):
             run.add_graph(event.payload.pop("graph", None), reverse=True)
         elif event.type in _RUN_OUTCOMES:

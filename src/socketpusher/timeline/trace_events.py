@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
+from ..conversion import to_json
 from .model import Instant, Run, Slice
 
 _COLORS = {"failed": "terrible", "blocked": "bad", "unfinished": "grey"}
@@ -28,7 +27,7 @@ def trace_lines(runs: list[Run]) -> Iterator[bytes]:
         process = _Process(run, pid, first_thread, zero=min(run.start for run in runs))
         first_thread += len(run.tracks)
         for event in process.events():
-            yield before + _FINAL_BACKSLASH.sub(rb"\1\\u005c", orjson.dumps({"pid": pid, **event}))
+            yield before + _FINAL_BACKSLASH.sub(rb"\1\\u005c", to_json({"pid": pid, **event}))
             before = b",\n"
     yield b"\n]}\n"
 
