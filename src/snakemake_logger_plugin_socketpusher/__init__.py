@@ -39,7 +39,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         self._pusher: SocketPusher | None = None
         try:
             self._pusher = start(bus, getattr(self.settings, "path", "") or "")
-        except (OSError, ValueError) as error:  # watching must not break what is watched
+        except (OSError, ValueError, RuntimeError) as error:  # watching must not break what is watched
             print(f"socketpusher: no events are sent: {error}", file=sys.stderr)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -18,7 +18,7 @@ def dask_setup(scheduler: Any) -> None:
     bus = Bus()
     try:
         _pushers.append(start(bus))
-    except (OSError, ValueError) as error:  # watching must not break what is watched
+    except (OSError, ValueError, RuntimeError) as error:  # watching must not break what is watched
         print(f"socketpusher: no events are sent: {error}", file=sys.stderr)
         return
     scheduler.add_plugin(ClusterRun(bus))

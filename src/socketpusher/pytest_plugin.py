@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     bus = Bus()
     try:
         pusher = start(bus, path)
-    except (OSError, ValueError) as error:  # watching must not break what is watched
+    except (OSError, ValueError, RuntimeError) as error:  # watching must not break what is watched
         config.stash[_HEADER] = f"socketpusher: no events are sent: {error}"
         return
     config.stash[_PUSHER] = pusher

@@ -103,6 +103,25 @@ def test_a_call_that_raises_is_a_failed_unit_and_raises(pool_class: Pool, bus: B
     assert error_of(events, "app") == "ValueError: invalid literal for int() with base 10: 'x'"
 
 
+def test_an_interrupt_while_a_call_is_queued_does_not_hold_up_the_shutdown(
+    pool_class: Pool, bus: Bus, events: list[Event]
+) -> None:
+    def interrupt(event: Event) -> None:
+        if event.type == "unit.queued" and event.unit == "second":
+            raise KeyboardInterrupt
+
+    bus.subscribe(interrupt)
+    pool = pool_class(bus, 1)
+    assert pool.submit_unit("first", abs, -1).result(60) == 1
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit_unit("second", abs, -2)
+    shutdown = threading.Thread(target=pool.shutdown, daemon=True)
+    shutdown.start()
+    shutdown.join(60)
+    assert not shutdown.is_alive()
+    assert told(events, "second") == ["unit.queued", "unit.failed"]
+
+
 def test_an_exception_that_can_not_be_shown_fails_its_unit_too(bus: Bus, events: list[Event]) -> None:
     with EventThreadPoolExecutor(bus, 1) as pool:
         with pytest.raises(HostileError):

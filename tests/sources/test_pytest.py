@@ -278,3 +278,43 @@ def test_a_consumer_that_restarts_ends_with_the_sessions_own_summary(
         **{f"test_{number}.py": "failed" for number in range(8)},
         "test_good.py": "complete",
     }
+
+
+RERUNNING = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in (1, 2):
+        for report in runtestprotocol(item, nextitem=nextitem, log=False):
+            if attempt == 1 and report.failed:
+                report.outcome = "rerun"
+                item._initrequest()
+            item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+"""
+FAILING_TEARDOWN = """
+import pytest
+
+attempts = 0
+
+@pytest.fixture
+def disk():
+    yield
+    global attempts
+    attempts += 1
+    if attempts == 1:
+        raise OSError
+
+def test_a(disk):
+    assert attempts == 0
+"""
+
+
+def test_a_test_that_is_run_again_because_of_its_teardown_has_not_ended(consumer: Consumer, tmp_path: Path) -> None:
+    """As pytest-rerunfailures does it."""
+    files = {"conftest.py": RERUNNING, "test_again.py": FAILING_TEARDOWN}
+    session(tmp_path, files, f"--socketpusher={consumer.path}")
+    events = [event.type for event in consumer.events() if event.unit]
+    assert events == ["unit.started", "task.started", "task.retry", "task.failed", "unit.failed"]

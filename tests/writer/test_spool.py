@@ -230,6 +230,10 @@ def test_a_file_that_can_not_be_opened_is_not_damaged(path: str) -> None:
         "UPDATE batches SET first = 'x'",
         "UPDATE batches SET first = first + 1",
         'UPDATE batches SET "end" = NULL',
+        'UPDATE batches SET "end" = 9223372036854775807',
+        "UPDATE batches SET first = first + 200",
+        "UPDATE batches SET first = -9e999",
+        "UPDATE about SET graph = x'6e75', parallelism = x'30'",
         "UPDATE batches SET data = NULL",
         "UPDATE batches SET data = 'text'",
         "UPDATE batches SET starts = 1",
@@ -249,6 +253,17 @@ def test_changed_content_counts_as_damage(path: str, change: str) -> None:
         spool.load(1 << 20)
         spool.observed()
     assert caught.value.damaged or change.startswith("DROP")
+
+
+def test_a_database_that_another_program_has_locked_is_not_waited_for(path: str) -> None:
+    with closing(Spool(path)) as spool:
+        spool.append([lines(0, 5)], STARTS, loaded=False, before=(0, b""))
+        assert spool._database.execute("PRAGMA busy_timeout").fetchone() == (0,)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SpoolError, match="locked") as caught:
+            Spool(path)
+    assert not caught.value.damaged
 
 
 def test_rows_before_a_damaged_one_are_loaded(path: str) -> None:

@@ -193,13 +193,17 @@ def _name(fn: Callable[..., object]) -> str:
 def _emit_and_submit(
     bus: _PoolBus, unit: str, submit: Callable[..., "Future[Any]"], ended: Callable[[BaseException | None], object]
 ) -> "Future[Any]":
-    bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before `submit`: the call may start before it returns
+    future: Future[Any] | None = None
     try:
+        bus.emit(Event(EventType.UNIT_QUEUED, unit))  # before `submit`: the call may start before it returns
         future = submit()
-    except BaseException as error:
-        ended(error)
+        future.add_done_callback(lambda future: ended(_error(future)))
+    except BaseException as error:  # also Ctrl-C, between any two of these
+        if future is None:
+            ended(error)
+        else:
+            future.add_done_callback(lambda future: ended(_error(future)))
         raise
-    future.add_done_callback(lambda future: ended(_error(future)))
     return future
 
 
@@ -267,7 +271,8 @@ class _StartPipe:
         """Emit the end of a unit, after every start that is in the pipe."""
         with self._lock:
             self._emit_starts()
-            _emit_end(self._bus, self._units.pop(number), error)
+            if (unit := self._units.pop(number, None)) is not None:
+                _emit_end(self._bus, unit, error)
         self._wake_if_over()
 
     def _emit_starts(self) -> None:

@@ -99,7 +99,8 @@ class SessionEvents:
             payload["worker"] = node.gateway.id
         if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # of pytest-rerunfailures
             self._bus.emit(Event(EventType.TASK_RETRY, unit, task=number, payload=payload, error=_reason(report)))
-        elif report.failed and report.nodeid not in file.failed:
+            return
+        if report.failed and report.nodeid not in file.failed:
             file.failed[report.nodeid] = _reason(report)
             self._bus.emit(Event(EventType.TASK_FAILED, unit, task=number, payload=payload, error=_reason(report)))
         elif hasattr(report, "wasxfail"):

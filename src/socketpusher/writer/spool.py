@@ -50,7 +50,8 @@ def _as_spool_errors() -> Iterator[None]:
         raise _spool_error(error) from error
 
 
-_WRONG = (ValueError, TypeError)  # raised by a value that this module has not written
+# Raised by a value that this module has not written:
+_WRONG = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError)
 
 
 def _row_crc(first: int, end: int, starts: int, data: bytes) -> int:
@@ -85,7 +86,8 @@ class Spool:
         with _as_spool_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(path, flags, 0o600))  # SQLite would create it with the mode of the umask
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            # Another program may lock it for long, and meanwhile nothing else is done: whoever opens it tries again.
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=0.0)
             try:
                 self._open(graph, parallelism)
             except BaseException:
@@ -123,6 +125,9 @@ class Spool:
         self.end = max(self.end or 0, self.read)
         partly = execute('SELECT total(? - first) FROM batches WHERE first < ? AND "end" > ?', (self.read,) * 3)
         self.count = int(lines) - int(partly.fetchone()[0])
+        odd = execute('SELECT count(*) FROM batches WHERE NOT (0 <= first AND first <= "end" AND "end" < 1 << 60)')
+        if self.count < 0 or odd.fetchone() != (0,):
+            raise _damaged("its batches have numbers that no pusher gives")
         self.not_loaded = self.count
         self._observed_bytes = 0
 
