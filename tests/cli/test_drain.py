@@ -6,11 +6,13 @@ import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from socketpusher import Bus, Event
+from socketpusher import Bus, Event, SocketPusher
 from socketpusher.channel.spool_directory import databases
+from socketpusher.cli import flow_control, main
 from support import cli
 from support.consumer import Consumer
 from support.spooling import drain, leave, pusher_with
@@ -31,6 +33,38 @@ def test_drain_says_what_is_lost(consumer: Consumer, spool: Path) -> None:
     assert ran.returncode == 1
     assert "without those lost in 00000001-" in ran.stderr
     assert all(".db.damaged" in name for name in os.listdir(spool))  # with its log, where SQLite keeps that
+
+
+def sent_to(consumer: Consumer) -> list[Event]:
+    return [event for event in consumer.events() if event.type == "x"]
+
+
+def test_drain_counts_what_was_read_and_not_what_is_lost(consumer: Consumer, spool: Path) -> None:
+    leave("/nowhere/s", spool, range(3000), payload="x" * 2000)
+    with closing(sqlite3.connect(databases(str(spool))[0])) as database:
+        database.execute("UPDATE batches SET crc = 1 WHERE place = 4")
+        database.commit()
+    ran = cli.run("drain", str(spool), consumer.path)
+    assert ran.returncode == 1
+    received = len(sent_to(consumer))
+    assert 0 < received < 3000
+    assert f"sent {received:,} events to" in ran.stderr
+
+
+def test_drain_counts_what_was_sent_before_it_looked(
+    consumer: Consumer, spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave("/nowhere/s", spool, range(100))
+    start = flow_control.start_pusher
+
+    def start_and_dawdle(*arguments: Any, **options: Any) -> SocketPusher:
+        pusher = start(*arguments, **options)
+        wait_for(lambda: len(sent_to(consumer)) == 100 and pusher.stats().inherited == 0)
+        return pusher
+
+    monkeypatch.setattr(flow_control, "start_pusher", start_and_dawdle)
+    assert main(["drain", str(spool), consumer.path]) == 0
+    assert capsys.readouterr().err == f"sent 100 events to {consumer.path}\n"
 
 
 def test_drain_sends_what_waits(socket_path: str, spool: Path) -> None:

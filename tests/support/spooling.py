@@ -13,14 +13,14 @@ def pusher_with(path: str, spool: Path, bus: Bus, **given) -> SocketPusher:
     return SocketPusher(bus, PusherConfig(path, spool=spool, **given))
 
 
-def leave(path: str, spool: Path, numbers: range, **given) -> None:
+def leave(path: str, spool: Path, numbers: range, payload: object = None, **given) -> None:
     """What a pusher without a consumer leaves."""
     bus = Bus()
     pusher = pusher_with(path, spool, bus, **given)
     pusher.set_graph({f"unit {numbers.start}": []}, 1)
     pusher.start(wait=False)
     for number in numbers:
-        bus.emit(Event("x", task=number))
+        bus.emit(Event("x", task=number, payload=payload))
     pusher.close()
     stats = pusher.stats()
     assert (stats.emitted, stats.pending, stats.spooled) == (len(numbers),) * 3

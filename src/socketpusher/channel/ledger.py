@@ -16,7 +16,7 @@ the host has not read the table and it is full, the writer postpones dropping.""
 
 _abandoned: list[object] = []  # maps that can't be closed, see `Ledger.close`
 
-_CELLS = 20
+_CELLS = 21
 _SIZE = 8 * (_CELLS + 2 * RANGES)
 
 
@@ -60,6 +60,7 @@ class Ledger:
         stored: The number of lines that are on disk and not read.
         spooled: The number of these lines that are not on the socket.
         inherited: The number of lines of earlier pushers that are on disk and not read.
+        inherited_read: The number of lines of earlier pushers that were read.
     """
 
     flush_target = _Cell(0)
@@ -80,6 +81,7 @@ class Ledger:
     stored = _Cell(15)
     spooled = _Cell(16)
     inherited = _Cell(17)
+    inherited_read = _Cell(20)
     _ranges_written = _Cell(18)
     _ranges_read = _Cell(19)
 

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Send everything that no other program is using. Returns the exit code."""
     from ..channel.spool_directory import databases
     from ..unix_socket import is_socket
-    from .flow_control import SIGNAL_FLUSH_TIMEOUT, start_pusher
+    from .flow_control import SIGNAL_FLUSH_TIMEOUT, start_pusher, supervisor_of
 
     directory = arguments.directory
     if not os.path.isdir(directory):
@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     damaged_before = _damaged(directory)
     pusher = start_pusher(arguments, spool=directory)
-    before = pusher.stats().inherited
     try:
-        sent = _wait(pusher, directory)
+        _wait(pusher, directory)
     finally:
         left = pusher.stats().inherited
         pusher.close(SIGNAL_FLUSH_TIMEOUT)
+        sent = supervisor_of(pusher).ledger.inherited_read
         if left:
-            status(f"left in {directory} for the next time: {plural(left, 'event')} of {before:,}")
+            status(f"left in {directory} for the next time: {plural(left, 'event')} of {left + sent:,}")
     damaged = _damaged(directory) - damaged_before
     lost = f", without those lost in {', '.join(sorted(damaged))}" if damaged else ""
     status(f"sent {plural(sent, 'event')} to {pusher.config.socket_path}{lost}")
@@ -86,19 +86,18 @@ def _damaged(directory: str) -> set[str]:
     return {name for name in os.listdir(directory) if name.endswith(DAMAGED)}
 
 
-def _wait(pusher: "SocketPusher", directory: str) -> int:
-    """Wait until nothing is left that this pusher can have. Returns how many events that was."""
+def _wait(pusher: "SocketPusher", directory: str) -> None:
+    """Wait until nothing is left that this pusher can have."""
     from ..channel.spool_directory import databases
     from .flow_control import LOST, check_refusal
 
-    sent, last = 0, pusher.stats().inherited
+    last = pusher.stats().inherited
     reported = changed = time.monotonic()
     connected = True
     while databases(directory):
         time.sleep(0.02)
         stats, now = pusher.stats(), time.monotonic()
         if stats.inherited != last:
-            sent += max(0, last - stats.inherited)
             last, changed = stats.inherited, now
         if not last and now - changed > CLAIM_TIMEOUT:
             break
@@ -109,4 +108,3 @@ def _wait(pusher: "SocketPusher", directory: str) -> int:
         if now - reported > PROGRESS_INTERVAL:
             reported = now
             status(f"{plural(last, 'event')} left")
-    return sent + last

@@ -149,7 +149,8 @@ class Writer:
         self._own = self._current = self._own_session(graph, spec)  # where lines come in; whose lines are sent
         self._inherited: deque[tuple[Claim, int]] = deque()  # spools of earlier pushers, with their numbers of lines
         self._inherited_claim: Claim | None = None  # the one of them that is being sent
-        self._inherited_count = 0
+        self._inherited_count = 0  # how many lines of it there were, without those that are lost
+        self._inherited_done = ledger.inherited_read  # how many lines of those before it were read
         self._claim_pause = 0.1  # until the next check for them
         self._claim_again_at = None if claim is None else time.monotonic()
         self._connections = spec.connections
@@ -722,10 +723,11 @@ class Writer:
         self._publish_inherited()
 
     def _publish_inherited(self) -> None:
-        inherited = sum(count for _, count in self._inherited)
+        inherited, read = sum(count for _, count in self._inherited), self._inherited_done
         if self._current is not self._own and self._current.spool is not None:
             inherited += self._current.spool.count
-        self._ledger.inherited = inherited
+            read += self._inherited_count - self._current.spool.count
+        self._ledger.inherited, self._ledger.inherited_read = inherited, read
 
     def _next_inherited(self) -> Session:
         """The session of the next spool of an earlier pusher; our own if there is none."""
@@ -758,6 +760,7 @@ class Writer:
                 self._observe_resolved()
                 if session.spool is not None:
                     session.spool.close()
+                self._inherited_done += self._inherited_count
                 claim.remove()
                 text = f"sent {self._inherited_count} events that an earlier pusher left in {claim.directory}"
                 self._report(Report(text, logging.INFO))
