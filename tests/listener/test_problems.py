@@ -143,6 +143,18 @@ def test_what_was_decoded_when_an_on_problem_raised_comes_with_the_next_read(soc
         assert got == ["1", "2"][: 1 + bool(end)]
 
 
+def test_what_was_decoded_when_an_on_problem_raised_comes_first_in_an_iteration(socket_path: str) -> None:
+    def refuse(problem: Problem) -> None:
+        raise RuntimeError(problem)
+
+    with listen(socket_path, on_problem=refuse) as listener:
+        send(socket_path, line(1) + b"x\n" + line(2))
+        with pytest.raises(RuntimeError):
+            while True:
+                assert listener.read() == []  # the sender connects
+        assert [next(listener).type for _ in range(2)] == ["1", "2"]
+
+
 def test_an_on_problem_of_ones_own_gets_each(socket_path: str) -> None:
     problems: list[Problem] = []
     with listen(socket_path, on_problem=problems.append) as listener:

@@ -114,7 +114,7 @@ class Listener(Generic[_T]):
         self._problems: deque[Problem] = deque(maxlen=1024)  # not reported yet; a receiver must not raise
         self._sequences = SequenceTracker()
         self._lines: Iterator[bytes] = iter(())  # what is left of the last read
-        self._items: list[_T] = []  # what `read` had decoded when `on_problem` raised
+        self._decoded: deque[_T] = deque()  # what `read` had decoded of it when `on_problem` raised
         self._sender: Sender | None = None  # who sent these lines
         self._closed = False
         self._file = SocketFile(path, shared=bool(allow_uids))
@@ -161,11 +161,13 @@ class Listener(Generic[_T]):
             ValueError: The listener is closed.
         """
         self._check_open()
-        if not self._items:
-            self._read_unless_pending(hold)
-        for item in self._decode_pending():
-            self._items.append(item)
-        items, self._items = self._items, []
+        self._read_unless_pending(hold)
+        items: list[_T] = []
+        try:
+            items.extend(self._decode_pending())
+        except BaseException:  # of `on_problem`, or of a signal handler
+            self._decoded.extend(items)
+            raise
         return items
 
     def release(self) -> None:
@@ -199,7 +201,7 @@ class Listener(Generic[_T]):
                 yield item
             async with self._turn:  # another task may iterate, too
                 with self._alone():
-                    if not self._closed and not length_hint(self._lines):
+                    if not self._closed and not self._is_pending():
                         receiver = self._receiver_for(asyncio.get_running_loop())
                         await self._wait_in_loop(receiver)
                         self._receive(receiver, hold=False, timeout=0)
@@ -220,7 +222,7 @@ class Listener(Generic[_T]):
 
     def _read_unless_pending(self, hold: bool = False) -> None:
         with self._alone():
-            if not self._closed and not length_hint(self._lines):
+            if not self._closed and not self._is_pending():
                 self._receive(self._receiver_for(), hold, self._log.remaining())
 
     def _receive(self, receiver: Receiver, hold: bool, timeout: float | None) -> None:
@@ -239,6 +241,8 @@ class Listener(Generic[_T]):
         self._log.end_episode()
         while self._problems:
             self._on_problem(self._problems.popleft())
+        while self._decoded:
+            yield self._decoded.popleft()
         raw, is_new = self._raw, self._is_new
         for line in self._lines:
             try:
@@ -255,8 +259,12 @@ class Listener(Generic[_T]):
             self._show_pending()
             yield item
 
+    def _is_pending(self) -> bool:
+        """Whether something of the last read is left."""
+        return bool(self._decoded) or length_hint(self._lines) > 0
+
     def _show_pending(self) -> None:
-        self._receiver_for().set_pending(length_hint(self._lines) > 0 or bool(self._items))
+        self._receiver_for().set_pending(self._is_pending())
 
     def _is_new(self, id: object, retained: bool) -> bool:
         event_id = EventId.parse(id)
