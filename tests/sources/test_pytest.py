@@ -118,7 +118,7 @@ def test_a_session_is_a_run_a_file_a_unit_and_a_test_a_task(way: str, consumer: 
         "test_nothing": "skipped",
     }
     assert events[-1].type == "orch.failed"
-    assert events[-1].error == "tests failed: 2 of 12 tests failed, 1 file can't be collected"
+    assert events[-1].error == "tests failed: 2 of 12 tests failed, 1 file with errors during collection"
     workers = {event.payload.get("worker") for event in events if event.type == "task.completed"}
     assert workers <= {"gw0", "gw1"} if way == "xdist" else workers == {None}
 
@@ -318,3 +318,26 @@ def test_a_test_that_is_run_again_because_of_its_teardown_has_not_ended(consumer
     session(tmp_path, files, f"--socketpusher={consumer.path}")
     events = [event.type for event in consumer.events() if event.unit]
     assert events == ["unit.started", "task.started", "task.retry", "task.failed", "unit.failed"]
+
+
+UNREADABLE_CLASS = """
+import pytest
+
+@pytest.mark.parametrize("a,b", [(1,)])
+class TestX:
+    def test_a(self, a, b): pass
+
+def test_b(): pass
+"""
+
+
+def test_a_class_that_can_not_be_collected_fails_its_file_when_the_other_tests_have_ended(
+    consumer: Consumer, tmp_path: Path
+) -> None:
+    session(
+        tmp_path, {"test_f.py": UNREADABLE_CLASS}, f"--socketpusher={consumer.path}", "--continue-on-collection-errors"
+    )
+    events = consumer.events()
+    told = [event.type for event in events if event.unit]
+    assert told == ["unit.started", "task.started", "task.completed", "unit.failed"]
+    assert events[-1].error.endswith("0 of 1 tests failed, 1 file with errors during collection")

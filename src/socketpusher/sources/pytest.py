@@ -21,6 +21,7 @@ class _File:
         self.outcomes: dict[str, str] = {}  # of those that have not just passed
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}  # by the ids of tests, why
+        self.collect_error = ""  # why it, or a class in it, can't be collected
         self.started = False
         self.over = False
 
@@ -37,7 +38,7 @@ class SessionEvents:
     | a test fails, or its worker crashes | `task.failed`, `error` |
     | a test is repeated by a plugin | `task.retry` |
     | the last test of a file ends | `unit.completed` or `unit.failed`; before it `unit.skipped` if each was skipped |
-    | a file can't be collected | `unit.failed` |
+    | a file can't be collected, or a class in it | `unit.failed`, of a class when the other tests have ended |
     | the session ends | `unit.blocked` for each file that was not finished, then `orch.completed` or `orch.failed` |
 
     Under xdist the payload of what ends a test has a `worker`.
@@ -52,7 +53,7 @@ class SessionEvents:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._files: dict[str, _File] = {}
-        self._unreadable = 0  # files that can't be collected
+        self._unreadable = 0  # files of which something can't be collected
         self._begun = False
 
     @harmless
@@ -70,13 +71,14 @@ class SessionEvents:
 
     @harmless
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file can't be collected."""
+        """A file can't be collected, or a class in it."""
         if report.failed:
             unit, file = self._file(report.nodeid)
-            if not file.over:
+            self._unreadable += not file.collect_error
+            file.collect_error = file.collect_error or _reason(report) or "it can't be collected"
+            if report.nodeid == unit and not file.over:
                 file.over = True
-                self._unreadable += 1
-                self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=_reason(report)))
+                self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=file.collect_error))
 
     @harmless
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -122,7 +124,7 @@ class SessionEvents:
         if not self._begun:
             self._begin((), 1)
         for unit, file in self._files.items():
-            if not file.over and file.failed:
+            if not file.over and (file.failed or file.collect_error):
                 self._end(unit, file)
             elif not file.over:
                 self._bus.emit(
@@ -137,7 +139,7 @@ class SessionEvents:
         names = {code.value: code.name.lower().replace("_", " ") for code in pytest.ExitCode}
         error = f"{names.get(int(exitstatus), f'exit status {exitstatus}')}: {failed} of {tests} tests failed"
         if self._unreadable:
-            error += f", {self._unreadable} file{'s' * (self._unreadable > 1)} can't be collected"
+            error += f", {self._unreadable} file{'s' * (self._unreadable > 1)} with errors during collection"
         self._bus.emit(Event(EventType.ORCH_FAILED, payload=payload, error=error))
 
     def _begin(self, ids: Iterable[str], parallelism: int) -> None:
@@ -170,6 +172,9 @@ class SessionEvents:
             first, error = next(iter(file.failed.items()))
             said = f"{len(file.failed)} of {len(file.tests)} failed; {_name(first)}: {error}"
             self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=said))
+            return
+        if file.collect_error:
+            self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=file.collect_error))
             return
         if all(file.outcomes.get(nodeid) == "skipped" for nodeid in file.tests):
             self._bus.emit(Event(EventType.UNIT_SKIPPED, unit))
