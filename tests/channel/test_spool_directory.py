@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,14 @@ def test_a_path_that_is_not_a_directory_is_refused(tmp_path: Path) -> None:
 def test_a_new_spool_sorts_after_all_others(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(12)]
     assert names(str(tmp_path)) == made == sorted(made, key=lambda name: int(name.partition("-")[0]))
-    assert [claim.name for claim in claim_inherited(str(tmp_path), 100)] == made
+    assert [claim.name for claim in claim_inherited(str(tmp_path))] == made
 
 
-def test_a_limited_number_of_spools_is_claimed_oldest_first(tmp_path: Path) -> None:
+def test_spools_are_claimed_one_by_one_oldest_first(tmp_path: Path) -> None:
     made = [leave(tmp_path) for _ in range(3)]
-    claims = claim_inherited(str(tmp_path), 2)
+    claims = list(islice(claim_inherited(str(tmp_path)), 2))
     assert [claim.name for claim in claims] == made[:2]
-    assert [claim.name for claim in claim_inherited(str(tmp_path), 2)] == made[2:]
+    assert [claim.name for claim in claim_inherited(str(tmp_path))] == made[2:]
 
 
 def test_a_spool_of_another_process_is_not_claimed_until_that_is_killed(tmp_path: Path) -> None:
@@ -88,11 +89,11 @@ def test_a_spool_of_another_process_is_not_claimed_until_that_is_killed(tmp_path
     database = holder.stdout.readline().strip()
     assert databases(str(tmp_path)) == [database]
     assert is_in_use(database)
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
     holder.kill()
     holder.communicate()
     assert not is_in_use(database)
-    (claim,) = claim_inherited(str(tmp_path), 9)
+    (claim,) = claim_inherited(str(tmp_path))
     assert claim.database == database
 
 
@@ -101,21 +102,21 @@ def test_a_shared_lock_holds_until_the_last_process_has_ended(tmp_path: Path) ->
     Path(claim.database).touch()
     other = os.dup(claim.lock.fileno())  # as the writer has it
     claim.lock.close()
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
     os.close(other)
-    assert len(claim_inherited(str(tmp_path), 9)) == 1
+    assert len(list(claim_inherited(str(tmp_path)))) == 1
 
 
 def test_a_lock_without_a_database_is_removed(tmp_path: Path) -> None:
     claim_new(str(tmp_path)).lock.close()
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
     assert os.listdir(tmp_path) == []
 
 
 def test_a_database_without_a_lock_is_claimed(tmp_path: Path) -> None:
     name = leave(tmp_path)
     (tmp_path / f"{name}.lock").unlink()
-    (claim,) = claim_inherited(str(tmp_path), 9)
+    (claim,) = claim_inherited(str(tmp_path))
     assert claim.name == name
 
 
@@ -129,21 +130,21 @@ def test_a_lock_that_was_removed_meanwhile_is_not_a_claim(tmp_path: Path, monkey
         lock.touch()
 
     monkeypatch.setattr(spool_directory.fcntl, "flock", replaced)
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
 
 
 def test_other_files_are_not_spools(tmp_path: Path) -> None:
     for name in ("x.db", "1-abc.db", "00000001-0123456789ab.txt", "00000001-0123456789ab.db.damaged", "lock"):
         (tmp_path / name).touch()
     assert names(str(tmp_path)) == databases(str(tmp_path)) == []
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
     assert len(os.listdir(tmp_path)) == 5
 
 
 def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     (target := tmp_path / "target").touch()
     (tmp_path / "00000001-0123456789ab.lock").symlink_to(target)
-    assert claim_inherited(str(tmp_path), 9) == []
+    assert list(claim_inherited(str(tmp_path))) == []
     assert target.exists()
 
 

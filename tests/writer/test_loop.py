@@ -550,6 +550,24 @@ def test_a_spool_that_can_not_be_read_now_is_released(
     loop.writer._inherited[0][0].lock.close()
 
 
+def test_spools_that_can_not_be_read_do_not_hide_the_newer_ones(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socketpusher.writer.loop.MAX_CLAIMS", 2)
+    left = [claim_new(claim.directory) for _ in range(6)]
+    for other in left:
+        Spool(other.database).close()
+        other.lock.close()
+    for other in left[:3]:
+        Path(other.database).unlink()
+        Path(other.database).symlink_to(claim.directory)
+    loops.append(loop := Loop(claim=claim))
+    loop.writer._claim_inherited()
+    assert [each.name for each, _ in loop.writer._inherited] == [other.name for other in left[3:5]]
+    for each, _ in loop.writer._inherited:
+        each.lock.close()
+
+
 def test_a_writer_sleeps_while_the_disk_takes_nothing_and_the_consumer_has_everything(
     loops: list[Loop], claim: Claim
 ) -> None:

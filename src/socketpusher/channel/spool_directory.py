@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -117,19 +118,18 @@ def claim_new(directory: str) -> Claim:
             return claim
 
 
-def claim_inherited(directory: str, limit: int) -> list[Claim]:
-    """Claim the spools that earlier pushers have left, at most `limit` of them, oldest first."""
-    claims: list[Claim] = []
+def claim_inherited(directory: str) -> Iterator[Claim]:
+    """Claim the spools that earlier pushers have left, one by one, oldest first."""
     for name in names(directory):
-        if len(claims) == limit:
-            break
-        with suppress(OSError):  # another process has removed it, or the directory
-            if (claim := _claim(directory, name)) is not None:
-                if os.path.exists(claim.database):
-                    claims.append(claim)
-                else:
-                    claim.remove()
-    return claims
+        try:
+            if (claim := _claim(directory, name)) is None:
+                continue
+        except OSError:  # another process has removed it, or the directory
+            continue
+        if os.path.exists(claim.database):
+            yield claim
+        else:
+            claim.remove()
 
 
 def _claim(directory: str, name: str) -> Claim | None:

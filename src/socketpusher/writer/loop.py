@@ -711,12 +711,14 @@ class Writer:
         self._claim_again_at = now + self._claim_pause if self._claim_pause < LAST_CHECK_PAUSE else None
         self._claim_pause *= 2
         try:
-            for claim in claim_inherited(self._claim.directory, MAX_CLAIMS):
-                if (spool := self._opened(claim)) is not None:
-                    self._inherited.append((claim, spool.count))
-                    spool.close()
-                else:
+            for claim in claim_inherited(self._claim.directory):
+                if (spool := self._opened(claim)) is None:
                     self._skip_spool(claim)
+                    continue
+                self._inherited.append((claim, spool.count))
+                spool.close()
+                if len(self._inherited) == MAX_CLAIMS:
+                    break
         except OSError as error:
             directory = self._claim.directory
             self._report_disk_once(directory, f"the spool directory {directory} can't be read: {error.strerror}")
