@@ -106,6 +106,8 @@ def test_graphs_of_other_libraries_are_accepted() -> None:
         Graph.from_any([("a", "b")])
     with pytest.raises(CycleError):
         Graph.from_any(networkx.DiGraph([(1, 2), (2, 1)]))
+    with pytest.raises(ValueError, match="the nodes 1 and '1' would both be the unit '1'; rename one"):
+        Graph.from_any(networkx.DiGraph([(1, 2), ("1", 3)]))
 
 
 def test_the_cost_of_a_graph_grows_with_its_size() -> None:

@@ -176,7 +176,7 @@ class Graph:
 
         Raises:
             TypeError: It has another type.
-            ValueError: As the constructor.
+            ValueError: As the constructor; or two nodes have the same name, as 1 and "1".
         """
         if isinstance(graph, Graph):
             return graph
@@ -184,9 +184,13 @@ class Graph:
             return cls(graph)
         networkx = sys.modules.get("networkx")  # if not imported, the graph is not one of its
         if networkx is not None and isinstance(graph, networkx.DiGraph):
+            named = {_named(node): node for node in graph}
+            if len(named) < len(graph):
+                name, node = next((_named(node), node) for node in graph if named[_named(node)] is not node)
+                raise ValueError(f"the nodes {node!r} and {named[name]!r} would both be the unit {name!r}; rename one")
             return cls(
-                {_named(node): [_named(name) for name in graph.predecessors(node)] for node in graph},
-                {_named(node): tasks for node, tasks in graph.nodes(data="tasks", default=0)},
+                {name: [_named(dependency) for dependency in graph.predecessors(node)] for name, node in named.items()},
+                {name: graph.nodes[node].get("tasks", 0) for name, node in named.items()},
             )
         raise TypeError(
             f"graph must be a Graph, a mapping {{unit: dependencies}} or a networkx.DiGraph, not {type(graph).__name__}"

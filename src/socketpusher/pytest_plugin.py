@@ -3,6 +3,8 @@
 It does nothing unless the option, or the ini option `socketpusher`, is given. A consumer is optional.
 """
 
+import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     A worker of xdist needs none, for its controller has all reports; nor does a session that only collects.
     """
     path = config.getoption("--socketpusher")
+    named = (path or "").partition("::")[0]
+    if os.path.exists(named) and not stat.S_ISSOCK(os.stat(named).st_mode):  # or every test would run
+        advice = "write --socketpusher=PATH, or --socketpusher behind the tests"
+        raise pytest.UsageError(f"--socketpusher: {path} is not a socket; {advice}")
     if path is None:
         path = {"": None, "default": ""}.get(ini := config.getini("socketpusher"), ini)
     if path is None or hasattr(config, "workerinput") or config.option.collectonly:

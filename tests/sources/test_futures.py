@@ -131,6 +131,24 @@ def test_an_exception_that_can_not_be_shown_fails_its_unit_too(bus: Bus, events:
     assert told(events, "next")[-1] == "unit.completed"
 
 
+def test_a_callable_whose_attributes_raise_is_named_after_its_class(bus: Bus, events: list[Event]) -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> object:
+            raise KeyError(name)
+
+        def __call__(self) -> int:
+            return 7
+
+    with EventThreadPoolExecutor(bus) as pool:
+        assert pool.submit(Proxy()).result(30) == 7
+    assert events[0].unit.startswith("Proxy ")
+
+
+def test_an_initializer_that_can_not_be_called_is_refused_at_once(pool_class: Pool, bus: Bus) -> None:
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        pool_class(bus, initializer=5)
+
+
 def test_map_gives_its_results_in_order_and_every_call_is_a_unit(
     pool_class: Pool, bus: Bus, events: list[Event]
 ) -> None:

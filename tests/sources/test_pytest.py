@@ -224,6 +224,13 @@ def test_a_path_that_can_not_be_is_named_in_the_header(tmp_path: Path) -> None:
     assert "socketpusher: no events are sent: " in run.stdout
 
 
+@pytest.mark.parametrize("name", ["test_good.py", "test_good.py::test_passes", "."])
+def test_a_file_of_tests_is_not_taken_for_the_socket(name: str, tmp_path: Path) -> None:
+    run = session(tmp_path, {"test_good.py": PROJECT["test_good.py"]}, "--socketpusher", name)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"{name} is not a socket; write --socketpusher=PATH, or --socketpusher behind the tests" in run.stderr
+
+
 UNREADABLE = """
 import pytest
 

@@ -108,6 +108,8 @@ class EventProcessPoolExecutor(ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
+        if initializer is not None and not callable(initializer):  # the pool itself checks only `_init_worker`
+            raise TypeError("initializer must be a callable")
         self._bus = _PoolBus(bus)
         self._starts = starts = _StartPipe(self._bus)
         super().__init__(
@@ -187,7 +189,11 @@ def _name(fn: Callable[..., object]) -> str:
         # ProcessPoolExecutor.map submits partial(_process_chunk, fn).
         chunks = getattr(fn.func, "__module__", "") == "concurrent.futures.process"
         fn = fn.args[0] if chunks else fn.func
-    return f"{getattr(fn, '__name__', type(fn).__name__)} {next(_numbers)}"
+    try:
+        name = fn.__name__
+    except Exception:  # a proxy's `__getattr__` may raise anything
+        name = type(fn).__name__
+    return f"{name} {next(_numbers)}"
 
 
 def _emit_and_submit(
