@@ -5,6 +5,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketpusher.cli.rotating_file import RotatingFile
+from socketpusher.cli.rotating_file import RotatingFile, write_whole
 from support.waiting import wait_for
 
 
@@ -152,3 +153,19 @@ def test_a_batch_that_does_not_fit_on_the_disk_is_not_written_at_all(
         monkeypatch.undo()
         record.write([b"fourth\n"])
     assert path.read_bytes() == b"first\nfourth\n"
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
+    """Another process may have made it so: the flag belongs to what its processes share."""
+    data = os.urandom(1 << 20)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def write() -> None:
+        with open(writing, "wb"):
+            write_whole(writing, data)
+
+    with ThreadPoolExecutor() as pool, open(reading, "rb") as pipe:
+        written = pool.submit(write)
+        assert pipe.read() == data
+        written.result(30)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -142,7 +143,10 @@ def write_whole(file: int, data: bytes) -> None:
     done = 0
     try:
         while done < len(data):
-            done += os.write(file, memoryview(data)[done:])
+            try:
+                done += os.write(file, memoryview(data)[done:])
+            except BlockingIOError:  # a full pipe that another of its processes has made non-blocking
+                select.select((), (file,), ())
     except OSError:
         with suppress(OSError):  # of a pipe
             if (end := os.lseek(file, 0, os.SEEK_CUR)) == os.fstat(file).st_size:
