@@ -293,7 +293,7 @@ def test_an_unsuitable_file_is_a_sentence(socket_path: str, tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["pipe"]
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1T", "ten", "1.5M", ""])
+@pytest.mark.parametrize("size", ["0", "-1", "1T", "ten", "1.5M", "", "8589934592G", "9" * 400])
 def test_an_invalid_size_is_reported(size: str) -> None:
     result = run("listen", "--to", "x", f"--max-bytes={size}")
     assert result.returncode == 2

@@ -4,9 +4,13 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import pytest
+from nats.js.api import StreamConfig
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, subscribe, wire
 from support.link import link
@@ -187,6 +191,78 @@ def test_a_graph_knows_which_event_it_comes_after_though_another_relay_has_store
         send(socket_path, wire.encode(Event("graph")) + numbered(3))
         wait_for(lambda: server.count() == 5)
     graphs_are_where_they_belong(server.messages())
+
+
+def ids(server: Server) -> list[Any]:
+    """What is in the stream: ids, or types of events without one; None for what is no event."""
+    lines = [wire.parse(message.data) if message.data.startswith(b"{") else {} for message in server.messages()]
+    return [line.get("id") or line.get("type") for line in lines]
+
+
+def test_a_graph_that_is_published_after_a_failure_knows_which_event_it_comes_after(
+    socket_path: str, server: Server
+) -> None:
+    """It names no session itself, and its relay has forgotten what the stream has."""
+    with relaying(socket_path, server.url, patience=1) as relay, sender_to(socket_path) as sender:
+        sender.sendall(numbered(1) + numbered(2))
+        wait_for(lambda: server.count() == 2)
+        server.stop()
+        sender.sendall(wire.encode(Event("graph")))
+        relay.says("publishing them again")
+        server.kill()
+        server.start()
+        wait_for(lambda: server.count() == 3)
+        relay.end()
+    with relaying(socket_path, server.url):
+        send(socket_path, wire.retained(numbered(1)) + wire.retained(numbered(2)) + numbered(3))
+        wait_for(lambda: server.count() >= 4)
+    assert ids(server) == ["s-1", "s-2", "graph", "s-3"]
+
+
+@pytest.mark.parametrize("headers", [None, {"Socketpusher-Last-Event": "x"}])
+def test_what_somebody_else_has_published_on_the_subject_of_a_session_hides_nothing(
+    headers: dict[str, str] | None, socket_path: str, server: Server
+) -> None:
+    with relaying(socket_path, server.url):
+        send(socket_path, numbered(1) + numbered(2))
+        wait_for(lambda: server.count() == 2)
+        server.call(lambda js: js.publish("events.h.s.note", b"hello", headers=headers))
+    with relaying(socket_path, server.url):
+        send(socket_path, wire.retained(numbered(1)) + wire.retained(numbered(2)) + numbered(3))
+        wait_for(lambda: server.count() >= 4)
+    assert ids(server) == ["s-1", "s-2", None, "s-3"]
+
+
+def test_the_servers_marker_of_an_expired_event_hides_nothing(socket_path: str, server: Server) -> None:
+    limits = StreamConfig(max_age=2.0, duplicate_window=1.0, subject_delete_marker_ttl=60.0, allow_msg_ttl=True)
+    config = limits.evolve(name="EVENTS", subjects=["events.>"], allow_atomic=True, allow_rollup_hdrs=True)
+    server.call(lambda js: js.add_stream(config))
+    with relaying(socket_path, server.url), sender_to(socket_path) as sender:
+        sender.sendall(numbered(1))
+        wait_for(lambda: server.count() == 1)
+        wait(1)
+        sender.sendall(numbered(2))
+        wait_for(lambda: (last_subject(server)) == "events.h.s.event.1")  # the marker of the first
+    with relaying(socket_path, server.url):
+        send(socket_path, wire.retained(numbered(1)) + wire.retained(numbered(2)) + numbered(3))
+        wait_for(lambda: last_subject(server) == "events.h.s.event.3")
+    assert "s-1" not in ids(server)
+
+
+def last_subject(server: Server) -> Any:
+    return server.call(lambda js: js.get_last_msg("EVENTS", "events.>")).subject
+
+
+def test_a_stream_that_was_deleted_has_nothing_of_what_was_in_it(socket_path: str, server: Server) -> None:
+    """Not even the lines without an id, whose digests the relay remembers."""
+    with relaying(socket_path, server.url):
+        send(socket_path, wire.encode(first := Event("x", "first", time=datetime.now(UTC))))
+        wait_for(lambda: server.count() == 1)
+        server.call(lambda js: js.delete_stream("EVENTS"))
+        send(socket_path, wire.encode(Event("y")))
+        wait_for(lambda: server.count() == 1)
+        send(socket_path, wire.encode(first))
+        wait_for(lambda: server.count() == 2)
 
 
 def test_a_stream_that_is_full_until_it_is_purged(socket_path: str, server: Server) -> None:

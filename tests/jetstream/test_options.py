@@ -19,7 +19,9 @@ def test_an_address_of_a_server_is_taken(url: str) -> None:
     assert NatsOptions(url).connect_arguments()["servers"] == [url]
 
 
-@pytest.mark.parametrize("url", ["", "http://h", "nats://", "nats://h:port", "nats://h:0", "nats://a,,nats://b"])
+@pytest.mark.parametrize(
+    "url", ["", "http://h", "nats://", "nats://h:port", "nats://h:0", "nats://a,,nats://b", "TLS://t@h"]
+)
 def test_an_address_that_is_none_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ValueError, match="nats://localhost"):
         NatsOptions(url)

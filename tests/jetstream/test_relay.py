@@ -13,9 +13,10 @@ from urllib.request import urlopen
 import pytest
 
 from socketpusher import Event, wire
+from socketpusher.jetstream.stream import HEADER_BYTES
 from support.cli import run, send
 from support.nats import Relay, Server, free_port, needs_server, relaying, wait
-from support.senders import unread
+from support.senders import sender_to, unread
 from support.waiting import wait_for
 
 pytestmark = needs_server
@@ -369,6 +370,32 @@ def test_names_that_are_too_long_for_a_subject_are_cut(socket_path: str, server:
         relay.kill()
         os.unlink(socket_path)
     assert names(server) == ["graph", f"{session}-1"]
+
+
+def test_the_longest_line_has_room_for_the_longest_headers(socket_path: str, server: Server) -> None:
+    """The server closes the connection at a message that is too large."""
+    session = "\N{BUG}" * 100
+    begin = b'{"type":"b",%b,"payload":"' % TIME
+    longest = begin + b"x" * ((1 << 20) - HEADER_BYTES - len(begin) - 2) + b'"}'
+    relay = Relay(socket_path, server.url, "--host", "\N{BUG}" * 255, "--prefix", "p" * 200)
+    try:
+        relay.says("publishing to")
+        with sender_to(socket_path) as sender:
+            sender.sendall(b'{"type":"a",%b,"id":"%b-1"}\n' % (TIME, session.encode()))
+            wait_for(lambda: server.count() == 1)
+            sender.sendall(longest + b"\n")
+            wait_for(lambda: server.count() == 2)
+    finally:
+        relay.kill()
+        os.unlink(socket_path)
+    assert server.messages()[1].data == longest
+
+
+@pytest.mark.parametrize("time", ["0d", "300000d", "9" * 400 + "d"])
+def test_a_time_that_no_server_can_count_is_refused(time: str, socket_path: str) -> None:
+    refused = run("relay", socket_path, "--max-age", time)
+    assert refused.returncode == 2
+    assert "is not a time such as 90s, 30m, 12h or 7d, of less than 292 years" in refused.stderr
 
 
 def test_equal_lines_without_ids_are_dropped_before_a_batch(socket_path: str, tmp_path: Path) -> None:

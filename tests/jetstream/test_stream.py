@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from nats.js.api import StreamConfig
+from nats.js.api import StreamConfig, SubjectTransform
 from nats.js.errors import APIError
 
 from socketpusher.jetstream.options import NatsOptions
@@ -34,6 +34,7 @@ def test_a_stream_that_is_as_asked_for_can_be_used(asked: dict[str, Any]) -> Non
         ({"retention": "interest"}, {}, ("interest", "limits")),
         ({"no_ack": True}, {}, ("no_ack",)),
         ({"sealed": True}, {}, ("sealed",)),
+        ({"subject_transform": SubjectTransform("events.>", "kept.>")}, {}, ("subject_transform",)),
         ({}, {"num_replicas": 3}, ("num_replicas", "1", "3")),
         ({}, {"max_bytes": 5}, ("max_bytes", "1 MiB", "5 bytes")),
         ({}, {"max_age": 61.0}, ("max_age", "60 s", "61 s")),

@@ -103,7 +103,7 @@ def test_it_is_readable_while_events_wait_in_it(socket_path: str, server: Server
         got = []
         while len(got) < 9:
             assert select.select([events], [], [], 60)[0]
-            got += [event.task for event in events.read()]
+            got += [event.task for event in events.read(1e10)]
         assert got == list(range(2, 11))
         assert not select.select([events], [], [], 0)[0]
 
@@ -357,6 +357,23 @@ def test_what_others_have_lost_is_no_gap_for_a_reader_that_had_read_everything(
         publish(server, "events.quiet.c.x", history("c", 2, 2))
         assert next(events).task == 2
     assert problems == []
+
+
+def test_a_reader_that_had_read_everything_is_told_what_it_has_missed_at_most(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pusher may have dropped it: between two ids there is no other sign."""
+    monkeypatch.setattr("socketpusher.jetstream.subscription.PULL_MESSAGES", 1)
+    stream(server, max_msgs=3)
+    publish(server, "events.h.a.x", history("a", 1, 1))
+    problems: list[str] = []
+    with subscribe(server.url, host="h", on_problem=problems.append) as events:
+        assert next(events).task == 1
+        publish(server, "events.other.b.x", history("b", 1, 7))
+        publish(server, "events.h.a.x", history("a", 7, 7))
+        assert next(events).task == 7
+    assert len(problems) == 1
+    assert "read: 5 at most of the session a;" in problems[0]
 
 
 def test_events_that_somebody_deleted_before_are_no_gap(server: Server) -> None:

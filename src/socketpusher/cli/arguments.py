@@ -103,7 +103,8 @@ def positive(text: str) -> int:
 
 def size(text: str) -> int:
     """Return a number of bytes, such as 4096, 100K, 100M or 1G (powers of 1024), as an argument's type."""
-    match = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
-    if match is None or int(match[1]) < 1:
+    match = re.fullmatch(r"([0-9]{1,20})([KMG]?)", text.upper())
+    number = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else 0
+    if not 1 <= number < 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 100K, 100M or 1G")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+    return number

@@ -160,7 +160,8 @@ def moment(text: str) -> datetime:
 
 def duration(text: str) -> float:
     """Return a time such as 90s, 30m, 12h or 7d in seconds, as an argument's type."""
-    match = re.fullmatch(r"([0-9]+)([smhd])", text)
-    if match is None or int(match[1]) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m, 12h or 7d")
-    return float(int(match[1]) * _SECONDS[match[2]])
+    match = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
+    length = int(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 1 <= length < 2**63 // 10**9:  # the server counts nanoseconds
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m, 12h or 7d, of less than 292 years")
+    return float(length)

@@ -108,8 +108,9 @@ def _check(url: str) -> None:
         # A server before the one with the user may be the beginning of a password that contains a comma.
         usable = not re.search(r"(?:^|,)[^,@]*,.*@", url, re.DOTALL)
         for server in map(str.strip, url.split(",")):
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
-            usable &= parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+            server = server if "://" in server else f"nats://{server}"
+            parts = urlsplit(server)
+            usable &= server.startswith(("nats://", "tls://")) and bool(parts.hostname) and parts.port != 0
             usable &= parts.path in ("", "/") and not parts.query + parts.fragment
     except ValueError:
         usable = False

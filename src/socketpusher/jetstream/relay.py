@@ -9,8 +9,8 @@
 3. A batch names the last message of each session that it continues, and the server refuses it if there is a newer one.
    So a batch that is late, or repeated, is not stored twice. After a refusal, or without an answer, the relay asks the
    stream what it has, and publishes the rest of the plan.
-4. The last message of a session tells up to which event the stream has it. Events up to that one are skipped, after
-   an outage of any length. An event that is older than one that this relay has stored is counted as out of order: it
+4. The last message of a session, or of each of its subjects if that one is not a relay's, tells up to which event the
+   stream has it. Events up to that one are skipped, after an outage of any length. An event that is older than one that this relay has stored is counted as out of order: it
    comes from a connection that the pusher has given up, and the pusher has already resent or dropped it.
 5. A pusher begins each connection with the event `graph`, the state of the run before the next event. It has no id. It
    is published right before the next event that the stream does not have. If the stream has that event, it has the
@@ -192,7 +192,7 @@ class Relay:
         while True:
             try:
                 stream = await self._wait_ready()
-                await self._load_sessions(lines)
+                await self._load_sessions(sender, lines)
                 if messages is None:
                     messages, counts, graph = self._plan(sender, lines, stream)
                 await self._publish(messages, stream, BATCH if stream.atomic and not one_by_one else 1)
@@ -211,6 +211,7 @@ class Relay:
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._stream = None
             self._stored.clear()
+            self._digests.clear()  # it may be another stream of that name
         self._connection.report_recovery(f"{self._title} accepts events again")
         self.counts += counts
         self._graphs[sender] = graph
@@ -247,13 +248,15 @@ class Relay:
                     )
                 self._prepared = True
 
-    async def _load_sessions(self, lines: Iterable[_Line]) -> None:
-        """Ask the stream for the last message of each unknown session."""
+    async def _load_sessions(self, sender: Sender, lines: Iterable[_Line]) -> None:
+        """Ask the stream for the last message of each session with ids, unless it is known."""
         if len(self._stored) > SESSIONS:
             self._stored.clear()
             self._stored_at_start.clear()
             self._with_ids.clear()
         sessions = {line.event_id.session for line in lines if line.event_id is not None}
+        if (current := self._sessions.get(sender)) not in (None, self._processes[sender]):
+            sessions.add(current)  # that of lines without an id, between two with one
         for session in sessions - self._stored.keys():
             stored = await stored_up_to(self._connection, self._options, self._host, session)
             self._stored[session] = stored

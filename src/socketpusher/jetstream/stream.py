@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import NamedTuple
 
-from nats.js.api import RetentionPolicy, StreamConfig, StreamInfo
+from nats.js.api import RawStreamMsg, RetentionPolicy, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .. import wire
@@ -17,7 +17,7 @@ MAX_AGE = 7 * 86_400.0  # how long it keeps events, in seconds
 MAX_BYTES = 1 << 30  # how much it keeps, in bytes on each replica; then the oldest events are removed
 DUPLICATE_WINDOW = 120.0  # how long it remembers message ids, in seconds: the server's own default
 
-HEADER_BYTES = 1024  # room for the headers of a message, which count for its size
+HEADER_BYTES = 2048  # room for the headers of a message, which count for its size
 SMALLEST = HEADER_BYTES + MIN_MAX_LINE_BYTES  # the smallest limit on the size of a message that a relay can work with
 
 NOT_FOUND, NO_STREAM, NOT_IN_ACCOUNT, OVERLAP = 10037, 10059, 10039, 10065
@@ -125,6 +125,8 @@ def _conflicts(config: StreamConfig, prefix: str, limits: StreamConfig) -> list[
         wrong.append("it acknowledges nothing (no_ack)")
     if config.sealed:
         wrong.append("it is sealed")
+    if config.subject_transform:
+        wrong.append("it changes subjects (subject_transform)")
     for key, unit in (("num_replicas", ""), ("max_bytes", " bytes"), ("max_age", " s"), ("duplicate_window", " s")):
         found, asked = getattr(config, key) or 0, getattr(limits, key)
         if asked and found != asked:
@@ -157,15 +159,28 @@ def _covers(subject: str, prefix: str) -> bool:
 async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: str, session: str) -> Stored:
     """How much the stream has of a session. Raises as `NatsConnection.call`."""
     subject = subject_filter(options.prefix, host, session)
+    manager = connection.manager
     try:
-        message = await connection.call(connection.manager.get_last_msg(options.stream, subject))
+        message = await connection.call(manager.get_last_msg(options.stream, subject))
     except NotFoundError as error:
         if error.err_code == NOT_FOUND:
             return Stored(0, 0)
         raise
-    found = event_id(message.data or b"")
-    number = int((message.headers or {}).get(LAST_EVENT, 0)) if found is None else found.n
+    number = _last_event(message)
+    if number is None:  # it is of somebody else, or the server's marker in place of what has expired
+        state = (await connection.call(manager.stream_info(options.stream, subject))).state
+        others = [await connection.call(manager.get_last_msg(options.stream, each)) for each in state.subjects or ()]
+        number = max((_last_event(other) or 0 for other in others), default=0)
     return Stored(number, message.seq or 0)
+
+
+def _last_event(message: RawStreamMsg) -> int | None:
+    """The number of the last event with an id up to a message; None if a relay has not published it."""
+    if (found := event_id(message.data or b"")) is not None:
+        return found.n
+    with suppress(KeyError, ValueError):
+        return int((message.headers or {})[LAST_EVENT])
+    return None
 
 
 def event_id(data: bytes) -> wire.EventId | None:

@@ -42,10 +42,14 @@ PULL_BYTES = 1 << 16  # how many bytes one pull requests beside the longest mess
 HEARTBEAT = 2  # between heartbeats while there are no messages; after three missing ones the server is considered lost
 PAUSE = 0.5  # before a retry
 PULL_EXPIRES = 30  # how long a pull is valid
+LONGEST_WAIT = 86_400.0  # for events; `poll` takes at most 24 times as long
 INACTIVE_THRESHOLD = 60  # without a pull, before the server deletes a JetStream consumer
 
 _PULL_OVER = {StatusCode.NO_MESSAGES, StatusCode.REQUEST_TIMEOUT, "Message Size Exceeds MaxBytes", "Batch Completed"}
 """The statuses of a pull that has expired or is complete, or their descriptions."""
+
+_MARKER = "Nats-Marker-Reason"
+"""The header of a message of the server itself: in this place others have expired."""
 
 _Entry = Msg | str | Exception | None
 """A message, a problem, the error that ends the subscription, or None: the stream has no more messages."""
@@ -157,7 +161,7 @@ class Subscription(Generic[_T]):
             self.silent_since = None
             self.pending = 0 if entry is None else entry.metadata.num_pending
             self.caught_up = not entries and self.pending == 0
-            if entry is None:
+            if entry is None or _MARKER in (entry.headers or {}):
                 continue
             try:
                 event = wire.decode(entry.data)
@@ -302,10 +306,12 @@ class Subscription(Generic[_T]):
         most, of = message.metadata.sequence.stream, ""
         if not self._all_pass:
             before, after = event_id(previous.data), event_id(message.data)
+            behind = previous.metadata.num_pending > 0  # else all that pass the filter had been read
             if before is not None and after is not None and before.session == after.session:
-                most, of = after.n - before.n - 1, f" of the session {after.session}"
+                most = after.n - before.n - 1
+                of = f"{'' if behind else ' at most'} of the session {after.session}"
             else:
-                most *= previous.metadata.num_pending > 0  # else all that pass the filter had been read
+                most *= behind
                 of = " at most, some of which may be of other hosts or sessions"
         found = await info(connection, self._stream) if most > 0 else None
         first = min(found.state.first_seq if found else 0, message.metadata.sequence.stream)
@@ -376,7 +382,7 @@ class _LoopThread:
 
     def wait(self, timeout: float | None) -> None:
         """Wait until the store holds something, for `timeout` seconds at most; None for no limit."""
-        self._readable.poll(None if timeout is None else timeout * 1000)
+        self._readable.poll(None if timeout is None else min(timeout, LONGEST_WAIT) * 1000)
 
     def removed(self) -> None:
         """Note that a deque was removed from the store."""
