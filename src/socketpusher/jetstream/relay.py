@@ -10,8 +10,9 @@
    So a batch that is late, or repeated, is not stored twice. After a refusal, or without an answer, the relay asks the
    stream what it has, and publishes the rest of the plan.
 4. The last message of a session, or of each of its subjects if that one is not a relay's, tells up to which event the
-   stream has it. Events up to that one are skipped, after an outage of any length. An event that is older than one that this relay has stored is counted as out of order: it
-   comes from a connection that the pusher has given up, and the pusher has already resent or dropped it.
+   stream has it. Events up to that one are skipped, after an outage of any length. An event that is older than one that
+   this relay has stored is counted as out of order: it comes from a connection that the pusher has given up, and the
+   pusher has already resent or dropped it.
 5. A pusher begins each connection with the event `graph`, the state of the run before the next event. It has no id. It
    is published right before the next event that the stream does not have. If the stream has that event, it has the
    state already. If the connection ends before that event, the next one begins with a newer graph; only that of a
