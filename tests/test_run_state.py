@@ -150,6 +150,9 @@ def test_a_line_that_can_not_be_shortened_stays_as_it_is() -> None:
 units = st.sampled_from(["a", "b"])
 tasks = st.none() | st.integers(-1, 6)
 counts = st.fixed_dictionaries({}, optional={"total_tasks": st.integers(-1, 6), "completed_tasks": st.integers(-1, 6)})
+progress = st.fixed_dictionaries(
+    {}, optional={"done": st.integers(-1, 6) | st.just("3"), "total": st.integers(-1, 6), "message": st.just("linking")}
+)
 events = st.one_of(
     st.builds(
         Event,
@@ -159,7 +162,7 @@ events = st.one_of(
     ),
     st.builds(Event, st.sampled_from(["unit.queued", "unit.failed", "unit.completed", "unit.blocked"]), units),
     st.builds(Event, st.sampled_from(["task.started", "task.completed"]), units, tasks),
-    st.builds(Event, st.just("unit.progress"), units, payload=st.fixed_dictionaries({"done": st.integers(0, 6)})),
+    st.builds(Event, st.just("unit.progress"), units, payload=st.none() | progress),
     st.builds(Event, st.sampled_from(["other", "unit.merged"]), units),
 )
 

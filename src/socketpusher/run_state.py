@@ -247,7 +247,8 @@ class Digest:
     """The fewest lines that reproduce the state of the run: the last line of each type for each unit, in order.
 
     `orch.started` removes all lines before it, except those whose graph and parallelism are still to be filled into a
-    run. `unit.started` removes the tasks of its unit. Each task without a number counts.
+    run. `unit.started` removes the tasks of its unit, and `unit.started` and `unit.progress` what they have counts in
+    place of. Each task without a number counts.
 
     Args:
         lines: The lines to begin with.
@@ -270,7 +271,8 @@ class Digest:
     def _clear(self) -> None:
         self._lines: dict[Hashable, bytes] = {}
         self._size = 0  # of the lines, in bytes
-        self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks and progress
+        self._work: dict[str, list[Hashable]] = {}  # the keys of a unit's tasks
+        self._progress: dict[str, set[tuple[str, str, bool, bool]]] = {}  # the keys of a unit's progress
         self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
         self._counted: set[str] = set()  # units that have a task without a number
         self._ended: dict[str, None] = {}  # ended units that are in no graph, oldest first
@@ -294,8 +296,10 @@ class Digest:
                     self._note_defaults(line, event.get("payload"))
         elif type(unit) is not str or not unit:
             return
+        elif kind == _UNIT_PROGRESS:
+            key = self._key_of_progress(unit, event.get("payload"))
         elif kind in _WORK:
-            key = self._key_of_work(kind, unit, event.get("task"))
+            key = self._key_of_task(kind, unit, event.get("task"))
             if key is None:
                 return
         else:
@@ -341,12 +345,27 @@ class Digest:
             return line
         return min(line, _short(event, _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
 
-    def _key_of_work(self, kind: str, unit: str, task: object) -> Hashable:
+    def _key_of_progress(self, unit: str, payload: object) -> Hashable:
+        """The key of a `unit.progress`. It replaces those that have no count which it has not."""
+        given = payload if isinstance(payload, dict) else {}
+        total, done = (count_in(given, key, -1) >= 0 for key in ("total", "done"))
+        if done:
+            self._completed.pop(unit, None)
+        self._remove_progress(unit, total, done)
+        key = _UNIT_PROGRESS, unit, total, done
+        self._progress.setdefault(unit, set()).add(key)
+        return key
+
+    def _remove_progress(self, unit: str, total: bool, done: bool) -> None:
+        keys = self._progress.get(unit, set())
+        for key in [key for key in keys if key[2] <= total and key[3] <= done]:
+            keys.remove(key)
+            self._remove(key)
+
+    def _key_of_task(self, kind: str, unit: str, task: object) -> Hashable:
         """The key of the line that this one replaces; None if this one adds nothing to it."""
         key: Hashable = (kind, unit)
-        if kind == _UNIT_PROGRESS:
-            self._completed.pop(unit, None)
-        elif type(task) is not int or unit in self._counted:
+        if type(task) is not int or unit in self._counted:
             self._counted.add(unit)
             key = kind, unit, object()
             keys = self._work.setdefault(unit, [])
@@ -372,6 +391,7 @@ class Digest:
         self._counted.discard(unit)
         for old in self._work.pop(unit, ()):
             self._remove(old)
+        self._remove_progress(unit, counts[0] is not None, True)
         if counts[0] is None:
             return kind, unit, "without total"
         self._remove((kind, unit, "without total"))

@@ -73,8 +73,11 @@ class SocketFile:
             raise
 
     def remove(self) -> None:
-        """Remove the file, unless another one has taken its place. In a forked child this does nothing."""
-        if os.getpid() == self._pid:
+        """Remove the file, unless another one has taken its place. In a forked child this does nothing.
+
+        Nor does it after the socket was closed: then another file may have the same inode number.
+        """
+        if os.getpid() == self._pid and self.socket.fileno() >= 0:
             _remove(self._path, self._status)
 
     def wake(self) -> None:
