@@ -215,3 +215,14 @@ def test_a_forked_child_that_closes_the_listener_leaves_it_to_its_parent(socket_
         assert os.waitpid(child, 0)[1] == 0
         send(socket_path, line("after"))
         assert next(listener) == line("after")
+
+
+def test_a_second_removal_leaves_the_file_of_a_successor_alone(socket_path: str) -> None:
+    """Which may have the inode number of the first: it was free."""
+    first = socketfile.SocketFile(socket_path, shared=False)
+    first.remove()
+    first.socket.close()
+    with listen(socket_path):
+        first._status = os.lstat(socket_path)
+        first.remove()
+        assert os.path.exists(socket_path)
