@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,14 +28,15 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run_and_print_what_their_comments_say(name: str) -> None:
-    example = EXAMPLES[name]
-    # An example without a consumer of its own is run beside one.
-    paths = [] if "listen(" in example else re.findall(r'"(/tmp/[\w-]+\.sock)"', example)
     with ExitStack() as consumers:
+        place = consumers.enter_context(tempfile.TemporaryDirectory(prefix="sp"))  # other suites may use /tmp, too
+        example = EXAMPLES[name].replace("/tmp/", f"{place}/")
+        # An example without a consumer of its own is run beside one.
+        paths = [] if "listen(" in example else re.findall(r'"(/[\w/-]+\.sock)"', example)
         for path in paths:
             consumers.callback(Consumer(path).go_away)
         ended = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     said = [line.partition("  # ")[2] for line in example.splitlines() if line.strip().startswith("print")]
     for expected, printed in zip(said, ended.stdout.splitlines(), strict=True):
         for word in expected.rstrip(". ").split(", "):
