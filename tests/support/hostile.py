@@ -37,11 +37,10 @@ def writers():
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            command = open(f"/proc/{name}/cmdline", "rb").read()
-            parent = int(open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[1])
+            command = open(f"/proc/{name}/cmdline", "rb").read().split(b"\\0")
         except OSError:
             continue
-        if f"host={os.getpid()}".encode() in command or parent == os.getpid() and b"spawn_main" in command:
+        if f"host={os.getpid()}".encode() in command:
             found.append(int(name))
     return found
 """
@@ -52,11 +51,9 @@ def writers_of(host: int) -> list[int]:
     found = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = command.read_bytes()
-            parent = int(command.with_name("stat").read_text().rpartition(")")[2].split()[1])
+            ours = f"host={host}".encode() in command.read_bytes().split(b"\0")
         except OSError:
             continue  # it has ended
-        ours = f"host={host}".encode() in words or (parent == host and b"spawn_main" in words)
         if ours and is_running(command.parent.name):
             found.append(int(command.parent.name))
     return found
