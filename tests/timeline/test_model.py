@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from operator import itemgetter
 from typing import Any
 
 from hypothesis import given
@@ -112,6 +113,12 @@ def test_what_never_ends_is_cut_at_the_last_event() -> None:
     ]
     (run,) = runs_of([line(0, "unit.started", "a"), line(3, "unit.started", "a"), line(4, "unit.completed", "a")])
     assert attempts(run) == [("a", 0, 3, "unfinished"), ("a (try 2)", 3, 4, "completed")]
+
+
+def test_progress_is_no_start() -> None:
+    lines = [line(second, "unit.progress", "a", payload={"total": second, "done": 0}) for second in (1, 2)]
+    (run,) = runs_of([line(0, "unit.started", "a"), *lines, line(3, "unit.completed", "a")])
+    assert attempts(run) == [("a", 0, 3, "completed")]
 
 
 def test_a_task_that_never_ends_is_cut_with_its_unit() -> None:
@@ -227,8 +234,29 @@ def test_tasks_that_run_elsewhere_or_beside_each_other_have_a_place_too() -> Non
             line(6, "task.started", "b", task=1),
         ]
     )
-    assert tracks(run) == {"w": ["a task 1"], "lane 1": ["a", "b task 1"], "lane 2": ["a task 3"]}
+    assert tracks(run) == {"w": ["a task 1"], "lane 1": ["a"], "lane 2": ["a task 3", "b task 1"]}
     assert [task.name for task in run.units["a"][0].children] == ["a task 2"]
+
+
+def test_a_task_beside_another_cuts_nothing_short() -> None:
+    lines = [
+        line(0, "unit.started", "app", payload={"worker": "w"}),
+        line(0.1, "task.started", "app", task=1),
+        line(0.15, "task.started", "app", task=2),
+        line(0.17, "task.started", "app", task=3, payload={"worker": "w"}),
+        line(0.19, "task.completed", "app", task=1),
+        line(0.195, "task.completed", "app", task=2),
+        line(0.198, "task.completed", "app", task=3),
+        line(0.2, "unit.completed", "app"),
+    ]
+    (run,) = runs_of(lines)
+    assert tracks(run) == {"w": ["app"], "w (2)": ["app task 2"], "w (3)": ["app task 3"]}
+    assert attempts(run) == [
+        ("app", 0, 0.2, "completed"),
+        ("app task 1", 0.1, 0.19, "completed"),
+        ("app task 2", 0.15, 0.195, "completed"),
+        ("app task 3", 0.17, 0.198, "completed"),
+    ]
 
 
 def test_the_worker_may_be_told_at_the_end() -> None:
@@ -281,6 +309,42 @@ def test_graphs_may_come_late_grow_be_thinned_or_be_wrong() -> None:
     ):
         (run,) = runs_of([graph(payload), *took])
         assert run.critical == []
+
+
+WORKERS = st.sampled_from(["", "w1", "w2"])
+TASKS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), WORKERS), max_size=4)
+UNITS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 63), WORKERS, TASKS), min_size=1, max_size=6)
+
+
+@given(UNITS)
+def test_everything_takes_as_long_as_it_took_whatever_runs_beside_it(units: list[Any]) -> None:
+    """Times are in milliseconds. A worker does one unit at a time, and the tasks of a unit overlap."""
+    graph = {str(n): [str(m) for m in range(n) if bits & 1 << m] for n, (_, bits, *_) in enumerate(units)}
+    ends: dict[str, int] = {}  # the last one on each worker, and of each unit
+    chains: dict[str, int] = {}  # how long the longest chain took that ends with a unit
+    took: dict[str, int] = {}
+    events: list[tuple[int, str, str, int | None, str]] = []
+    for (unit, needs), (duration, _, worker, tasks) in zip(graph.items(), units, strict=True):
+        start = max((ends.get(before, 0) for before in (worker, *needs) if before), default=0)
+        ends[unit] = ends[worker] = start + duration
+        chains[unit] = duration + max((chains[before] for before in needs), default=0)
+        took[unit] = duration
+        events.append((start, "unit.started", unit, None, worker))
+        for task, (one, other, where) in enumerate(tasks, 1):
+            begin, end = sorted((min(one, duration), min(other, duration)))
+            took[f"{unit} task {task}"] = end - begin
+            events.append((start + begin, "task.started", unit, task, where))
+            events.append((start + end, "task.completed", unit, task, where))
+        events.append((start + duration, "unit.completed", unit, None, worker))
+    lines = [
+        line(time / 1000, kind, unit, task=task, payload={"worker": worker})
+        for time, kind, unit, task, worker in sorted(events, key=itemgetter(0))
+    ]
+    (run,) = runs_of([line(0, "orch.started", payload=started(graph)), *lines])
+    slices = itertools.chain.from_iterable((each, *each.children) for track in run.tracks for each in track.slices)
+    assert {slice.name: slice.duration for slice in slices} == {name: time * 1000 for name, time in took.items()}
+    critical = max(chains.values()) if any(graph.values()) else 0  # without a dependency there is no path
+    assert sum(slice.duration for slice in run.critical) == critical * 1000
 
 
 @given(any_runs())

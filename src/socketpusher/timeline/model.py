@@ -6,7 +6,7 @@ each once, and put in order by their times at the end.
 
 import re
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -86,7 +86,7 @@ class Slice:
 class Track:
     """What runs on a worker, or on a lane for units whose worker is unknown."""
 
-    name: str
+    name: str = ""
     number: int = 0  # in the run
     slices: list[Slice] = field(default_factory=list)  # in their order; they do not overlap
 
@@ -192,19 +192,23 @@ class Run:
             self.instants.append(Instant(time, event, slice))
 
     def _place(self) -> None:
-        """Put each task into its unit if it can be nested there, and everything else on a track."""
-        blocks: dict[str, list[Slice]] = {}
+        """Put each task into its unit if it can be nested there. Others have tracks of their own, behind the units'."""
+        units: defaultdict[str, list[Slice]] = defaultdict(list)
+        tasks: defaultdict[str, list[Slice]] = defaultdict(list)
         for unit in chain.from_iterable(self.units.values()):
-            blocks.setdefault(unit.worker, []).append(unit)
+            units[unit.worker].append(unit)
         for task in self._tasks:
             attempts = self.units.get(task.unit, [])
             place = bisect_right(attempts, task.start, key=attrgetter("start"))
             near = attempts[max(0, place - 1) : place + 1]  # the one that began before it, and the one after
             if not any(_nest(task, unit) for unit in near):
-                worker = task.worker or (near[0].worker if near else "")
-                blocks.setdefault(worker, []).append(task)
-        for worker in sorted(blocks, key=_natural):
-            self.tracks += _tracks(worker, blocks[worker])
+                tasks[task.worker or (near[0].worker if near else "")].append(task)
+        for worker in sorted(units.keys() | tasks.keys(), key=_natural):
+            # Tasks may overlap, so the start of one says nothing about the end of another, or of their unit.
+            tracks = _tracks(units[worker], LATE if worker else 0) + _tracks(tasks[worker], 0)
+            for number, track in enumerate(tracks, 1):
+                track.name = f"lane {number}" if not worker else worker if number == 1 else f"{worker} ({number})"
+            self.tracks += tracks
         for number, track in enumerate(self.tracks):
             track.number = number
 
@@ -231,8 +235,8 @@ def _nest(task: Slice, unit: Slice) -> bool:
     return True
 
 
-def _tracks(worker: str, slices: list[Slice]) -> list[Track]:
-    """As few tracks for a worker, or without one, as the slices need that they do not overlap."""
+def _tracks(slices: list[Slice], late: int) -> list[Track]:
+    """As few tracks as the slices need that they do not overlap; an end that is late by up to `late` is cut."""
     tracks: list[Track] = []
     free: list[int] = []
     busy: list[tuple[int, int]] = []  # until when, and which
@@ -241,12 +245,10 @@ def _tracks(worker: str, slices: list[Slice]) -> list[Track]:
             heappush(free, heappop(busy)[1])
         place = heappop(free) if free else len(tracks)
         if place == len(tracks):
-            lane = f"lane {place + 1}" if not worker else worker if not place else f"{worker} ({place + 1})"
-            tracks.append(Track(lane))
+            tracks.append(Track())
         if tracks[place].slices:
             tracks[place].slices[-1].cut(slice.start)
-        late = min(LATE, slice.duration // 2) if worker else 0
-        heappush(busy, (slice.end - late, place))
+        heappush(busy, (slice.end - min(late, slice.duration // 2), place))
         tracks[place].slices.append(slice)
         for part in (slice, *slice.children):
             part.track = tracks[place]
