@@ -6,6 +6,7 @@ import time
 from operator import itemgetter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,11 @@ def attempts(run: Run) -> list[tuple[Any, ...]]:
 
 def described(run: Run, slice: Slice) -> tuple[Any, ...]:
     return slice.name, (slice.start - run.start) / 1e6, (slice.end - run.start) / 1e6, slice.outcome
+
+
+def outcomes(run: Run) -> list[tuple[str, int]]:
+    """Outcome and duration of each try of the unit a."""
+    return [(slice.outcome, slice.duration) for slice in run.units["a"]]
 
 
 def tracks(run: Run) -> dict[str, list[str]]:
@@ -148,6 +154,34 @@ def test_a_start_by_a_clock_that_is_a_little_ahead_belongs_to_its_end() -> None:
     assert attempts(run) == [("a", 1.003, 1.003, "failed"), ("a (try 2)", 1.5, 1.5, "unfinished")]
     (run,) = runs_of([line(1.001, "unit.failed", "a"), line(1.003, "unit.started", "a"), line(2, "x")])
     assert attempts(run)[0][3] == "unfinished"  # the failure came first, so this is a retry
+
+
+@pytest.mark.parametrize("kind", ["unit.completed", "unit.failed"])
+def test_what_ended_after_the_clock_was_set_back_has_ended_and_took_no_time(kind: str) -> None:
+    (run,) = runs_of([line(10, "unit.started", "a"), line(5, kind, "a"), line(5, "x")])
+    (slice,) = run.units["a"]
+    assert outcomes(run) == [(kind.removeprefix("unit."), 0)]
+    assert [(instant.event.type, instant.slice) for instant in run.instants if instant.event.unit] == [
+        (kind, slice) for _ in range(kind == "unit.failed")
+    ]
+
+
+def test_a_clock_that_is_set_back_ends_the_try_that_was_running() -> None:
+    first, second = line(10, "unit.started", "a"), line(12, "unit.started", "a")
+    failed, completed = line(11, "unit.failed", "a"), line(8, "unit.completed", "a")
+    (run,) = runs_of([first, failed, second, completed])
+    assert outcomes(run) == [("failed", 1_000_000), ("completed", 0)]
+    (run,) = runs_of([first, second, completed])
+    assert outcomes(run) == [("unfinished", 2_000_000), ("completed", 0)]
+
+
+def test_an_end_that_belongs_to_no_start_ends_no_other_try() -> None:
+    start, other = line(3, "unit.started", "a"), line(1, "unit.failed", "a")  # of a try that the recording lacks
+    (run,) = runs_of([start, other, line(4, "unit.completed", "a")])
+    assert outcomes(run) == [("completed", 1_000_000)]
+    again = [line(5, "unit.started", "a"), line(6, "unit.completed", "a"), line(7, "unit.merged", "a")]
+    (run,) = runs_of([start, *again])
+    assert outcomes(run) == [("unfinished", 2_000_000), ("completed", 1_000_000)]
 
 
 def test_a_task_that_is_late_by_milliseconds_stays_in_its_unit() -> None:

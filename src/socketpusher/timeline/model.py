@@ -144,7 +144,8 @@ class Run:
         attempts: Counter[_Key] = Counter()
         open_slices: dict[_Key, Slice] = {}
         queued: dict[str, int] = {}
-        early: dict[_Key, tuple[int, int, Event]] = {}  # ends before their starts
+        begun: list[tuple[_Key, int, Slice]] = []  # with the numbers of their starts
+        early: dict[_Key, tuple[int, Instant]] = {}  # ends without a start before them, with their numbers
         for time, number, event in self.events:
             kind = event.type
             key = (event.unit, event.task, kind.startswith("task."))
@@ -158,19 +159,19 @@ class Run:
                 attempts[key] += 1
                 slice = open_slices[key] = self._add_slice(key, time, attempts[key])
                 slice.take(event)
+                begun.append((key, number, slice))
                 if not slice.is_task and event.unit in queued:
                     slice.waited = time - queued.pop(event.unit)
-                ended_at, ended_number, end = early.pop(key, (0, 0, event))
-                if ended_number > number and time - ended_at < TOLERANCE:
-                    self._end(open_slices.pop(key), time, end)
             elif kind in _OUTCOMES and key in open_slices:
                 self._end(open_slices.pop(key), time, event)
             else:
+                at = open_slices.get((event.unit, None, False))
+                self.instants.append(Instant(time, event, at))
                 if kind in _OUTCOMES:
-                    early[key] = time, number, event
-                self.instants.append(Instant(time, event, open_slices.get((event.unit, None, False))))
+                    early[key] = number, self.instants[-1]
         for slice in open_slices.values():
             slice.end = self.end
+        self._end_early(begun, early)
         self.events.clear()
         self._place()
         self._find_critical_path()
@@ -190,6 +191,20 @@ class Run:
         slice.take(event)
         if slice.outcome == "failed":
             self.instants.append(Instant(time, event, slice))
+
+    def _end_early(self, begun: list[tuple[_Key, int, Slice]], early: dict[_Key, tuple[int, Instant]]) -> None:
+        """End what nothing else has ended at its start, if its end came after that but with an earlier time.
+
+        The clock was set back, or that of the start is ahead.
+        """
+        used: set[int] = set()
+        for key, number, slice in reversed(begun):
+            end_number, instant = early.get(key, (0, None))
+            if slice.outcome == "unfinished" and instant and number < end_number and instant.time < slice.start:
+                del early[key]
+                used.add(id(instant))
+                self._end(slice, slice.start, instant.event)
+        self.instants = [instant for instant in self.instants if id(instant) not in used]
 
     def _place(self) -> None:
         """Put each task into its unit if it can be nested there. Others have tracks of their own, behind the units'."""
