@@ -89,7 +89,21 @@ def test_it_stays_small_whatever_the_run() -> None:
 
 @pytest.mark.parametrize(
     ("microseconds", "text"),
-    [(0, "0"), (7, "7 µs"), (1500, "1.5 ms"), (2_000_000, "2 s"), (59_960_000, "60 s"), (90_000_000, "0:01:30")],
+    [
+        (0, "0"),
+        (7, "7 µs"),
+        (999, "999 µs"),
+        (1000, "1 ms"),
+        (1500, "1.5 ms"),
+        (999_499, "999 ms"),
+        (999_500, "1 s"),
+        (999_999, "1 s"),
+        (2_000_000, "2 s"),
+        (59_960_000, "60 s"),
+        (59_999_999, "60 s"),
+        (60_000_000, "0:01:00"),
+        (90_000_000, "0:01:30"),
+    ],
 )
 def test_durations_are_short(microseconds: int, text: str) -> None:
     assert duration(microseconds) == text

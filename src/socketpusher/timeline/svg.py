@@ -141,7 +141,8 @@ def _summary(run: Run) -> str:
 
 def duration(microseconds: int) -> str:
     """The duration for people, such as "12.3 s" or "0:02:30"."""
-    for limit, unit, size in ((1000, "µs", 1), (_SECONDS, "ms", 1000), (60 * _SECONDS, "s", _SECONDS)):
+    # 999.5 and more would be "1e+03".
+    for limit, unit, size in ((1000, "µs", 1), (999_500, "ms", 1000), (60 * _SECONDS, "s", _SECONDS)):
         if microseconds < limit:
             return f"{microseconds / size:.3g} {unit}" if microseconds else "0"
     return str(timedelta(seconds=round(microseconds / _SECONDS)))
