@@ -72,6 +72,15 @@ def test_lines_that_are_not_events_are_reported_and_skipped(recording: Path) -> 
     ]
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_byte_order_mark_hides_no_event(recording: Path, compressed: bool) -> None:
+    marked = b"\xef\xbb\xbf" + RECORDING[RECORDING.index(b"\n") + 1 :]
+    recording.write_bytes(gzip.compress(marked) if compressed else marked)
+    result = run("trace", str(recording))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert slices(result.stdout) == ["run", "app"]
+
+
 def test_what_is_left_of_a_damaged_file_is_shown(recording: Path) -> None:
     recording.write_bytes(gzip.compress(RECORDING + line(4, "x") * 10_000)[:-20])
     result = run("trace", str(recording))

@@ -1,6 +1,7 @@
 """`socketpusher trace`: a recording as a timeline, for Perfetto or as a picture."""
 
 import argparse
+import codecs
 import gzip
 import sys
 import zlib
@@ -94,6 +95,8 @@ class _Reader:
         compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]  # files opened for reading have it
         try:
             for number, line in enumerate(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     self._feed(line, f"line {number} of {name}")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
