@@ -38,6 +38,25 @@ def test_a_loop_of_ones_own_can_wait_for_the_listener(socket_path: str) -> None:
         assert lines == [line("line")]
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_connection_that_was_given_up_is_read_to_its_end_first(socket_path: str, hold: bool) -> None:
+    """Its pusher sends the same events again on the next one. With a watcher that was stopped, there may be several."""
+    old_lines = [line(n, f',"payload":"{"x" * 1000}"') for n in range(100)]
+    with listen(socket_path, raw=True) as listener, sender_to(socket_path) as old, sender_to(socket_path) as new:
+        for sender in (old, new):
+            sender.sendall(line("first"))
+            assert next(listener) == line("first")
+        new.sendall(line("new"))
+        old.sendall(b"".join(old_lines))
+        old.close()
+        got: list[bytes] = []
+        while len(got) <= len(old_lines):
+            got += listener.read(hold=hold)
+            if hold:
+                listener.release()
+        assert got == [*old_lines, line("new")]
+
+
 def test_what_is_held_stays_in_the_socket_until_it_is_released(socket_path: str) -> None:
     with listen(socket_path) as listener, sender_to(socket_path) as sender:
         sender.sendall(line(1) + line(2)[:10])

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import select
 import selectors
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import cast
 
 from ..unix_socket import credentials
@@ -46,7 +48,7 @@ class Receiver:
         self._splitters: dict[Sender, LineSplitter] = {}  # of everybody who is connected
         # Each descriptor is registered with the function that is called when it is readable.
         self._selector = selectors.DefaultSelector()
-        self._ready: list[tuple[selectors.SelectorKey, int]] = []  # the rest of what the last select found
+        self._ready: list[tuple[selectors.SelectorKey, bool]] = []  # the rest of what the last `_select` found
         self._held: tuple[socket.socket, Sender, int] | None = None  # whose bytes are still in the socket, how many
         self._accept_again = 0.0  # when, in monotonic time, if accepting pauses
         self._warn_again = 0.0  # when the next pause is worth a warning
@@ -90,11 +92,29 @@ class Receiver:
             raise RuntimeError("call release() first: what the last read(hold=True) returned is still held")
         limit = self.limited(timeout)
         if not self._ready:
-            self._ready = self._selector.select(limit)
+            self._ready = self._select(limit)
         if not self._ready:
             return None
-        on_readable: Callable[[bool], Chunk | None] = self._ready.pop(0)[0].data
-        return on_readable(hold)
+        key, closed = self._ready.pop(0)
+        on_readable: Callable[[bool], Chunk | None] = key.data
+        chunk = on_readable(hold)
+        if closed and chunk is not None:
+            self._ready.insert(0, (key, closed))  # to its end
+        return chunk
+
+    def _select(self, limit: float | None) -> list[tuple[selectors.SelectorKey, bool]]:
+        """What is readable, and whether its sender has closed it: these first.
+
+        A pusher that has given up a connection sends the same events on the next one, and then newer ones.
+        """
+        ready = [key for key, _ in self._selector.select(limit)]
+        if len(ready) < 2:
+            return [(key, False) for key in ready]
+        poll = select.poll()
+        for key in ready:
+            poll.register(key.fd, 0)
+        closed = {fd for fd, _ in poll.poll(0)}
+        return sorted(((key, key.fd in closed) for key in ready), key=itemgetter(1), reverse=True)
 
     def limited(self, timeout: float | None) -> float | None:
         """Return the timeout, or how long accepting still pauses if that is shorter; end a pause that is over."""
