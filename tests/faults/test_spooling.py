@@ -736,6 +736,9 @@ def test_doctor_sees_what_waits(consumer: Consumer, spool: Path) -> None:
         return cli.run("doctor", consumer.path, "--spool", str(spool)).stdout
 
     assert f"warn  spool          the directory {spool} does not exist" in said()
+    spool.touch()
+    assert re.search(r"FAIL  spool .*it is not a directory; choose a directory", said())
+    spool.unlink()
     leave("/nowhere/s", spool, range(50))
     assert re.search(r"warn  spool          .* has events of 1 pusher: [\d.]+ [KM]iB, 0 in use", said())
     assert f"socketpusher drain {spool} {consumer.path}" in said()

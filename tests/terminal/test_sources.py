@@ -86,6 +86,26 @@ def test_the_files_that_a_recording_was_renamed_to_are_read_first(recording: Pat
     assert "run.ndjson  failed in 0:03" in run("watch", "--once", str(recording)).stdout
 
 
+def test_a_directory_beside_a_recording_is_not_an_older_part_of_it(recording: Path) -> None:
+    recording.write_bytes(STARTED + FAILED)
+    Path(f"{recording}.1").mkdir()
+    assert "run.ndjson  failed in 0:03" in run("watch", "--once", str(recording)).stdout
+
+
+def test_a_byte_order_mark_hides_no_event(recording: Path) -> None:
+    recording.write_bytes(b"\xef\xbb\xbf" + STARTED + FAILED)
+    shown = run("watch", "--once", str(recording))
+    assert (shown.returncode, shown.stderr) == (0, f"reading {recording}\n")
+
+
+def test_it_gives_up_on_a_recording_that_is_not_being_written(recording: Path) -> None:
+    recording.write_bytes(STARTED)
+    os.utime(recording, (time.time() - 2 * AT_REST,) * 2)
+    shown = run("watch", "--exit-code", "--timeout", "0.5", str(recording))
+    assert shown.returncode == 2
+    assert f"nothing has come from {recording} for 0.5 s" in shown.stderr
+
+
 def test_the_last_line_may_lack_its_newline(recording: Path) -> None:
     recording.write_bytes((STARTED + FAILED)[:-1])
     assert "run.ndjson  failed in 0:03" in run("watch", "--once", str(recording)).stdout

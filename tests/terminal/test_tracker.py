@@ -228,6 +228,13 @@ def test_what_is_skipped_is_complete_and_progress_counts() -> None:
     check(run)
 
 
+def test_a_unit_that_is_queued_has_no_start_and_no_end() -> None:
+    (run,) = following(at(0, "unit.queued", "a")).runs
+    assert (run.units["a"].started, run.units["a"].ended) == (None, None)
+    (run,) = following(at(1, "unit.started", "a"), at(6, "unit.failed", "a"), at(60, "unit.queued", "a")).runs
+    assert (run.units["a"].started, run.units["a"].ended) == (None, None)
+
+
 def test_who_runs_a_unit_is_known_from_whichever_event_says_it() -> None:
     events = [at(n, "unit.started", "a", payload={"worker": worker}) for n, worker in enumerate(("gpu\n2", 7, None))]
     workers = [following(*events[:n]).runs[0].units["a"].worker for n in (1, 2, 3)]

@@ -16,7 +16,8 @@ from socketpusher.cli import main
 from socketpusher.terminal.screen import Screen
 from socketpusher.terminal.sources import StreamSource
 from socketpusher.terminal.text import text_of
-from socketpusher.terminal.tracker import RunTracker
+from socketpusher.terminal.tracker import MAX_DISCONNECTED_RUNS, RunTracker
+from socketpusher.terminal.watch import FAILED, _status
 from support.cli import run, running, send
 from support.nats import Server, needs_server, relaying
 from support.senders import sender_once_it_listens
@@ -225,6 +226,16 @@ def test_with_exit_code_it_waits_for_each_run_that_is_connected(socket_path: str
         assert process.poll() is None
         other(Event("orch.completed"))
         assert process.wait(30) == 1
+
+
+def test_a_run_that_failed_counts_also_when_it_is_not_shown_any_more() -> None:
+    runs = RunTracker()
+    for number in range(MAX_DISCONNECTED_RUNS + 2):
+        runs.feed(number, Event("orch.failed" if number == 0 else "x"))
+        runs.source_disconnected(number, float(number))
+    runs.feed("last", Event("orch.completed"))
+    assert {run.outcome for run in runs.runs} == {"", "completed"}
+    assert _status(runs) == FAILED
 
 
 def test_with_exit_code_the_screen_ends_with_the_run_too(socket_path: str) -> None:

@@ -252,7 +252,7 @@ def _is_stopped(pid: int | None) -> bool:
 
 def _spool(directory: str, path: str) -> Check:
     """What is waiting in a spool. Only what no process is using can be counted."""
-    if not os.path.isdir(directory):
+    if not os.path.lexists(directory):
         remedy = "nothing: the first pusher that uses it makes it"
         return Check("warn", f"the directory {directory} does not exist", remedy)
     try:

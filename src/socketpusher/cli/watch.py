@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allowed_senders(parser)
     add_stream_source(
         parser,
-        timeout="give up when no sender is connected, or the stream can't be read, for so long (default: never; 10 "
-        "with --once --from)",
+        timeout="give up when no sender is connected, the stream can't be read, or the recording is not being written "
+        "any more (for a minute), for so long (default: never; 10 with --once --from)",
     )
 
 

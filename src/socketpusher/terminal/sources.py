@@ -1,5 +1,6 @@
 """Where events come from: the senders of a socket, a stream of JetStream, a recording."""
 
+import codecs
 import gzip
 import io
 import math
@@ -170,7 +171,7 @@ class RecordingSource(EventSource):
         self._live = False  # whether the view knows it as connected
         self._damaged = False  # whether it can't be decompressed any further
         number = 0
-        while os.path.exists(f"{path}.{number + 1}"):
+        while os.path.isfile(f"{path}.{number + 1}"):
             number += 1
         self._file: io.BufferedReader | gzip.GzipFile = _opened(_rotated(path, number))
 
@@ -188,8 +189,10 @@ class RecordingSource(EventSource):
                 self.finish(view)
                 self._live = False
                 view.source_disconnected(self, self._last)
+            if not self._live:
+                self.alone_since = self.alone_since or time.monotonic()
             return
-        self.due = 0.0
+        self.due, self.alone_since = 0.0, None
 
     def _switch_to(self, successor: str, view: RunView) -> None:
         try:
@@ -224,7 +227,8 @@ class RecordingSource(EventSource):
 
     def _read(self) -> bytes:
         try:
-            return b"" if self._damaged else self._file.read1(_CHUNK)
+            mark = codecs.BOM_UTF8 if self._file.tell() == 0 else b""
+            return b"" if self._damaged else self._file.read1(_CHUNK).removeprefix(mark)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             self._damaged = True
             self.problems.append(f"{self.where} can't be read to its end: {error}")
@@ -236,7 +240,7 @@ class RecordingSource(EventSource):
             return None
         here = os.fstat(self._file.fileno())
         names = [self.where]
-        while os.path.exists(_rotated(self.where, len(names))):
+        while os.path.isfile(_rotated(self.where, len(names))):
             names.append(_rotated(self.where, len(names)))
         number = next((number for number, name in enumerate(names) if _is(name, here)), None)
         if number == 0:

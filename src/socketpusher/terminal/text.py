@@ -59,8 +59,9 @@ def cut(text: str, columns: float) -> str:
     """As much of a printable text as fits, ending in "…" if that is not all."""
     if columns == math.inf:
         return text
-    if width(text) <= columns:
-        return text[: 8 * int(columns)]  # marks that take no column could go on for ever
+    end = 8 * int(columns)  # marks that take no column could go on for ever
+    if width(text[: end + 1]) <= columns:
+        return text[:end]
     return text[: _fitting(text, columns - 1)] + "…" * min(int(columns), 1)
 
 

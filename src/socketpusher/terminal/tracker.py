@@ -218,6 +218,8 @@ class Run:
             if unit.started != started:  # else a connection tells it again, but not why a task has failed since
                 unit.reason = unit.error = ""
             unit.started, unit.ended = started, None
+        elif kind == EventType.UNIT_QUEUED:
+            unit.started = unit.ended = None
         elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         return unit.status != before
@@ -267,6 +269,7 @@ class RunTracker:
         self.events = 0
         self.sources: dict[Hashable, str] = {}  # those that are connected, and their titles
         self.gone: float | None = None  # when the last source disconnected, in seconds since the epoch
+        self.outcomes: set[str] = set()  # of the runs that are not kept any more
         self._of: dict[Hashable, Run] = {}
 
     def source_connected(self, source: Hashable, title: str) -> None:
@@ -309,6 +312,7 @@ class RunTracker:
         gone = sorted((run for run in self.runs if run.gone is not None), key=lambda run: run.gone or 0)
         for run in gone[:-MAX_DISCONNECTED_RUNS]:
             self.runs.remove(run)
+            self.outcomes |= {run.outcome} - {""}
 
 
 def reason(error: str) -> str:

@@ -90,7 +90,7 @@ def _report(source: EventSource, view: RunView) -> None:
 
 
 def _status(runs: RunTracker) -> int:
-    outcomes = {run.outcome for run in runs.runs if run.outcome or run.gone is None}
+    outcomes = runs.outcomes | {run.outcome for run in runs.runs if run.outcome or run.gone is None}
     if not outcomes or "" in outcomes:
         return UNKNOWN
     return FAILED if "failed" in outcomes else COMPLETED
