@@ -95,6 +95,82 @@ def test_a_dry_run_starts_no_unit(consumer: Consumer, tmp_path: Path) -> None:
     assert [event.type for event in consumer.events()] == ["orch.dryrun.started", "orch.dryrun.completed"]
 
 
+CHECKPOINTS = """
+import os
+
+rule all:
+    input: "last.txt"
+checkpoint some:
+    output: directory("some")
+    shell: "mkdir some; touch some/1.i some/2.i some/3.i"
+rule more:
+    output: "more/{i}.o"
+    shell: "touch {output}"
+def all_more(wildcards):
+    return [f"more/{name[:-2]}.o" for name in os.listdir(checkpoints.some.get().output[0]) if name.endswith(".i")]
+checkpoint other:
+    input: all_more
+    output: "other.txt"
+    shell: "touch {output}"
+def from_other(wildcards):
+    return [checkpoints.other.get().output[0]]
+rule last:
+    input: from_other
+    output: "last.txt"
+    shell: "touch {output}"
+"""
+
+INPUT_FAILS = CHECKPOINTS.replace(
+    "return [checkpoints.other.get().output[0]]", "checkpoints.other.get(); return {}['no list']"
+)
+HOOK_FAILS = f"""{CHECKPOINTS}
+onsuccess: raise OSError("no mail")
+"""
+
+
+@pytest.mark.parametrize(
+    ("snakefile", "completed", "error"),
+    [(INPUT_FAILS, 5, "KeyError: 'no list'"), (HOOK_FAILS, 7, "no mail")],
+    ids=["input", "hook"],
+)
+def test_an_error_after_a_checkpoint_has_added_jobs_fails_the_run(
+    snakefile: str, completed: int, error: str, consumer: Consumer, tmp_path: Path
+) -> None:
+    code, output = run(tmp_path, consumer.path, snakefile=snakefile)
+    assert code == 1, output
+    end = consumer.events()[-1]
+    assert (end.type, end.payload) == ("orch.failed", {"jobs": 7, "completed": completed, "failed": 0})
+    assert error in end.error
+
+
+WITHOUT_OUTPUT = """
+rule all:
+    input: "missing.txt", "later.txt"
+rule missing:
+    output: "missing.txt"
+    priority: 1
+    shell: "true"
+rule later:
+    output: "later.txt"
+    shell: "touch {output}"
+"""
+
+
+def test_a_job_without_its_output_fails_before_the_workflow_ends(consumer: Consumer, tmp_path: Path) -> None:
+    options = ("--keep-going", "--retries", "1", "--latency-wait", "0", "--cores", "1")
+    code, output = run(tmp_path, consumer.path, *options, snakefile=WITHOUT_OUTPUT)
+    assert code == 1, output
+    units = [(event.unit, event.type) for event in consumer.events() if event.unit]
+    assert units == [
+        *[("missing", "unit.started"), ("missing", "unit.failed")] * 2,
+        ("later", "unit.started"),
+        ("later", "unit.completed"),
+    ]
+    failed = next(event for event in consumer.events() if event.type == "unit.failed")
+    assert "some output files are missing" in failed.error
+    assert "missing.txt" in failed.error
+
+
 def running() -> list[str]:
     """The commands of all processes."""
     found = []

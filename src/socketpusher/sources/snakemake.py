@@ -5,6 +5,7 @@ needs which, so there is no graph: a unit becomes known when its job starts.
 """
 
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ class WorkflowEvents:
     | `run_info` | `orch.started`, payload `unit_count`, `parallelism` |
     | `job_info`: a job starts | `unit.started`, payload `rule`, `job`, `wildcards`, `threads`, `reason` |
     | `job_finished` | `unit.completed` |
-    | `job_error` | `unit.failed`; if Snakemake retries the job, `unit.started` follows |
+    | `job_error`, or the output of a job is missing | `unit.failed`; a retry is `unit.started` again |
     | an error that is logged | `log.error`, payload `message` |
     | the end of the workflow | `orch.completed` or `orch.failed` |
 
@@ -35,12 +36,13 @@ class WorkflowEvents:
         self._bus = bus
         self._dry_run = dry_run
         self._cores = 0
-        self._total = 0
+        self._total = 0  # of the jobs; a checkpoint adds some
         self._units: dict[int, str] = {}  # by the numbers of the jobs
         self._running: set[str] = set()
         self._failed: dict[str, str] = {}  # why
         self._completed = 0
         self._error = ""  # the last one; that of a job is logged before its `job_error`
+        self._error_is_last = False  # no job started or ended after it, so it is the workflow's own
         self._begun = False
         self._time: datetime | None = None  # of the record that is handled
 
@@ -48,11 +50,16 @@ class WorkflowEvents:
         """Emit what a record says."""
         fields = vars(record)
         self._time = datetime.fromtimestamp(record.created, UTC)
-        match str(fields.get("event", "")):
+        kind = str(fields.get("event", ""))
+        if kind in ("error", "job_info", "job_finished", "job_error"):
+            self._error_is_last = kind == "error"
+        match kind:
             case "resources_info":
                 self._cores = fields.get("cores") or self._cores
             case "run_info":
                 self._begin(int((fields.get("stats") or {}).get("total", 0)))
+            case "progress":
+                self._total = fields["total"]
             case "job_info" if not self._dry_run:
                 self._start(fields)
             case "job_finished":
@@ -62,6 +69,9 @@ class WorkflowEvents:
             case "error":
                 self._error = record.getMessage()
                 self._log(record)
+                missing = fields.get("exception") == "MissingOutputException"  # for which there is no `job_error`
+                if missing and (number := re.search(r"^Job (\d+)\s", self._error, re.MULTILINE)):
+                    self._fail({"jobid": int(number[1]), "rule_msg": self._error})
             case "" if record.levelno >= logging.ERROR:
                 self._log(record)
 
@@ -75,15 +85,14 @@ class WorkflowEvents:
         for unit in sorted(self._running):
             self._failed[unit] = "it was still running when the workflow ended"
             self._emit(Event(EventType.UNIT_FAILED, unit, error=self._failed[unit]))
-        payload = {"jobs": self._total, "completed": self._completed, "failed": len(self._failed)}
+        jobs = max(self._total, len(self._units))  # `progress` follows only when a job has completed
+        payload = {"jobs": jobs, "completed": self._completed, "failed": len(self._failed)}
         error = ""
         if self._failed:
             unit, reason = next(iter(self._failed.items()))
-            error = f"{len(self._failed)} of {max(self._total, len(self._units))} jobs failed; {unit}: {reason}"
-        elif self._completed < self._total or not self._units:  # without a job, one error is the workflow's own
-            error = _last_line(self._error)
-            if self._total and not error:
-                error = f"ended after {self._completed} of {self._total} jobs"
+            error = f"{len(self._failed)} of {jobs} jobs failed; {unit}: {reason}"
+        elif self._completed < jobs or self._error_is_last:
+            error = _in_a_line(self._error) or f"ended after {self._completed} of {jobs} jobs"
         if error:
             self._emit(Event(EventType.ORCH_FAILED, payload=payload, error=error))
         else:
@@ -125,7 +134,7 @@ class WorkflowEvents:
     def _fail(self, fields: dict[str, Any]) -> None:
         job = fields["jobid"]
         unit = self._units.setdefault(job, f"{fields.get('rule_name', 'job')} {job}")
-        reason = _last_line(str(fields.get("rule_msg") or "")) or "the rule failed"
+        reason = _in_a_line(str(fields.get("rule_msg") or "")) or "the rule failed"
         if (command := str(fields.get("shellcmd") or "")) and command in self._error:
             reason = f"exit status {self._error.rstrip('.').rpartition(' ')[2]} of: {command}"
         if logs := list(fields.get("log") or ()):
@@ -138,5 +147,6 @@ class WorkflowEvents:
         self._emit(Event("log.error", payload={"logger": record.name, "message": record.getMessage()}))
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1].strip()
+def _in_a_line(error: str) -> str:
+    """An error without the lines of its traceback."""
+    return " ".join(re.sub(r'^(Traceback|  File ").*', "", error, flags=re.MULTILINE).split())
