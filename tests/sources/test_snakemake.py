@@ -1,15 +1,18 @@
 """Real Snakemake workflows, each in a process of its own."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from socketpusher import Event
+from socketpusher import Bus, Event
+from socketpusher.sources.snakemake import WorkflowEvents
 from support.consumer import Consumer
 from support.restarting import RestartingConsumer
 from support.waiting import wait_for
@@ -169,6 +172,18 @@ def test_a_job_without_its_output_fails_before_the_workflow_ends(consumer: Consu
     failed = next(event for event in consumer.events() if event.type == "unit.failed")
     assert "some output files are missing" in failed.error
     assert "missing.txt" in failed.error
+
+
+def test_the_time_for_a_job_does_not_grow_with_their_number() -> None:
+    workflow = WorkflowEvents(Bus())
+    begin = time.process_time()
+    for job in range(30_000):  # a search in those before it takes 15 s
+        workflow.handle(
+            logging.makeLogRecord(
+                {"event": "job_info", "jobid": job, "rule_name": "count", "wildcards": {"sample": job}}
+            )
+        )
+    assert time.process_time() - begin < 5
 
 
 def running() -> list[str]:

@@ -38,6 +38,7 @@ class WorkflowEvents:
         self._cores = 0
         self._total = 0  # of the jobs; a checkpoint adds some
         self._units: dict[int, str] = {}  # by the numbers of the jobs
+        self._jobs: dict[str, int] = {}  # by the names of the units, the job that has the name
         self._running: set[str] = set()
         self._failed: dict[str, str] = {}  # why
         self._completed = 0
@@ -115,7 +116,7 @@ class WorkflowEvents:
         job, rule = fields["jobid"], str(fields.get("rule_name", "job"))
         wildcards = {str(key): str(value) for key, value in dict(fields.get("wildcards") or {}).items()}
         unit = " ".join([rule, *(f"{key}={value}" for key, value in wildcards.items())])
-        if unit in self._units.values() and self._units.get(job) != unit:
+        if self._jobs.setdefault(unit, job) != job:
             unit = f"{rule} {job}"
         self._units[job] = unit
         self._running.add(unit)
