@@ -348,3 +348,57 @@ def test_a_class_that_can_not_be_collected_fails_its_file_when_the_other_tests_h
     told = [event.type for event in events if event.unit]
     assert told == ["unit.started", "task.started", "task.completed", "unit.failed"]
     assert events[-1].error.endswith("0 of 1 tests failed, 1 file with errors during collection")
+
+
+EACH = {
+    "test_b.py": """
+import os, pathlib, time
+
+def test_1(): pass
+
+def test_2():
+    deadline = time.monotonic() + 60
+    while os.environ["PYTEST_XDIST_WORKER"] == "gw1":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        assert not pathlib.Path("ended").exists()  # the other worker has ended this file
+""",
+    "test_c.py": """
+import os, pathlib
+
+def test_3(): pathlib.Path("ended").touch()
+
+if os.environ["PYTEST_XDIST_WORKER"] == "gw1":
+    def test_4(): pass
+""",
+}
+
+
+def test_a_file_that_each_worker_runs_ends_when_all_have_run_it(consumer: Consumer, tmp_path: Path) -> None:
+    run = session(tmp_path, EACH, f"--socketpusher={consumer.path}", "-n", "2", "--dist", "each")
+    assert "1 failed, 6 passed" in run.stdout, run.stdout + run.stderr
+    events = consumer.events()
+    assert by_unit(events) == {"test_b.py": ["started", "failed"], "test_c.py": ["started", "completed"]}
+    tasks = sorted(
+        (event.payload["name"], event.payload["worker"], event.type)
+        for event in events
+        if event.type in ("task.completed", "task.failed")
+    )
+    assert tasks == [
+        ("test_1", "gw0", "task.completed"),
+        ("test_1", "gw1", "task.completed"),
+        ("test_2", "gw0", "task.completed"),
+        ("test_2", "gw1", "task.failed"),
+        ("test_3", "gw0", "task.completed"),
+        ("test_3", "gw1", "task.completed"),
+        ("test_4", "gw1", "task.completed"),
+    ]
+    assert events[-1].error == "tests failed: 1 of 7 tests failed"
+
+
+def test_a_test_that_fails_after_its_file_has_completed_fails_the_file(consumer: Consumer, tmp_path: Path) -> None:
+    files = {"test_twice.py": "runs = []\n\ndef test_once():\n    runs.append(1)\n    assert runs == [1]\n"}
+    again = ("--keep-duplicates", "test_twice.py", "test_twice.py")
+    run = session(tmp_path, files, f"--socketpusher={consumer.path}", *again)
+    assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
+    assert by_unit(consumer.events())["test_twice.py"][-1] == "failed"

@@ -12,18 +12,21 @@ from ..conversion import format_error
 from ..events import Bus, Event, EventType
 from .harmless import harmless
 
+_Run = tuple[str, str]  # the id of a test, and with `--dist each` the worker, for then each worker runs each test
+
 
 class _File:
     """What is known of a unit."""
 
     def __init__(self) -> None:
         self.tests: dict[str, int] = {}  # by their ids, numbered from 1
-        self.outcomes: dict[str, str] = {}  # of those that have not just passed
-        self.ended: set[str] = set()
-        self.failed: dict[str, str] = {}  # by the ids of tests, why
+        self.runs = 0  # of its tests, how many are expected
+        self.outcomes: dict[_Run, str] = {}
+        self.ended: set[_Run] = set()
+        self.failed: dict[_Run, str] = {}  # why
         self.collect_error = ""  # why it, or a class in it, can't be collected
         self.started = False
-        self.over = False
+        self.end: EventType | None = None
 
 
 class SessionEvents:
@@ -41,7 +44,8 @@ class SessionEvents:
     | a file can't be collected, or a class in it | `unit.failed`, of a class when the other tests have ended |
     | the session ends | `unit.blocked` for each file that was not finished, then `orch.completed` or `orch.failed` |
 
-    Under xdist the payload of what ends a test has a `worker`.
+    Under xdist the payload of what ends a test has a `worker`; with `--dist each`, each worker ends each test. A test
+    that runs twice may fail when its file has already completed: `unit.failed` follows then.
 
     Args:
         bus: Where to emit.
@@ -55,19 +59,26 @@ class SessionEvents:
         self._files: dict[str, _File] = {}
         self._unreadable = 0  # files of which something can't be collected
         self._begun = False
+        self._each = False  # whether each worker of xdist runs all tests
+        self._collections: list[Sequence[str]] = []  # of these workers, until the run begins
 
     @harmless
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All tests are known, unless xdist's workers collect them."""
         if session.items:
-            self._begin([item.nodeid for item in session.items], 1)
+            self._begin([[item.nodeid for item in session.items]], 1)
 
     @pytest.hookimpl(optionalhook=True)
     @harmless
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        """A worker of xdist knows all tests, which are the same for each."""
-        if not self._begun:
-            self._begin(ids, len(node.nodemanager.specs) if hasattr(node, "nodemanager") else 1)
+        """A worker of xdist knows its tests: the same ones as the others, unless each worker runs all that it has."""
+        if self._begun:
+            return
+        workers = len(node.nodemanager.specs) if hasattr(node, "nodemanager") else 1
+        self._each = node.config.option.dist == "each"
+        self._collections.append(ids)
+        if not self._each or len(self._collections) == workers:
+            self._begin(self._collections, workers)
 
     @harmless
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -76,9 +87,8 @@ class SessionEvents:
             unit, file = self._file(report.nodeid)
             self._unreadable += not file.collect_error
             file.collect_error = file.collect_error or _reason(report) or "it can't be collected"
-            if report.nodeid == unit and not file.over:
-                file.over = True
-                self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=file.collect_error))
+            if report.nodeid == unit:
+                self._end(unit, file)
 
     @harmless
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -99,23 +109,24 @@ class SessionEvents:
         payload: dict[str, Any] = {"name": _name(report.nodeid)}
         if node := getattr(report, "node", None):
             payload["worker"] = node.gateway.id
+        run = report.nodeid, payload.get("worker", "") if self._each else ""
         if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # of pytest-rerunfailures
             self._bus.emit(Event(EventType.TASK_RETRY, unit, task=number, payload=payload, error=_reason(report)))
             return
-        if report.failed and report.nodeid not in file.failed:
-            file.failed[report.nodeid] = _reason(report)
+        if report.failed and run not in file.failed:
+            file.failed[run] = _reason(report)
             self._bus.emit(Event(EventType.TASK_FAILED, unit, task=number, payload=payload, error=_reason(report)))
         elif hasattr(report, "wasxfail"):
-            file.outcomes[report.nodeid] = "xfailed" if report.skipped else "xpassed"
+            file.outcomes[run] = "xfailed" if report.skipped else "xpassed"
         elif report.skipped:
-            file.outcomes[report.nodeid] = "skipped"
+            file.outcomes[run] = report.outcome
         if report.when in ("setup", "call"):  # xdist reports a crash with neither this nor "teardown"
             return
-        if report.nodeid not in file.ended and report.nodeid not in file.failed:
-            payload["outcome"] = file.outcomes.get(report.nodeid, "passed")
+        if run not in file.ended and run not in file.failed:
+            payload["outcome"] = file.outcomes.get(run, "passed")
             self._bus.emit(Event(EventType.TASK_COMPLETED, unit, task=number, payload=payload))
-        file.ended.add(report.nodeid)
-        if len(file.ended) == len(file.tests):
+        file.ended.add(run)
+        if len(file.ended) >= file.runs:
             self._end(unit, file)
 
     @harmless
@@ -124,13 +135,13 @@ class SessionEvents:
         if not self._begun:
             self._begin((), 1)
         for unit, file in self._files.items():
-            if not file.over and (file.failed or file.collect_error):
+            if file.failed or file.collect_error:
                 self._end(unit, file)
-            elif not file.over:
+            elif file.end is None:
                 self._bus.emit(
                     Event(EventType.UNIT_BLOCKED, unit, error="the session ended before all its tests had run")
                 )
-        tests = sum(len(file.tests) for file in self._files.values())
+        tests = sum(file.runs for file in self._files.values())
         failed = sum(len(file.failed) for file in self._files.values())
         payload = {"tests": tests, "failed": failed, "unreadable": self._unreadable, "exit_status": int(exitstatus)}
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -142,17 +153,19 @@ class SessionEvents:
             error += f", {self._unreadable} file{'s' * (self._unreadable > 1)} with errors during collection"
         self._bus.emit(Event(EventType.ORCH_FAILED, payload=payload, error=error))
 
-    def _begin(self, ids: Iterable[str], parallelism: int) -> None:
+    def _begin(self, collections: Iterable[Sequence[str]], parallelism: int) -> None:
         self._begun = True
-        for nodeid in ids:
-            _, file = self._file(nodeid)
-            file.tests.setdefault(nodeid, len(file.tests) + 1)
+        for ids in collections:
+            for nodeid in dict.fromkeys(ids):
+                _, file = self._file(nodeid)
+                file.tests.setdefault(nodeid, len(file.tests) + 1)
+                file.runs += 1
         nodes = [
             {"id": unit, "label": unit, "level": 0, "status": "pending", "tasks": len(file.tests), "completed_tasks": 0}
             for unit, file in self._files.items()
         ]
         for node, file in zip(nodes, self._files.values(), strict=True):
-            if file.over:
+            if file.end:
                 node["status"] = "failed"
         graph = {"nodes": nodes, "edges": [], "levels": [list(self._files)]}
         payload = {"unit_count": len(nodes), "parallelism": parallelism, "graph": graph}
@@ -165,20 +178,17 @@ class SessionEvents:
         return unit, file
 
     def _end(self, unit: str, file: _File) -> None:
-        if file.over:
+        end = EventType.UNIT_FAILED if file.failed or file.collect_error else EventType.UNIT_COMPLETED
+        if file.end in (end, EventType.UNIT_FAILED):
             return
-        file.over = True
+        file.end = end
+        error = file.collect_error
         if file.failed:
-            first, error = next(iter(file.failed.items()))
-            said = f"{len(file.failed)} of {len(file.tests)} failed; {_name(first)}: {error}"
-            self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=said))
-            return
-        if file.collect_error:
-            self._bus.emit(Event(EventType.UNIT_FAILED, unit, error=file.collect_error))
-            return
-        if all(file.outcomes.get(nodeid) == "skipped" for nodeid in file.tests):
+            (first, _), reason = next(iter(file.failed.items()))
+            error = f"{len(file.failed)} of {file.runs} failed; {_name(first)}: {reason}"
+        elif not error and all(file.outcomes.get(run) == "skipped" for run in file.ended):
             self._bus.emit(Event(EventType.UNIT_SKIPPED, unit))
-        self._bus.emit(Event(EventType.UNIT_COMPLETED, unit))
+        self._bus.emit(Event(end, unit, error=error))
 
 
 def _name(nodeid: str) -> str:
