@@ -402,3 +402,29 @@ def test_a_test_that_fails_after_its_file_has_completed_fails_the_file(consumer:
     run = session(tmp_path, files, f"--socketpusher={consumer.path}", *again)
     assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
     assert by_unit(consumer.events())["test_twice.py"][-1] == "failed"
+
+
+SUBTESTS = """
+import pytest
+
+def test_passes(subtests):
+    with subtests.test("a"): pytest.skip("no")
+
+def test_fails(subtests):
+    with subtests.test("a"): pytest.skip("no")
+    with subtests.test("b"): assert 1 == 2
+
+@pytest.mark.skipif(True, reason="no")
+def test_skipped(subtests): pass
+"""
+
+
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="subtests came with pytest 9")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_subtest_that_is_skipped_does_not_skip_its_test(way: str, consumer: Consumer, tmp_path: Path) -> None:
+    only_skipped = SUBTESTS.partition("def test_fails")[0]
+    session(tmp_path, {"test_1.py": SUBTESTS, "test_2.py": only_skipped}, f"--socketpusher={consumer.path}", *WAYS[way])
+    events = consumer.events()
+    first = [event for event in events if event.unit == "test_1.py"]
+    assert ended(first) == {"test_passes": "passed", "test_fails": "assert 1 == 2", "test_skipped": "skipped"}
+    assert by_unit(events) == {"test_1.py": ["started", "failed"], "test_2.py": ["started", "completed"]}

@@ -118,7 +118,7 @@ class SessionEvents:
             self._bus.emit(Event(EventType.TASK_FAILED, unit, task=number, payload=payload, error=_reason(report)))
         elif hasattr(report, "wasxfail"):
             file.outcomes[run] = "xfailed" if report.skipped else "xpassed"
-        elif report.skipped:
+        elif report.skipped or report.when == "call":  # that of the test comes after those of its subtests
             file.outcomes[run] = report.outcome
         if report.when in ("setup", "call"):  # xdist reports a crash with neither this nor "teardown"
             return
