@@ -428,3 +428,21 @@ def test_a_subtest_that_is_skipped_does_not_skip_its_test(way: str, consumer: Co
     first = [event for event in events if event.unit == "test_1.py"]
     assert ended(first) == {"test_passes": "passed", "test_fails": "assert 1 == 2", "test_skipped": "skipped"}
     assert by_unit(events) == {"test_1.py": ["started", "failed"], "test_2.py": ["started", "completed"]}
+
+
+def test_files_in_directories_with_colons_are_units_of_their_own(consumer: Consumer, tmp_path: Path) -> None:
+    files = {
+        "d/a::b/test_1.py": "def test_good(): pass\n",
+        "d/a::c/test_2.py": "class TestIt:\n    def test_bad(self): assert 0\n",
+        "d/a::c/test_3.py": PROJECT["test_unreadable.py"],
+    }
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    session(tmp_path, files, f"--socketpusher={consumer.path}", "--continue-on-collection-errors")
+    events = consumer.events()
+    assert {unit: told[-1] for unit, told in by_unit(events).items()} == {
+        "d/a::b/test_1.py": "completed",
+        "d/a::c/test_2.py": "failed",
+        "d/a::c/test_3.py": "failed",
+    }
+    assert ended(events) == {"test_good": "passed", "TestIt::test_bad": "assert 0"}

@@ -84,7 +84,7 @@ class SessionEvents:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file can't be collected, or a class in it."""
         if report.failed:
-            unit, file = self._file(report.nodeid)
+            unit, file = self._file(f"{report.nodeid}::")  # so that it begins as those of the tests in it
             self._unreadable += not file.collect_error
             file.collect_error = file.collect_error or _reason(report) or "it can't be collected"
             if report.nodeid == unit:
@@ -172,7 +172,7 @@ class SessionEvents:
         self._bus.emit(Event(EventType.ORCH_STARTED, payload=payload))
 
     def _file(self, nodeid: str) -> tuple[str, _File]:
-        unit = nodeid.partition("::")[0]
+        unit, _ = _split(nodeid)
         if (file := self._files.get(unit)) is None:
             file = self._files[unit] = _File()
         return unit, file
@@ -191,8 +191,17 @@ class SessionEvents:
         self._bus.emit(Event(end, unit, error=error))
 
 
+def _split(nodeid: str) -> tuple[str, str]:
+    """The file and the name of a test. The name of a directory may contain "::"."""
+    directory, python, name = nodeid.partition(".py::")
+    if python:
+        return f"{directory}.py", name
+    file, _, name = nodeid.partition("::")
+    return file, name
+
+
 def _name(nodeid: str) -> str:
-    return nodeid.partition("::")[2] or nodeid
+    return _split(nodeid)[1] or nodeid
 
 
 def _reason(report: Any) -> str:
