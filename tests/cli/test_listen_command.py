@@ -49,13 +49,37 @@ def test_a_line_is_printed_at_once_and_senders_may_come_and_go(socket_path: str,
         process.wait(30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_it_quietly_and_removes_the_socket(socket_path: str, number: signal.Signals) -> None:
     with listening(socket_path) as process:
         process.send_signal(number)
         assert process.wait(30) == 128 + number
         assert process.stderr.read() == b""
     assert not os.path.exists(socket_path)
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+from socketpusher.cli import main
+
+def profile(frame, event, argument):
+    inside = frame.f_code.co_name == "cb" and "importlib" in frame.f_code.co_filename
+    if event == "call" and inside and callable(signal.getsignal(signal.SIGTERM)):
+        sys.setprofile(None)
+        os.kill(os.getpid(), int(os.environ["NUMBER"]))
+
+sys.setprofile(profile)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_import_is_not_lost(socket_path: str, number: signal.Signals) -> None:
+    """An exception is ignored where the import system calls back from C."""
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, "listen", socket_path]
+    environment = {**os.environ, "NUMBER": str(number.value)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "ignored" in ended.stderr) == (128 + number, False), ended.stderr
 
 
 def test_ctrl_c_in_a_terminal_ends_it_quietly(socket_path: str) -> None:

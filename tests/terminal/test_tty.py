@@ -1,16 +1,21 @@
 """Ctrl-Z and `fg`: the terminal is the shell's meanwhile, and the screen is drawn again."""
 
+import errno
 import os
 import signal
 import sys
+import termios
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from socketpusher import Event
+from socketpusher.terminal import tty
+from socketpusher.terminal.tty import FullScreen
 from support.terminal import Terminal
-from support.watching import COMMAND, connected
+from support.watching import COMMAND, connected, terminal
 
 SHELL = """
 import os, signal, sys, termios
@@ -30,11 +35,11 @@ while True:
     as_before = "as before" if termios.tcgetattr(0) == settings else "changed"
     termios.tcsetattr(0, termios.TCSANOW, settings)
     print(f"stopped {job}, terminal {as_before}", flush=True)
-    sys.stdin.readline()
-    os.tcsetpgrp(0, job)
+    if sys.stdin.readline() == "fg\\n":
+        os.tcsetpgrp(0, job)
     os.killpg(job, signal.SIGCONT)
 """
-"""A shell's job control, as far as Ctrl-Z and `fg` need it; a line is `fg`."""
+"""A shell's job control, as far as Ctrl-Z, `fg` and `bg` need it; a line is one of the last two."""
 
 
 @contextmanager
@@ -63,6 +68,60 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_draws_the_screen_again(socket_pat
         after_it = watcher.written.rpartition(b"stopped ")[2]
         assert b"\x1b[?1049h" in after_it
         assert b"\x1b[?25l" in after_it
+
+
+def test_in_the_background_it_stops_until_fg_gives_it_the_terminal(socket_path: str) -> None:
+    with job(socket_path) as watcher, connected(socket_path) as send:
+        watcher.press(b"\x1a")
+        watcher.wait_for(lambda: watcher.written.count(b"stopped ") == 1)
+        watcher.press(b"bg\n")
+        watcher.wait_for(lambda: watcher.written.count(b"stopped ") == 2)
+        send(Event("unit.started", "app"))
+        watcher.press(b"fg\n")
+        watcher.shows("▸ app", "connected: 1 sender")
+
+
+def test_ctrl_backslash_gives_the_terminal_back_too(socket_path: str) -> None:
+    with terminal(socket_path) as watcher:
+        watcher.shows("waiting for a sender")
+        watcher.press(b"\x1c")
+        assert watcher.ends() == 128 + signal.SIGQUIT
+        assert b"\x1b[?25h\x1b[?1049l" in watcher.written
+
+
+def test_a_terminal_that_is_not_there_any_more_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(descriptor: int) -> None:
+        raise termios.error(errno.EIO, "Input/output error")
+
+    screen = FullScreen()
+    screen.has_keys = True
+    monkeypatch.setattr(termios, "tcgetattr", closed)
+    with pytest.raises(OSError, match="Input/output error"):
+        screen.enter()
+
+
+@pytest.mark.parametrize(
+    "parts", [(b"\x1b", b"[B"), (b"a\x1b[1;", b"5C"), (b"\x1bO", b"P"), ("é".encode()[:1], b"\xa9")]
+)
+def test_a_key_that_comes_in_two_reads_is_one(parts: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard, press = os.pipe()
+    monkeypatch.setattr(tty, "_KEYBOARD", keyboard)
+    monkeypatch.setattr(tty, "ESCAPE_PAUSE", 30.0)
+    screen = tty.FullScreen()
+    rest = threading.Timer(0.05, os.write, (press, parts[1]))
+    os.write(press, parts[0])
+    rest.start()
+    pressed = b"".join(parts).decode().removeprefix("a")
+    keys: list[str] = []
+    while pressed not in keys:
+        keys += screen.read_keys() or []
+    assert keys in ([pressed], ["a", pressed])
+    rest.join()
+    monkeypatch.setattr(tty, "ESCAPE_PAUSE", 0.0)
+    os.write(press, b"\x1b")
+    assert screen.read_keys() == ["\x1b"]
+    os.close(keyboard)
+    os.close(press)
 
 
 def test_keys_come_at_once_after_a_stop_that_nothing_could_be_done_about(socket_path: str) -> None:

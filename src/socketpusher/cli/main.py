@@ -17,6 +17,9 @@ from .. import __version__
 from .arguments import HelpFormatter
 from .output import sentence, status
 
+IMPORT_PAUSE = 0.01
+"""How long a signal waits for an import to end before it tries again, in seconds."""
+
 COMMANDS = ("listen", "watch", "send", "replay", "trace", "drain", "relay", "doctor", "demo", "completion")
 """Each is a module with texts for the help, `add_arguments`, and `run`, which returns the exit code."""
 
@@ -58,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(words)
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)  # of `_leave`, which would kill the interpreter at its end
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -71,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # under nohup SIGHUP stays ignored
+            signal.signal(number, _leave)
     name = words[0] if words else ""
     parser = build_parser((name,) if name in COMMANDS else COMMANDS)
     if not words:
@@ -83,9 +90,6 @@ def _run(words: list[str]) -> int:
         advice = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
         parser.error(f"there is no command {name!r}; {advice}")
     arguments = parser.parse_args(words)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup, for example, SIGHUP stays ignored
-            signal.signal(number, _leave)
     code: int = arguments.run(arguments)
     return code
 
@@ -117,7 +121,19 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _leave(number: int, frame: types.FrameType | None) -> None:
-    """End on a signal as on an exception, so that everything is cleaned up."""
+    """End on a signal as on an exception, so that everything is cleaned up.
+
+    In the middle of an import the exception could be ignored (bpo-31510), or crash an extension module: then try again.
+    """
+    at = frame
+    while at is not None and at.f_code is not main.__code__:
+        if at.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(signal.SIGALRM, lambda _, frame: _leave(number, frame))
+            signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE)
+            return
+        at = at.f_back
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 

@@ -1,8 +1,10 @@
 """Takes the terminal for a full screen (alternate screen, no cursor, each key at once), and gives it back."""
 
 import codecs
+import errno
 import os
 import re
+import select
 import signal
 import sys
 import termios
@@ -11,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+ESCAPE_PAUSE = 0.05
+"""How long the rest of an escape sequence may take, in seconds; after that it is the key Esc."""
+
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, no cursor, and a line that is too long does not wrap
 _LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _KEY = re.compile(r"\x1b\[[0-9;?]*[A-Za-z~]|\x1bO.|.", re.DOTALL)
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-9;?]*|O)?\Z")
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _KEYBOARD = 0
 
 
@@ -32,9 +38,18 @@ class FullScreen:
         with _uninterrupted():
             self._entered = True
             if self.has_keys:
+                self._take_keyboard()
+            self.write(_ENTER)
+
+    def _take_keyboard(self) -> None:
+        while True:
+            try:
                 self._before = self._before or termios.tcgetattr(_KEYBOARD)
                 tty.setcbreak(_KEYBOARD, termios.TCSANOW)
-            self.write(_ENTER)
+                return
+            except termios.error as error:
+                if error.args[0] != errno.EINTR:  # in the background it stops, until the shell's `fg`
+                    raise OSError(*error.args) from None
 
     def leave(self) -> None:
         """Restore the terminal, as far as it is still there. Settings are left alone while another program owns it."""
@@ -65,7 +80,10 @@ class FullScreen:
             data = os.read(_KEYBOARD, 4096)
         except OSError:
             data = b""
-        return _KEY.findall(self._decoder.decode(data)) if data else None
+        text = self._decoder.decode(data)
+        while _UNFINISHED.search(text) and select.select([_KEYBOARD], [], [], ESCAPE_PAUSE)[0]:
+            text += self._decoder.decode(os.read(_KEYBOARD, 4096))
+        return _KEY.findall(text) if data else None
 
 
 @contextmanager
