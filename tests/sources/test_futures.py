@@ -230,6 +230,18 @@ def test_no_thread_of_a_pool_is_left_when_its_shutdown_returns(bus: Bus) -> None
     assert set(threading.enumerate()) == before
 
 
+def test_futures_that_are_kept_keep_no_descriptor_of_their_pool(bus: Bus) -> None:
+    kept: list[Future[int]] = []
+    open_files: list[int] = []
+    for _ in range(4):
+        with EventProcessPoolExecutor(bus, 1) as pool:
+            kept.append(pool.submit(square, 2))
+        EventProcessPoolExecutor(bus, 1).shutdown()
+        del pool
+        open_files.append(len(os.listdir("/dev/fd")))
+    assert open_files == open_files[:1] * 4
+
+
 def test_a_pool_forks_its_workers_before_it_starts_its_thread(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
     fork = os.fork

@@ -276,7 +276,8 @@ class _StartPipe:
     def ended(self, number: int, error: BaseException | None) -> None:
         """Emit the end of a unit, after every start that is in the pipe."""
         with self._lock:
-            self._emit_starts()
+            if not self._reader.closed:  # else it has ended before, see `_emit_and_submit`
+                self._emit_starts()
             if (unit := self._units.pop(number, None)) is not None:
                 _emit_end(self._bus, unit, error)
         self._wake_if_over()
@@ -300,15 +301,24 @@ class _StartPipe:
             wait([self._reader])
             with self._lock:
                 self._emit_starts()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        with self._lock:
+            self._reader.close()
+            self.writer.close()
 
     def close(self) -> None:
-        """End the thread when every unit has ended."""
+        """End the thread, and close the pipe, when every unit has ended."""
         self._closed = True
+        if self._thread is None:
+            self._close_pipe()
         self._wake_if_over()
 
     def _wake_if_over(self) -> None:
-        if self._closed and not self._units:
-            self.writer.send((None, 0, 0))  # not a unit's number: this only ends the thread's wait
+        with self._lock:
+            if self._closed and not self._units and not self.writer.closed:
+                self.writer.send((None, 0, 0))  # not a unit's number: this only ends the thread's wait
 
     def join(self) -> None:
         """Wait until the thread has ended."""
