@@ -3,14 +3,16 @@
 import operator
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, plugin
+from socketpusher.terminal.tracker import Run
 from support.consumer import Consumer
 from support.restarting import RestartingConsumer
 from support.waiting import wait_for
@@ -40,6 +42,14 @@ def broken(number: int) -> int:
 @delayed
 def total(*numbers: int) -> int:
     return sum(numbers)
+
+
+released = threading.Event()  # the cluster is in this process
+
+
+def hold(number: int) -> int:
+    assert released.wait(60)
+    return number
 
 
 @pytest.fixture(autouse=True)
@@ -135,11 +145,32 @@ def on_cluster(cluster: LocalCluster) -> object:
         cluster.scheduler.remove_plugin(cluster_run.name)
 
 
+@pytest.fixture
+def held() -> Iterator[None]:
+    """What calls `hold` runs until the test releases it, or ends."""
+    released.clear()
+    yield
+    released.set()
+
+
 OnCluster = tuple[Client, list[Event], Bus]
 
 
 def ended(events: list[Event]) -> bool:
     return any(event.type in ("orch.completed", "orch.failed") for event in events)
+
+
+def starts(events: list[Event]) -> int:
+    return sum(event.type == "orch.started" for event in events)
+
+
+def shown(events: list[Event], unit: str) -> tuple[str, int, int]:
+    """What a display shows of a unit."""
+    run = Run("dask")
+    for event in events:
+        run.apply(event)
+    found = run.units[unit]
+    return found.status, found.completed_tasks, found.tasks
 
 
 def test_a_cluster_tells_the_same(on_cluster: OnCluster) -> None:
@@ -173,11 +204,40 @@ def test_a_run_on_a_cluster_grows_with_what_is_submitted(on_cluster: OnCluster) 
     again = client.submit(time.sleep, 0.01, key="nap-2")
     wait([first, again, *more])
     wait_for(lambda: ended(events))
-    assert [event.type for event in events].count("orch.started") == 1
+    assert starts(events) == 1
     assert told(events)["neg"].count("task.completed") == 5
     assert told(events)["nap"][-1] == "completed"
-    sizes = [event.payload["total_tasks"] for event in events if (event.type, event.unit) == ("unit.started", "nap")]
-    assert sizes[-1] == 2
+    assert shown(events, "nap") == ("complete", 2, 2)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_unit_that_grows_is_started_once_and_one_whose_keys_wait_is_not(on_cluster: OnCluster) -> None:
+    client, events, _ = on_cluster
+    futures = [client.submit(hold, number) for number in range(9)]
+    waiting = client.submit(operator.neg, futures[0])
+    wait_for(lambda: "neg" in told(events))
+    assert told(events) == {"hold": ["started", *["progress"] * 8], "neg": ["progress"]}
+    assert shown(events, "hold") == ("in_progress", 0, 9)
+    assert shown(events, "neg") == ("pending", 0, 1)
+    released.set()
+    wait([waiting, *futures])
+    wait_for(lambda: ended(events))
+    assert told(events)["neg"] == ["progress", "started", "task.completed", "completed"]
+    assert told(events)["hold"].count("started") == 1
+    assert (shown(events, "hold"), shown(events, "neg")) == (("complete", 9, 9), ("complete", 1, 1))
+
+
+@pytest.mark.usefixtures("held")
+def test_a_unit_none_of_whose_keys_are_new_is_not_told_again(on_cluster: OnCluster) -> None:
+    client, events, _ = on_cluster
+    first = delayed(hold)(1)
+    future = client.compute(first)
+    wait_for(lambda: "hold" in told(events))
+    more = client.compute(total(first))
+    wait_for(lambda: "total" in told(events))
+    assert told(events)["hold"] == ["started"]
+    released.set()
+    wait([future, more])
 
 
 def test_what_nobody_wants_any_more_ends_the_run(on_cluster: OnCluster) -> None:

@@ -60,31 +60,32 @@ class _Run:
 
     def grow(self, dependencies: Mapping[Any, Iterable[Any]]) -> None:
         """Emit the new size of each unit that gets more keys while the run goes on."""
-        for name in self._add(dependencies):
-            self._start(name, self._units[name])
+        new = {key: needs for key, needs in dependencies.items() if key not in self.open}
+        sizes = {name: unit.total for key in new if (unit := self._units.get(name := str(key_split(key))))}
+        for name in self._add(new):
+            unit = self._units[name]
+            if unit.total != sizes.get(name):
+                payload = {"done": unit.done, "total": unit.total}
+                self._bus.emit(Event(EventType.UNIT_PROGRESS, name, payload=payload))
 
     def _add(self, dependencies: Mapping[Any, Iterable[Any]]) -> dict[str, set[str]]:
         needs: dict[str, set[str]] = {}
         prefixes = {key: str(key_split(key)) for key in dependencies}
         for key, name in prefixes.items():
-            if key not in self.open:
-                self.open[key] = name
-                unit = self._units.setdefault(name, _Unit())
-                unit.total += 1
-                unit.open += 1
+            self.open[key] = name
+            unit = self._units.setdefault(name, _Unit())
+            unit.total += 1
+            unit.open += 1
             known = {prefixes[other] for other in dependencies[key] if other in prefixes}
             needs.setdefault(name, set()).update(known - {name})
         return needs
 
-    def _start(self, name: str, unit: _Unit) -> None:
-        unit.running = True
-        payload = {"total_tasks": unit.total, "completed_tasks": unit.done}
-        self._bus.emit(Event(EventType.UNIT_STARTED, name, payload=payload))
-
     def started(self, key: Any) -> None:
         """A key is being computed."""
         if (name := self.open.get(key)) is not None and not (unit := self._units[name]).running:
-            self._start(name, unit)
+            unit.running = True
+            payload = {"total_tasks": unit.total, "completed_tasks": unit.done}
+            self._bus.emit(Event(EventType.UNIT_STARTED, name, payload=payload))
 
     def completed(self, key: Any, worker: str) -> None:
         """A key is computed. One that is computed again, because its result was lost, counts once."""
@@ -199,7 +200,8 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
     """A plugin of the scheduler of `dask.distributed` that emits what the cluster computes.
 
     The events are those of `LocalRun`. A run begins with the first graph that a client submits, grows with those that
-    follow, and ends when no key is left to be computed. `worker.added` and `worker.removed` have a payload `worker`.
+    follow, which `unit.progress` tells (payload `done`, `total`), and ends when no key is left to be computed.
+    `worker.added` and `worker.removed` have a payload `worker`.
 
     Args:
         bus: Where to emit. Handlers are called in the scheduler's event loop; that of a pusher does not wait.
