@@ -21,6 +21,7 @@ dask = pytest.importorskip("dask", reason="tox -e hosts installs it")
 pytest.importorskip("distributed", reason="tox -e hosts installs it")
 
 from dask import delayed  # noqa: E402
+from dask.delayed import Delayed  # noqa: E402
 from distributed import Client, LocalCluster, Worker, wait  # noqa: E402
 
 from socketpusher.sources.dask import ClusterRun, LocalRun  # noqa: E402
@@ -44,11 +45,20 @@ def total(*numbers: int) -> int:
     return sum(numbers)
 
 
-released = threading.Event()  # the cluster is in this process
+gates: list[threading.Event] = []  # one for each test, for the cluster is in this process and may start a call late
 
 
-def hold(number: int) -> int:
-    assert released.wait(60)
+def hold(gate: int, number: int) -> int:
+    assert gates[gate].wait(60)
+    return number
+
+
+mended = threading.Event()
+
+
+def flaky(number: int) -> int:
+    if not mended.is_set():
+        raise ValueError(f"no disk {number}")
     return number
 
 
@@ -146,18 +156,23 @@ def on_cluster(cluster: LocalCluster) -> object:
 
 
 @pytest.fixture
-def held() -> Iterator[None]:
-    """What calls `hold` runs until the test releases it, or ends."""
-    released.clear()
-    yield
-    released.set()
+def gate() -> Iterator[int]:
+    """What `hold` is given: it returns when the test opens that gate, or ends."""
+    gates.append(threading.Event())
+    yield len(gates) - 1
+    gates[-1].set()
 
 
 OnCluster = tuple[Client, list[Event], Bus]
 
 
-def ended(events: list[Event]) -> bool:
-    return any(event.type in ("orch.completed", "orch.failed") for event in events)
+def ended(events: list[Event], runs: int = 1) -> bool:
+    return len(ends(events)) >= runs
+
+
+def ends(events: list[Event]) -> list[str]:
+    found = [event for event in events if event.type in ("orch.completed", "orch.failed")]
+    return [f"{event.type} {event.error}".strip() for event in found]
 
 
 def starts(events: list[Event]) -> int:
@@ -210,16 +225,15 @@ def test_a_run_on_a_cluster_grows_with_what_is_submitted(on_cluster: OnCluster) 
     assert shown(events, "nap") == ("complete", 2, 2)
 
 
-@pytest.mark.usefixtures("held")
-def test_a_unit_that_grows_is_started_once_and_one_whose_keys_wait_is_not(on_cluster: OnCluster) -> None:
+def test_a_unit_that_grows_is_started_once_and_one_whose_keys_wait_is_not(on_cluster: OnCluster, gate: int) -> None:
     client, events, _ = on_cluster
-    futures = [client.submit(hold, number) for number in range(9)]
+    futures = [client.submit(hold, gate, number) for number in range(9)]
     waiting = client.submit(operator.neg, futures[0])
     wait_for(lambda: "neg" in told(events))
     assert told(events) == {"hold": ["started", *["progress"] * 8], "neg": ["progress"]}
     assert shown(events, "hold") == ("in_progress", 0, 9)
     assert shown(events, "neg") == ("pending", 0, 1)
-    released.set()
+    gates[gate].set()
     wait([waiting, *futures])
     wait_for(lambda: ended(events))
     assert told(events)["neg"] == ["progress", "started", "task.completed", "completed"]
@@ -227,26 +241,120 @@ def test_a_unit_that_grows_is_started_once_and_one_whose_keys_wait_is_not(on_clu
     assert (shown(events, "hold"), shown(events, "neg")) == (("complete", 9, 9), ("complete", 1, 1))
 
 
-@pytest.mark.usefixtures("held")
-def test_a_unit_none_of_whose_keys_are_new_is_not_told_again(on_cluster: OnCluster) -> None:
+def test_a_unit_none_of_whose_keys_are_new_is_not_told_again(on_cluster: OnCluster, gate: int) -> None:
     client, events, _ = on_cluster
-    first = delayed(hold)(1)
+    first = delayed(hold)(gate, 1)
     future = client.compute(first)
     wait_for(lambda: "hold" in told(events))
     more = client.compute(total(first))
     wait_for(lambda: "total" in told(events))
     assert told(events)["hold"] == ["started"]
-    released.set()
+    gates[gate].set()
     wait([future, more])
 
 
-def test_what_nobody_wants_any_more_ends_the_run(on_cluster: OnCluster) -> None:
+def test_what_is_cancelled_is_not_complete(on_cluster: OnCluster, gate: int) -> None:
     client, events, _ = on_cluster
-    futures = client.map(time.sleep, [0.05] * 40, pure=False)
-    wait_for(lambda: any(event.type == "task.completed" for event in events))
+    done = client.submit(operator.neg, 1, key="hold-0")
+    wait(done)
+    futures = client.map(hold, [gate] * 3, range(3))
+    wait_for(lambda: starts(events) == 2)
     client.cancel(futures)
+    wait_for(lambda: ended(events, 2))
+    assert told(events)["hold"] == ["started", "task.completed", "completed", "started", "failed"]
+    assert ends(events) == ["orch.completed", "orch.failed hold: cancelled"]
+    assert shown(events, "hold") == ("failed", 0, 3)
+
+
+def test_what_is_not_needed_after_a_failure_does_not_keep_the_run_open(on_cluster: OnCluster, gate: int) -> None:
+    client, events, _ = on_cluster
+    bad = broken(5)
+    future = client.compute(total(delayed(hold)(gate, 1), bad, *[load(bad) for _ in range(9)]))
+    with pytest.raises(ValueError, match="no disk 5"):
+        future.result(60)
     wait_for(lambda: ended(events))
-    assert told(events)["sleep"][-1] == "completed"
+    assert told(events)["hold"][-1] == "failed"
+    assert told(events)["load"] == told(events)["total"] == ["blocked"]
+    assert ends(events) == ["orch.failed broken: ValueError('no disk 5')"]
+
+
+@pytest.mark.parametrize("work", [total(load(1)), broken(1), total(load(1), broken(1))])
+def test_what_has_ended_is_no_run_when_it_is_submitted_again(on_cluster: OnCluster, work: Delayed) -> None:
+    client, events, _ = on_cluster
+    future = client.compute(work)
+    wait(future, 60)
+    wait_for(lambda: ended(events))
+    with Client(client.cluster) as other:
+        wait(other.compute(work), 60)
+    assert client.compute(load(2)).result(60) == 2
+    wait_for(lambda: ended(events, 2))
+    assert starts(events) == 2
+    assert ends(events)[1] == "orch.completed"
+
+
+def test_what_needs_a_key_that_failed_before_is_blocked(on_cluster: OnCluster) -> None:
+    client, events, _ = on_cluster
+    bad = broken(1)
+    failed = client.compute(bad)
+    wait(failed, 60)
+    wait_for(lambda: ended(events))
+    before = len(events)
+    futures = client.compute([load(total(load(1), bad)), total(2)])
+    wait(futures, 60)
+    wait_for(lambda: ended(events, 2))
+    assert told(events[before:]) == {"load": ["blocked"], "total": ["started", "task.completed", "blocked"]}
+    assert ends(events)[1] == "orch.failed total: blocked"
+
+
+def test_a_failed_key_that_is_retried_is_a_run(on_cluster: OnCluster) -> None:
+    client, events, _ = on_cluster
+    mended.clear()
+    first = delayed(flaky)(1)
+    future, whole = client.compute([first, total(first)])
+    wait([future, whole], 60)
+    wait_for(lambda: ended(events))
+    before = len(events)
+    mended.set()
+    future.retry()
+    wait_for(lambda: ended(events, 2))
+    assert told(events[before:])["flaky"] == ["started", "task.completed", "completed"]
+    assert told(events[before:])["total"] == ["progress", "started", "task.completed", "completed"]
+    assert ends(events)[1] == "orch.completed"
+
+
+def test_a_key_that_is_retried_while_the_run_goes_on_has_failed_no_more(on_cluster: OnCluster, gate: int) -> None:
+    client, events, _ = on_cluster
+    mended.clear()
+    other = client.submit(hold, gate, 1)
+    wait_for(lambda: "hold" in told(events))
+    first = delayed(flaky)(1)
+    future, whole = client.compute([first, total(first)])
+    wait([future, whole], 60)
+    wait_for(lambda: told(events)["total"][-1] == "blocked")
+    assert shown(events, "flaky")[0] == "failed"
+    mended.set()
+    future.retry()
+    wait_for(lambda: told(events)["total"][-1] == "completed")
+    gates[gate].set()
+    wait([whole, other], 60)
+    wait_for(lambda: ended(events))
+    assert (shown(events, "flaky"), shown(events, "total")) == (("complete", 1, 1), ("complete", 1, 1))
+    assert ends(events) == ["orch.completed"]
+
+
+def test_a_key_that_no_worker_may_compute_has_failed() -> None:
+    bus, events = recording()
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "100ms"}),
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.scheduler.add_plugin(ClusterRun(bus))
+        future = client.submit(operator.neg, 1, resources={"GPU": 1})
+        wait(future, 60)
+        wait_for(lambda: ended(events))
+    assert told(events)["neg"] == ["task.failed", "failed"]
+    assert ends(events) == ["orch.failed neg: failed"]
 
 
 def scheduled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Path) -> tuple[int, str]:

@@ -5,7 +5,7 @@ scheduler's event loop. Neither waits for anything. Neither breaks a computation
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,9 @@ except ImportError:  # dask without its extra
     SchedulerPlugin = object
 
 
+_CANCELLED = "cancelled"
+
+
 class _Unit:
     """The keys of a prefix."""
 
@@ -30,9 +33,13 @@ class _Unit:
         self.total = 0
         self.open = 0
         self.done = 0
-        self.blocked = 0  # keys that need one that failed
         self.running = False
-        self.error = ""  # of its first key that failed
+        self.errors: dict[Any, str] = {}  # of the keys that ended without a result; "" if they need one that failed
+
+    @property
+    def error(self) -> str:
+        """The error of its first key that failed."""
+        return next(filter(None, self.errors.values()), "")
 
 
 class _Run:
@@ -74,8 +81,9 @@ class _Run:
         for key, name in prefixes.items():
             self.open[key] = name
             unit = self._units.setdefault(name, _Unit())
-            unit.total += 1
             unit.open += 1
+            if unit.errors.pop(key, None) is None:  # else it is tried again
+                unit.total += 1
             known = {prefixes[other] for other in dependencies[key] if other in prefixes}
             needs.setdefault(name, set()).update(known - {name})
         return needs
@@ -88,7 +96,7 @@ class _Run:
             self._bus.emit(Event(EventType.UNIT_STARTED, name, payload=payload))
 
     def completed(self, key: Any, worker: str) -> None:
-        """A key is computed. One that is computed again, because its result was lost, counts once."""
+        """A key is computed."""
         self.started(key)
         if (name := self.open.get(key)) is not None:
             unit = self._units[name]
@@ -100,26 +108,25 @@ class _Run:
     def failed(self, key: Any, error: str) -> None:
         """The computation of a key has raised."""
         if (name := self.open.get(key)) is not None:
-            self._units[name].error = self._units[name].error or error
             self._bus.emit(Event(EventType.TASK_FAILED, name, payload={"key": str(key)}, error=error))
-            self._close(key)
+            self._close(key, error)
 
     def blocked(self, key: Any) -> None:
         """A key will not be computed, because one that it needs has failed."""
-        if (name := self.open.get(key)) is not None:
-            self._units[name].blocked += 1
-            self._close(key)
+        if key in self.open:
+            self._close(key, "")
 
-    def forgotten(self, key: Any) -> None:
-        """Nobody needs a key any more."""
-        if (name := self.open.get(key)) is not None:
-            self._units[name].total -= 1
-            self._close(key)
+    def dropped(self, key: Any) -> None:
+        """A key will not be computed, because nobody needs it any more."""
+        if key in self.open:
+            self._close(key, _CANCELLED)
 
-    def _close(self, key: Any) -> None:
+    def _close(self, key: Any, error: str | None = None) -> None:
         name = self.open.pop(key)
         unit = self._units[name]
         unit.open -= 1
+        if error is not None:
+            unit.errors[key] = error
         if unit.open == 0:
             self._end_unit(name, unit)
 
@@ -127,7 +134,7 @@ class _Run:
         unit.running = False
         if unit.error:
             self._bus.emit(Event(EventType.UNIT_FAILED, name, error=unit.error))
-        elif unit.blocked or unit.open:
+        elif unit.errors or unit.open:
             self._bus.emit(Event(EventType.UNIT_BLOCKED, name))
         else:
             self._bus.emit(Event(EventType.UNIT_COMPLETED, name))
@@ -137,7 +144,10 @@ class _Run:
         for name in dict.fromkeys(self.open.values()):
             self._end_unit(name, self._units[name])
         self.open.clear()
-        error = next((f"{name}: {unit.error}" for name, unit in self._units.items() if unit.error), error)
+        errors = {name: unit.error for name, unit in self._units.items() if unit.errors}
+        if errors:  # what was cancelled or blocked is rarely the reason
+            name = min(errors, key=lambda name: errors[name] in ("", _CANCELLED))
+            error = f"{name}: {errors[name] or 'blocked'}"
         self._bus.emit(Event(EventType.ORCH_FAILED if error else EventType.ORCH_COMPLETED, error=error))
 
 
@@ -199,9 +209,11 @@ def _failed_key(traceback: TracebackType | None, state: dict[str, Any]) -> Any:
 class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
     """A plugin of the scheduler of `dask.distributed` that emits what the cluster computes.
 
-    The events are those of `LocalRun`. A run begins with the first graph that a client submits, grows with those that
-    follow, which `unit.progress` tells (payload `done`, `total`), and ends when no key is left to be computed.
-    `worker.added` and `worker.removed` have a payload `worker`.
+    The events are those of `LocalRun`. A run begins with the first key that is to be computed, grows with those that
+    follow, which `unit.progress` tells (payload `done`, `total`), and ends when none is left. A unit with keys that
+    nobody wants any more before they end has failed, with the error "cancelled". A key that is computed again, because
+    it is retried or its result was lost, is part of a run as any other. `worker.added` and `worker.removed` have a
+    payload `worker`.
 
     Args:
         bus: Where to emit. Handlers are called in the scheduler's event loop; that of a pusher does not wait.
@@ -215,19 +227,32 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._run = _Run(bus)
+        self._scheduler: Any = None  # known with the first graph
 
-    def update_graph(self, scheduler: Any, *, tasks: Iterable[Any], **kwargs: Any) -> None:
-        """A client has submitted a graph."""
-        states = [scheduler.tasks[key] for key in tasks if key in scheduler.tasks]
-        new = {state.key: [other.key for other in state.dependencies] for state in states if state.state != "memory"}
+    def update_graph(self, scheduler: Any, *, tasks: Iterable[Any], keys: Iterable[Any], **kwargs: Any) -> None:
+        """A client has submitted a graph. What has ended is not computed again, nor what only that needs."""
+        self._scheduler = scheduler
+        known = scheduler.tasks
+        states = [known[key] for key in tasks if key in known]
+        failing = [state for state in states if any(other.state == "erred" for other in state.dependencies)]
+        blocked = _reached(failing, "dependents")
+        self._add({**blocked, **_reached([known[key] for key in keys if key in known], "dependencies", blocked)})
+
+    def _add(self, states: Iterable[Any]) -> None:
+        new = {state.key: [other.key for other in state.dependencies] for state in states}
         if self._run.open:
             self._run.grow(new)
         elif new:
-            self._run.begin(new, sum(worker.nthreads for worker in scheduler.workers.values()))
+            self._run.begin(new, sum(worker.nthreads for worker in self._scheduler.workers.values()))
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A key has changed its state."""
+        if self._scheduler is None:
+            return
+        state = self._scheduler.tasks[key]
         if key not in self._run.open:
+            if finish == "waiting":  # it is computed again
+                self._add([state])
             return
         if finish == "processing":
             self._run.started(key)
@@ -235,12 +260,15 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
         if finish == "memory":
             self._run.completed(key, str(kwargs.get("worker", "")))
         elif finish == "erred":
-            if start == "processing":
+            if "cause" in kwargs:
                 self._run.failed(key, str(kwargs.get("exception_text", "")) or "failed")
             else:
                 self._run.blocked(key)
-        elif finish == "forgotten":
-            self._run.forgotten(key)
+        elif finish == "forgotten" or (finish == "released" and not (state.who_wants or state.waiters)):
+            if state.exception_blame:  # what needs this key has failed with it, so it is not said to be erred
+                self._run.blocked(key)
+            else:
+                self._run.dropped(key)
         if not self._run.open:
             self._run.end()
 
@@ -251,3 +279,15 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
         """A worker has disconnected."""
         self._bus.emit(Event("worker.removed", payload={"worker": worker}))
+
+
+def _reached(states: Iterable[Any], follow: str, apart_from: Container[Any] = ()) -> dict[Any, None]:
+    """The keys that have not ended among these and those that they lead to, by `dependencies` or `dependents`."""
+    found: dict[Any, None] = {}
+    left = list(states)
+    while left:
+        state = left.pop()
+        if state.state not in ("memory", "erred") and state not in found and state not in apart_from:
+            found[state] = None
+            left += getattr(state, follow)
+    return found
