@@ -107,7 +107,10 @@ def test_the_oldest_ended_units_that_are_in_no_graph_are_forgotten(
         Event(f"unit.{what}", f"{unit}{n}", payload=payload)
         for n, end in enumerate(ends)
         for unit in ("named", "other")
-        for what, payload in (("queued", None), ("started", None), ("started", {"total_tasks": 1}), (end, None))
+        for what, payload in (
+            *(("queued", None), ("started", None), ("started", {"total_tasks": 1})),
+            *(("progress", {"done": 1}), (end, None)),
+        )
     ]
     lines = [*map(wire.encode, events), wire.encode(Event("unit.started", "other1")), wire.encode(completed(1))]
 
@@ -117,6 +120,7 @@ def test_the_oldest_ended_units_that_are_in_no_graph_are_forgotten(
     assert units() == ["a", *(f"{unit}{n}" for unit in ("named", "other") for n in range(3))]
     assert units(graph_units=["named0", "named1", "named2"]) == ["a", "named0", "named1", "named2", "other1", "other2"]
     assert len(Digest(lines, graph_units=[])._work) == 1
+    assert len(Digest(lines, graph_units=[])._progress) == 2
 
 
 def test_a_long_line_is_shortened_to_what_matters() -> None:

@@ -357,10 +357,12 @@ class Digest:
         return key
 
     def _remove_progress(self, unit: str, total: bool, done: bool) -> None:
-        keys = self._progress.get(unit, set())
-        for key in [key for key in keys if key[2] <= total and key[3] <= done]:
-            keys.remove(key)
-            self._remove(key)
+        keys = self._progress.pop(unit, set())
+        for key in keys:
+            if key[2] <= total and key[3] <= done:
+                self._remove(key)
+            else:
+                self._progress.setdefault(unit, set()).add(key)
 
     def _key_of_task(self, kind: str, unit: str, task: object) -> Hashable:
         """The key of the line that this one replaces; None if this one adds nothing to it."""

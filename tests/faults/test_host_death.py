@@ -171,10 +171,11 @@ def test_signals_that_reach_the_whole_group_while_the_writer_starts_do_not_kill_
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 stop = False
 def storm():
     while not stop:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             os.killpg(0, number)
         time.sleep(0.0005)
 thread = threading.Thread(target=storm)

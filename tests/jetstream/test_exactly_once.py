@@ -219,18 +219,25 @@ def test_a_graph_that_is_published_after_a_failure_knows_which_event_it_comes_af
     assert ids(server) == ["s-1", "s-2", "graph", "s-3"]
 
 
-@pytest.mark.parametrize("headers", [None, {"Socketpusher-Last-Event": "x"}])
+@pytest.mark.parametrize(
+    ("data", "headers", "known_as"),
+    [
+        (b"hello", None, None),
+        (b"hello", {"Socketpusher-Last-Event": "x"}, None),
+        (b'{"type":"a","time":"2026-11-27T17:08:00Z","id":"other-99"}', None, "other-99"),
+    ],
+)
 def test_what_somebody_else_has_published_on_the_subject_of_a_session_hides_nothing(
-    headers: dict[str, str] | None, socket_path: str, server: Server
+    data: bytes, headers: dict[str, str] | None, known_as: str | None, socket_path: str, server: Server
 ) -> None:
     with relaying(socket_path, server.url):
         send(socket_path, numbered(1) + numbered(2))
         wait_for(lambda: server.count() == 2)
-        server.call(lambda js: js.publish("events.h.s.note", b"hello", headers=headers))
+        server.call(lambda js: js.publish("events.h.s.note", data, headers=headers))
     with relaying(socket_path, server.url):
         send(socket_path, wire.retained(numbered(1)) + wire.retained(numbered(2)) + numbered(3))
         wait_for(lambda: server.count() >= 4)
-    assert ids(server) == ["s-1", "s-2", None, "s-3"]
+    assert ids(server) == ["s-1", "s-2", known_as, "s-3"]
 
 
 def test_the_servers_marker_of_an_expired_event_hides_nothing(socket_path: str, server: Server) -> None:

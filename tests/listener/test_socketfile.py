@@ -221,8 +221,8 @@ def test_a_second_removal_leaves_the_file_of_a_successor_alone(socket_path: str)
     """Which may have the inode number of the first: it was free."""
     first = socketfile.SocketFile(socket_path, shared=False)
     first.remove()
-    first.socket.close()
     with listen(socket_path):
         first._status = os.lstat(socket_path)
         first.remove()
         assert os.path.exists(socket_path)
+    first.socket.close()

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -251,6 +252,33 @@ def test_a_unit_none_of_whose_keys_are_new_is_not_told_again(on_cluster: OnClust
     assert told(events)["hold"] == ["started"]
     gates[gate].set()
     wait([future, more])
+
+
+def test_a_submission_looks_only_at_keys_that_are_new() -> None:
+    """The scheduler would wait: a walk through all that is open for each of many submissions takes quadratic time."""
+    looked_at = 0
+
+    class State:
+        state, dependents = "waiting", ()
+
+        def __init__(self, key: str, needs: "list[State]") -> None:
+            self.key, self.needs = key, needs
+
+        @property
+        def dependencies(self) -> "list[State]":
+            nonlocal looked_at
+            looked_at += 1
+            return self.needs
+
+    run, tasks = ClusterRun(Bus()), {}
+    scheduler = SimpleNamespace(tasks=tasks, workers={})
+    for number in range(300):
+        needs = [tasks[f"inc-{number - 1}"]] if number else []
+        key = f"inc-{number}"
+        tasks[key] = State(key, needs)
+        run.update_graph(scheduler, tasks=[key], keys=[key])
+    assert len(run._run.open) == 300
+    assert looked_at < 5 * 300
 
 
 def test_what_is_cancelled_is_not_complete(on_cluster: OnCluster, gate: int) -> None:

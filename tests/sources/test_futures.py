@@ -230,6 +230,22 @@ def test_no_thread_of_a_pool_is_left_when_its_shutdown_returns(bus: Bus) -> None
     assert set(threading.enumerate()) == before
 
 
+def test_a_pool_that_is_shut_down_while_it_submits_finishes_its_work(
+    bus: Bus, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = EventProcessPoolExecutor(bus, 1)
+    watch = pool._starts.watch
+
+    def shut_down_and_watch() -> None:
+        pool.shutdown(wait=False)
+        watch()
+
+    monkeypatch.setattr(pool._starts, "watch", shut_down_and_watch)
+    assert pool.submit_unit("app", square, 2).result(60) == 4
+    wait_for(lambda: told(events, "app") == ["unit.queued", "unit.started", "unit.completed"])
+    pool._starts.join()
+
+
 def test_futures_that_are_kept_keep_no_descriptor_of_their_pool(bus: Bus) -> None:
     kept: list[Future[int]] = []
     open_files: list[int] = []

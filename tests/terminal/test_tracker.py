@@ -235,6 +235,12 @@ def test_a_unit_that_is_queued_has_no_start_and_no_end() -> None:
     assert (run.units["a"].started, run.units["a"].ended) == (None, None)
 
 
+def test_a_connection_that_tells_again_that_a_unit_was_queued_erases_no_reason() -> None:
+    begin = (at(0, "unit.queued", "a"), at(1, "unit.started", "a"))
+    (run,) = following(*begin, at(2, "task.failed", "a", error="boom"), *begin).runs
+    assert run.units["a"].reason == "boom"
+
+
 def test_who_runs_a_unit_is_known_from_whichever_event_says_it() -> None:
     events = [at(n, "unit.started", "a", payload={"worker": worker}) for n, worker in enumerate(("gpu\n2", 7, None))]
     workers = [following(*events[:n]).runs[0].units["a"].worker for n in (1, 2, 3)]

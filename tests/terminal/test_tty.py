@@ -81,6 +81,18 @@ def test_in_the_background_it_stops_until_fg_gives_it_the_terminal(socket_path: 
         watcher.shows("▸ app", "connected: 1 sender")
 
 
+def test_in_the_background_it_can_be_ended(socket_path: str) -> None:
+    with Terminal(sys.executable, "-c", SHELL, *COMMAND, socket_path) as watcher:
+        watcher.shows("waiting for a sender")
+        watcher.press(b"\x1a")
+        watcher.wait_for(lambda: watcher.written.count(b"stopped ") == 1)
+        watcher.press(b"bg\n")
+        watcher.wait_for(lambda: watcher.written.count(b"stopped ") == 2)  # because it tries to take the terminal
+        os.kill(_child(watcher.process.pid), signal.SIGTERM)
+        watcher.press(b"bg\n")
+        assert watcher.ends() == 128 + signal.SIGTERM
+
+
 def test_ctrl_backslash_gives_the_terminal_back_too(socket_path: str) -> None:
     with terminal(socket_path) as watcher:
         watcher.shows("waiting for a sender")
@@ -117,11 +129,11 @@ def test_a_key_that_comes_in_two_reads_is_one(parts: tuple[bytes, bytes], monkey
         keys += screen.read_keys() or []
     assert keys in ([pressed], ["a", pressed])
     rest.join()
-    monkeypatch.setattr(tty, "ESCAPE_PAUSE", 0.0)
     os.write(press, b"\x1b")
+    os.close(press)  # as a terminal that is closed
     assert screen.read_keys() == ["\x1b"]
+    assert screen.read_keys() is None
     os.close(keyboard)
-    os.close(press)
 
 
 def test_keys_come_at_once_after_a_stop_that_nothing_could_be_done_about(socket_path: str) -> None:

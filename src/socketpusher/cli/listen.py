@@ -154,7 +154,7 @@ def _copy(
     if record is not None or stat.S_ISREG(os.fstat(output).st_mode):
         # A signal between the write and the release would make the senders send those lines twice, so it waits; not
         # for a pipe, which may wait for its reader.
-        blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
     while True:
         limits = [min(left, DAY) * 1000 for left in (problems.remaining(), patience.left()) if left is not None]
         found = dict(ready.poll(min(limits, default=None)))

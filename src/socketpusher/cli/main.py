@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(words)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)  # of `_leave`, which would kill the interpreter at its end
+            if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)  # of `_leave`, which would kill the interpreter at its end
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -123,15 +124,17 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 def _leave(number: int, frame: types.FrameType | None) -> None:
     """End on a signal as on an exception, so that everything is cleaned up.
 
-    In the middle of an import the exception could be ignored (bpo-31510), or crash an extension module: then try again.
+    In the middle of an import the exception could be ignored, or crash an extension module: then the signal is sent
+    again, to whatever handles it by then.
     """
     at = frame
     while at is not None and at.f_code is not main.__code__:
         if at.f_code.co_filename.startswith("<frozen importlib"):
-            signal.signal(signal.SIGALRM, lambda _, frame: _leave(number, frame))
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
             signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE)
             return
         at = at.f_back
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

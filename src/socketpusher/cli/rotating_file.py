@@ -146,7 +146,9 @@ def write_whole(file: int, data: bytes) -> None:
             try:
                 done += os.write(file, memoryview(data)[done:])
             except BlockingIOError:  # a full pipe that another of its processes has made non-blocking
-                select.select((), (file,), ())
+                writable = select.poll()
+                writable.register(file, select.POLLOUT)
+                writable.poll()
     except OSError:
         with suppress(OSError):  # of a pipe
             if (end := os.lseek(file, 0, os.SEEK_CUR)) == os.fstat(file).st_size:

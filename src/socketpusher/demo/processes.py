@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 
 class Processes:

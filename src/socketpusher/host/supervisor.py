@@ -59,6 +59,9 @@ a second here."""
 HANDLER_INTERVAL = 0.010
 """How often a waiting signal handler does the work of the thread that it has interrupted, in seconds."""
 
+THREAD_END_TIMEOUT = 0.1
+"""How long `close` waits for the end of the thread when that has nothing more to do, in seconds."""
+
 _live_supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 
 
@@ -224,6 +227,8 @@ class Supervisor:
             self._clean_up()
         elif not self.wait_until(lambda: self.ended, Deadline(deadline.remaining() + self._margin)):
             self._clean_up()  # the thread is blocked
+        elif self._thread.is_alive():  # it has done everything, and is about to end
+            self._thread.join(THREAD_END_TIMEOUT)
         self._log.flush()
         # Last: if Ctrl-C interrupts the wait, the exit handler still waits.
         if self.exit_handler is not None:

@@ -33,7 +33,7 @@ from ..channel.messages import Report, Reports, WriterSpec
 from ..channel.queue import BatchQueue
 from ..writer import main as script
 
-BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 """Signals that a terminal or a service manager sends to the whole process group of the host. The writer ignores them
 and ends only with the host, or at its request. They are blocked until the writer ignores them."""
 

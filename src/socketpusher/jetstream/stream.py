@@ -159,24 +159,29 @@ def _covers(subject: str, prefix: str) -> bool:
 async def stored_up_to(connection: NatsConnection, options: NatsOptions, host: str, session: str) -> Stored:
     """How much the stream has of a session. Raises as `NatsConnection.call`."""
     subject = subject_filter(options.prefix, host, session)
-    manager = connection.manager
-    try:
-        message = await connection.call(manager.get_last_msg(options.stream, subject))
-    except NotFoundError as error:
-        if error.err_code == NOT_FOUND:
-            return Stored(0, 0)
-        raise
-    number = _last_event(message)
+    if (message := await _last(connection, options, subject)) is None:
+        return Stored(0, 0)
+    number = _last_event(message, session)
     if number is None:  # it is of somebody else, or the server's marker in place of what has expired
-        state = (await connection.call(manager.stream_info(options.stream, subject))).state
-        others = [await connection.call(manager.get_last_msg(options.stream, each)) for each in state.subjects or ()]
-        number = max((_last_event(other) or 0 for other in others), default=0)
+        state = (await connection.call(connection.manager.stream_info(options.stream, subject))).state
+        others = [await _last(connection, options, each) for each in state.subjects or ()]
+        number = max((_last_event(other, session) or 0 for other in others if other is not None), default=0)
     return Stored(number, message.seq or 0)
 
 
-def _last_event(message: RawStreamMsg) -> int | None:
-    """The number of the last event with an id up to a message; None if a relay has not published it."""
-    if (found := event_id(message.data or b"")) is not None:
+async def _last(connection: NatsConnection, options: NatsOptions, subject: str) -> RawStreamMsg | None:
+    try:
+        return await connection.call(connection.manager.get_last_msg(options.stream, subject))
+    except NotFoundError as error:
+        if error.err_code == NOT_FOUND:
+            return None
+        raise
+
+
+def _last_event(message: RawStreamMsg, session: str) -> int | None:
+    """The number of the last event of a session up to a message; None if a relay has not published it."""
+    found = event_id(message.data or b"")
+    if found is not None and found.session == session:
         return found.n
     with suppress(KeyError, ValueError):
         return int((message.headers or {})[LAST_EVENT])

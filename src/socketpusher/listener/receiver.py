@@ -112,7 +112,7 @@ class Receiver:
             return [(key, False) for key in ready]
         poll = select.poll()
         for key in ready:
-            poll.register(key.fd, 0)
+            poll.register(key.fd, select.POLLHUP)
         closed = {fd for fd, _ in poll.poll(0)}
         return sorted(((key, key.fd in closed) for key in ready), key=itemgetter(1), reverse=True)
 

@@ -50,6 +50,7 @@ class SocketFile:
         if not path or "\0" in path:
             raise ValueError(f"can't listen at {path!r}, which names no file; leave it out for {default_socket_path()}")
         self._pid = os.getpid()
+        self._removed = False
         self._path = os.path.abspath(path)  # `remove` may be called in another working directory
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -75,10 +76,11 @@ class SocketFile:
     def remove(self) -> None:
         """Remove the file, unless another one has taken its place. In a forked child this does nothing.
 
-        Nor does it after the socket was closed: then another file may have the same inode number.
+        Nor does it when called again: then another file may have the same inode number.
         """
-        if os.getpid() == self._pid and self.socket.fileno() >= 0:
+        if os.getpid() == self._pid and not self._removed:
             _remove(self._path, self._status)
+            self._removed = True
 
     def wake(self) -> None:
         """Accept no sender any more; a thread that waits for the socket wakes up. In a forked child, do nothing."""

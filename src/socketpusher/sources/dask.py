@@ -235,8 +235,8 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
         known = scheduler.tasks
         states = [known[key] for key in tasks if key in known]
         failing = [state for state in states if any(other.state == "erred" for other in state.dependencies)]
-        blocked = _reached(failing, "dependents")
-        self._add({**blocked, **_reached([known[key] for key in keys if key in known], "dependencies", blocked)})
+        new = _reached(failing, "dependents", self._run.open, {})
+        self._add(_reached([known[key] for key in keys if key in known], "dependencies", self._run.open, new))
 
     def _add(self, states: Iterable[Any]) -> None:
         new = {state.key: [other.key for other in state.dependencies] for state in states}
@@ -281,13 +281,15 @@ class ClusterRun(SchedulerPlugin):  # type: ignore[misc]
         self._bus.emit(Event("worker.removed", payload={"worker": worker}))
 
 
-def _reached(states: Iterable[Any], follow: str, apart_from: Container[Any] = ()) -> dict[Any, None]:
-    """The keys that have not ended among these and those that they lead to, by `dependencies` or `dependents`."""
-    found: dict[Any, None] = {}
+def _reached(states: Iterable[Any], follow: str, open_keys: Container[Any], found: dict[Any, None]) -> dict[Any, None]:
+    """Add the keys that have not ended among these and those that they lead to, by `dependencies` or `dependents`.
+
+    What an open key leads to is open, too.
+    """
     left = list(states)
     while left:
         state = left.pop()
-        if state.state not in ("memory", "erred") and state not in found and state not in apart_from:
+        if state.state not in ("memory", "erred") and state not in found and state.key not in open_keys:
             found[state] = None
             left += getattr(state, follow)
     return found

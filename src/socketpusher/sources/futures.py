@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -301,23 +302,23 @@ class _StartPipe:
             wait([self._reader])
             with self._lock:
                 self._emit_starts()
-        self._close_pipe()
+        with self._lock:
+            self._close_pipe()
 
     def _close_pipe(self) -> None:
-        with self._lock:
-            self._reader.close()
-            self.writer.close()
+        self._reader.close()
+        self.writer.close()
 
     def close(self) -> None:
         """End the thread, and close the pipe, when every unit has ended."""
         self._closed = True
-        if self._thread is None:
+        if self._thread is None and not self._units:
             self._close_pipe()
         self._wake_if_over()
 
     def _wake_if_over(self) -> None:
-        with self._lock:
-            if self._closed and not self._units and not self.writer.closed:
+        if self._closed and not self._units:
+            with suppress(OSError):  # the thread has ended, and closed it
                 self.writer.send((None, 0, 0))  # not a unit's number: this only ends the thread's wait
 
     def join(self) -> None:

@@ -219,7 +219,8 @@ class Run:
                 unit.reason = unit.error = ""
             unit.started, unit.ended = started, None
         elif kind == EventType.UNIT_QUEUED:
-            unit.started = unit.ended = None
+            if unit.started is None or unit.started < (_seconds(event.time) or 0):  # else a connection tells it again
+                unit.started = unit.ended = None
         elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         return unit.status != before

@@ -19,7 +19,7 @@ ESCAPE_PAUSE = 0.05
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, no cursor, and a line that is too long does not wrap
 _LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _KEY = re.compile(r"\x1b\[[0-9;?]*[A-Za-z~]|\x1bO.|.", re.DOTALL)
-_UNFINISHED = re.compile(r"\x1b(?:\[[0-9;?]*|O)?\Z")
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-9;?]*|O)?\Z")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _KEYBOARD = 0
 
@@ -35,18 +35,15 @@ class FullScreen:
 
     def enter(self) -> None:
         """Take the terminal. Called again after another program may have changed it."""
-        with _uninterrupted():
-            self._entered = True
-            if self.has_keys:
-                self._take_keyboard()
-            self.write(_ENTER)
-
-    def _take_keyboard(self) -> None:
         while True:
             try:
-                self._before = self._before or termios.tcgetattr(_KEYBOARD)
-                tty.setcbreak(_KEYBOARD, termios.TCSANOW)
-                return
+                with _uninterrupted():
+                    self._entered = True
+                    if self.has_keys:
+                        self._before = self._before or termios.tcgetattr(_KEYBOARD)
+                        tty.setcbreak(_KEYBOARD, termios.TCSANOW)
+                    self.write(_ENTER)
+                    return
             except termios.error as error:
                 if error.args[0] != errno.EINTR:  # in the background it stops, until the shell's `fg`
                     raise OSError(*error.args) from None
@@ -76,14 +73,18 @@ class FullScreen:
 
     def read_keys(self) -> list[str] | None:
         """The keys that were pressed, special ones as the escape sequences of a VT100; None if there is no keyboard."""
-        try:
-            data = os.read(_KEYBOARD, 4096)
-        except OSError:
-            data = b""
-        text = self._decoder.decode(data)
-        while _UNFINISHED.search(text) and select.select([_KEYBOARD], [], [], ESCAPE_PAUSE)[0]:
-            text += self._decoder.decode(os.read(_KEYBOARD, 4096))
-        return _KEY.findall(text) if data else None
+        data = more = _pressed()
+        while more and _UNFINISHED.search(data) and select.select([_KEYBOARD], [], [], ESCAPE_PAUSE)[0]:
+            more = _pressed()
+            data += more
+        return _KEY.findall(self._decoder.decode(data)) if data else None
+
+
+def _pressed() -> bytes:
+    try:
+        return os.read(_KEYBOARD, 4096)
+    except OSError:  # the terminal is closed
+        return b""
 
 
 @contextmanager
