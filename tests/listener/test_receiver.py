@@ -41,7 +41,7 @@ def test_a_loop_of_ones_own_can_wait_for_the_listener(socket_path: str) -> None:
 @pytest.mark.parametrize("hold", [False, True])
 def test_a_connection_that_was_given_up_is_read_to_its_end_first(socket_path: str, hold: bool) -> None:
     """Its pusher sends the same events again on the next one. With a watcher that was stopped, there may be several."""
-    old_lines = [line(n, f',"payload":"{"x" * 1000}"') for n in range(100)]
+    old_lines = [line(n, f',"payload":"{"x" * 1000}"') for n in range(70)]
     with listen(socket_path, raw=True) as listener, sender_to(socket_path) as old, sender_to(socket_path) as new:
         for sender in (old, new):
             sender.sendall(line("first"))

@@ -108,7 +108,9 @@ class Subscription(Generic[_T]):
         return self._driver().fileno()
 
     def read(self, timeout: float | None = None) -> list[_T]:
-        """Wait for events, for `timeout` seconds at most, and return those of one source. The list may be empty.
+        """Wait for events, for `timeout` seconds at most, and return those of one source.
+
+        The list may be empty: after the timeout, after a day, or if what came was no event.
 
         Raises:
             OSError: It can never work; the message says why.

@@ -11,6 +11,9 @@ from typing import Any
 
 from ..events import Bus, Event, EventType
 
+MAX_ERROR = 2000
+"""How much of an error is kept, in characters: one may list thousands of files."""
+
 
 class WorkflowEvents:
     """Emits what the log records of a workflow say.
@@ -149,5 +152,5 @@ class WorkflowEvents:
 
 
 def _in_a_line(error: str) -> str:
-    """An error without the lines of its traceback."""
-    return " ".join(re.sub(r'^(Traceback|  File ").*', "", error, flags=re.MULTILINE).split())
+    """An error without the lines of its traceback, and not longer than a few lines."""
+    return " ".join(re.sub(r'^(Traceback|  File ").*', "", error, flags=re.MULTILINE).split())[:MAX_ERROR]
