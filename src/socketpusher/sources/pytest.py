@@ -60,7 +60,7 @@ class SessionEvents:
         self._unreadable = 0  # files of which something can't be collected
         self._begun = False
         self._each = False  # whether each worker of xdist runs all tests
-        self._collections: list[Sequence[str]] = []  # of these workers, until the run begins
+        self._collections: list[Sequence[str]] = []  # what these workers have collected
 
     @harmless
     def pytest_collection_finish(self, session: pytest.Session) -> None:
