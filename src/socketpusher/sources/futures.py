@@ -318,7 +318,7 @@ class _StartPipe:
 
     def _wake_if_over(self) -> None:
         if self._closed and not self._units:
-            with suppress(OSError):  # the thread has ended, and closed it
+            with suppress(OSError, TypeError):  # the thread has ended, and closed it, perhaps at this moment
                 self.writer.send((None, 0, 0))  # not a unit's number: this only ends the thread's wait
 
     def join(self) -> None:
