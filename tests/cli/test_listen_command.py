@@ -82,6 +82,30 @@ def test_a_signal_in_the_middle_of_an_import_is_not_lost(socket_path: str, numbe
     assert (ended.returncode, "ignored" in ended.stderr) == (128 + number, False), ended.stderr
 
 
+INTERRUPTED_BIND = """
+import os, signal, sys
+from socketpusher.cli import main
+from socketpusher.listener import socketfile
+
+bind = socketfile._bind
+
+def bind_and_interrupt(*arguments):
+    bind(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+socketfile._bind = bind_and_interrupt
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", [["listen"], ["watch"], ["relay", "--to", "nats://127.0.0.1:1"]])
+def test_a_signal_while_the_socket_is_made_leaves_no_file(socket_path: str, command: list[str]) -> None:
+    whole = [sys.executable, "-c", INTERRUPTED_BIND, command[0], socket_path, *command[1:]]
+    ended = subprocess.run(whole, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert not os.path.exists(socket_path)
+
+
 def test_ctrl_c_in_a_terminal_ends_it_quietly(socket_path: str) -> None:
     terminal, inside = pty.openpty()
     try:

@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it until a signal comes or the reader of its output has ended. Returns the exit code."""
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
-    from ..terminal.tty import signals_caught
+    from ..terminal.tty import signals_caught, uninterrupted
 
     if arguments.to is None and (arguments.max_bytes or arguments.keep):
         arguments.parser.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
@@ -125,8 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")
         else:
-            listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
-            source = opened.enter_context(listener)
+            with uninterrupted():
+                listener = listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=problems)
+                source = opened.enter_context(listener)
             status(f"listening on {listener.path}")
         _copy(source, chosen, record, problems, patience, opened.enter_context(signals_caught()))
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import ExitStack
 
 from .arguments import add_allowed_senders, add_path, positive, size
 from .nats_options import add_nats_options, duration, stream_options
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..jetstream.options import NatsOptions
     from ..listener.listener import listen
     from ..listener.problems import ProblemLog
+    from ..terminal.tty import uninterrupted
 
     try:
         options = NatsOptions(arguments.to, **stream_options(arguments))
@@ -88,7 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not 0 < len(arguments.host) <= 255:
         raise ValueError("the name of a host has 1 to 255 characters; give another one with --host")
-    with listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status)) as listener:
+    with ExitStack() as opened:
+        with uninterrupted():
+            listener = opened.enter_context(
+                listen(arguments.path, raw=True, allow_uids=arguments.allow_uid, on_problem=ProblemLog(status))
+            )
 
         async def publish() -> int:
             relay = Relay(listener, options, limits, arguments.host, status)

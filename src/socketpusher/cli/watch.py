@@ -82,6 +82,7 @@ def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
     from ..listener.listener import listen
     from ..listener.problems import FrequentProblem, Problem
     from ..terminal.sources import RecordingSource, SocketSource, StreamSource
+    from ..terminal.tty import uninterrupted
 
     problems: list[str] = []
     subscription = subscribed(arguments, problems.append)
@@ -98,5 +99,6 @@ def _source(arguments: argparse.Namespace, opened: ExitStack) -> "EventSource":
     def on_problem(problem: Problem) -> None:
         problems.append(FrequentProblem(with_options(problem)))
 
-    listener = listen(arguments.path, allow_uids=arguments.allow_uid, on_problem=on_problem)
-    return SocketSource(opened.enter_context(listener), problems)
+    with uninterrupted():
+        listener = opened.enter_context(listen(arguments.path, allow_uids=arguments.allow_uid, on_problem=on_problem))
+    return SocketSource(listener, problems)

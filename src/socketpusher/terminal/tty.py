@@ -37,7 +37,7 @@ class FullScreen:
         """Take the terminal. Called again after another program may have changed it."""
         while True:
             try:
-                with _uninterrupted():
+                with uninterrupted():
                     self._entered = True
                     if self.has_keys:
                         self._before = self._before or termios.tcgetattr(_KEYBOARD)
@@ -50,7 +50,7 @@ class FullScreen:
 
     def leave(self) -> None:
         """Restore the terminal, as far as it is still there. Settings are left alone while another program owns it."""
-        with _uninterrupted(), suppress(OSError, termios.error):
+        with uninterrupted(), suppress(OSError, termios.error):
             entered, self._entered = self._entered, False
             before, self._before = self._before, None
             if before is not None and os.tcgetpgrp(_KEYBOARD) == os.getpgrp():
@@ -88,7 +88,8 @@ def _pressed() -> bytes:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
+    """Hold back the signals that end a command, so that what is taken is also known to be taken."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         yield
