@@ -253,7 +253,7 @@ def daemonize():
     parent = os.getpid()
     if os.fork():
         os._exit(0)
-    until(lambda: os.getppid() != parent, "the end of the parent")
+    until_end_of(parent)
     emit(100)
     assert not pusher.connected
     pusher.flush(1)

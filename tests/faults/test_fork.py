@@ -8,6 +8,7 @@ import pytest
 from socketpusher import Bus, Event, PusherConfig, SocketPusher, wire
 from support import producer_script
 from support.consumer import Consumer
+from support.hostile import HELPERS
 from support.waiting import wait_for
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -160,11 +161,10 @@ pusher.close(30)
 
 
 def test_a_child_whose_host_has_ended_is_not_delayed(consumer: Consumer) -> None:
-    lines = f"""{FORK}
+    lines = f"""{HELPERS}{FORK}
 pid = os.fork()
 if pid == 0:
-    while os.getppid() == host:
-        time.sleep(0.001)
+    until_end_of(host)
     emit("child", 3)
     stats = pusher.stats()
     print(stats.emitted, stats.sent, stats.dropped, stats.pending, flush=True)

@@ -214,7 +214,7 @@ assert pusher.flush(30)
 if os.fork():
     os._exit(0)
 os.setsid()
-until(lambda: os.getppid() != parent, "the end of the parent")
+until_end_of(parent)
 emit(3, 3)
 pusher.flush(1)
 stats = pusher.stats()

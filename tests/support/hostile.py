@@ -33,6 +33,14 @@ def running(pid):
         return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+def until_end_of(parent):
+    def threads():
+        try:
+            return os.listdir(f"/proc/{parent}/task")
+        except OSError:
+            return []
+    # The parent of a child is another one before the parent's other threads have closed its descriptors.
+    until(lambda: os.getppid() != parent and len(threads()) < 2, "the end of the parent")
 def writers():
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
