@@ -72,7 +72,7 @@ def test_what_could_not_be_encoded_is_counted_and_logged_once(
         bus.emit(Event("x", payload=cycle))
         bus.emit(Event("x", payload="y" * 2000))
         bus.emit(Event("x", payload={1}))  # converted, which is no loss
-        assert pusher.stats().noted == 2
+        assert pusher.stats().placeholders == 2
         wait_for(lambda: "replaced by a placeholder, <list: contains itself>" in caplog.text)
     assert caplog.text.count("replaced by a placeholder") == 1
     wait_for(lambda: len(consumer.events()) == 3)
@@ -187,7 +187,7 @@ def test_a_graph_in_orch_started_that_does_not_fit_is_reduced_too(bus: Bus, cons
         consumer.go_away()
         consumer.come_back()
         wait_for(lambda: len(consumer.events()) == 5)
-        assert pusher.stats().noted == 0
+        assert pusher.stats().placeholders == 0
     started, _, graph, again, failed = consumer.events()
     assert started.payload == {
         "mine": 1,
@@ -206,7 +206,7 @@ def test_a_graph_in_orch_started_that_never_fits_is_left_out_and_the_run_starts(
     with pusher:
         bus.emit(Event("orch.started", payload={"unit_count": 300, "graph": {"nodes": nodes}}))
         consumer.wait_for_tasks(1)
-        assert pusher.stats().noted == 1
+        assert pusher.stats().placeholders == 1
     payload = consumer.events()[1].payload
     assert payload == {"unit_count": 300, "graph": {"nodes": [], "edges": [], "levels": []}}
     assert "its 300 units do not fit into a line" in caplog.text

@@ -42,8 +42,8 @@ class PusherConfig:
         max_line_bytes: The longest line, in bytes with its newline. A longer one gets a placeholder as its payload.
         overflow: Which events are dropped when more than `buffer_size` wait: "drop_newest" keeps the history before
             the gap, "drop_oldest" keeps what a live display needs.
-        event_ids: Whether each event gets a last key `id`, "<session>-<n>", so that a consumer can detect duplicates
-            and losses. n starts at 1 and rises by one with each event, including dropped ones.
+        event_ids: Whether each event gets a key `id`, "<session>-<n>", so that a consumer can detect duplicates and
+            losses. n starts at 1 and rises by one with each event, including dropped ones.
         allow_uids: Users, besides this process's own and root, whose listeners may receive events.
         buffer_bytes: How much may wait in memory for a slow consumer, in this process and the writer together, in
             bytes. Events beyond it are dropped, even if `buffer_size` allows more.

@@ -33,7 +33,7 @@ def start(bus: "Bus", path: str = "") -> "SocketPusher":
 
 
 def close(pusher: "SocketPusher") -> None:
-    """Send what is left while a consumer takes it. There is no wait if none has ever taken anything."""
+    """Send what is left while a consumer takes it. If there was none, it does not wait."""
     sent = -1 if pusher.connected else 0
     while sent < (sent := pusher.stats().sent):
         if pusher.flush(STALL_TIMEOUT):

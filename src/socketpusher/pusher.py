@@ -53,7 +53,7 @@ class PusherStats:
         dropped: Events that were given up: too many were waiting, or `close` ran out of time.
         pending: Events that wait, including those in the spool.
         resent: How many times an event was sent again because a consumer disconnected before reading it.
-        noted: Placeholders that were sent for something that could not be encoded or was too long.
+        placeholders: Placeholders that were sent for something that could not be encoded or was too long.
         reconnects: Connections after the first one.
         writer_restarts: Writer processes after the first one.
         connected: Whether a consumer is connected.
@@ -67,7 +67,7 @@ class PusherStats:
     dropped: int = 0
     pending: int = 0
     resent: int = 0
-    noted: int = 0
+    placeholders: int = 0
     reconnects: int = 0
     writer_restarts: int = 0
     connected: bool = False
@@ -233,7 +233,7 @@ class SocketPusher:
             dropped=dropped,
             pending=emitted - sent - dropped,
             resent=ledger.resent,
-            noted=outbox.placeholders(),
+            placeholders=outbox.placeholders(),
             reconnects=max(0, ledger.connections - 1),
             writer_restarts=supervisor.writer_restarts,
             connected=self.connected,

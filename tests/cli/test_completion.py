@@ -71,5 +71,5 @@ def test_without_shtab_it_says_what_to_install(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), *sys.path])
     result = run("completion", "bash", env={**os.environ, "PYTHONPATH": path})
     assert result.returncode == 1
-    advice = "shtab is not installed, which this needs: pip install 'socketpusher[completion]'"
+    advice = "shtab is not installed; run pip install 'socketpusher[completion]'"
     assert result.stderr == f"socketpusher completion: {advice}\n"

@@ -255,9 +255,9 @@ def test_a_search_and_what_failed_are_shown_as_they_come(socket_path: str) -> No
         watcher.press(b"\x7f\r")
         watcher.shows("10 units  /unit-3", "unit-39")
         watcher.press(b"f")
-        watcher.shows("0 units that failed or are blocked  /unit-3")
+        watcher.shows("0 units, failed or blocked  /unit-3")
         bus.emit(Event("unit.failed", "unit-33", error="new"))
-        watcher.shows("1 unit that failed or are blocked  /unit-3", "✗ unit-33", "new")
+        watcher.shows("1 unit, failed or blocked  /unit-3", "✗ unit-33", "new")
 
 
 def test_without_a_keyboard_there_are_no_keys(socket_path: str) -> None:

@@ -103,7 +103,7 @@ def test_it_gives_up_on_a_recording_that_is_not_being_written(recording: Path) -
     os.utime(recording, (time.time() - 2 * AT_REST,) * 2)
     shown = run("watch", "--exit-code", "--timeout", "0.5", str(recording))
     assert shown.returncode == 2
-    assert f"nothing has come from {recording} for 0.5 s" in shown.stderr
+    assert f"nothing has come from {recording} for 0.5 s; start what writes it" in shown.stderr
 
 
 def test_the_last_line_may_lack_its_newline(recording: Path) -> None:

@@ -86,7 +86,7 @@ def test_while_a_search_is_typed_every_letter_belongs_to_it() -> None:
 def test_f_shows_what_failed_or_is_blocked_and_then_all_again() -> None:
     shown = List()
     lines = shown.press("f")
-    assert lines[0] == "2 units that failed or are blocked"
+    assert lines[0] == "2 units, failed or blocked"
     assert lines[1].startswith("  ✗ u7 ")
     assert lines[1].endswith("  OSError: full")
     assert lines[2].endswith("  waits for u7")

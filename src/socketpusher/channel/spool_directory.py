@@ -1,6 +1,6 @@
-"""The directory of the spools: its permissions, its files, and the locks that say which process owns a spool.
+"""The directory of a spool: its permissions, its files, and the locks that say which process owns a database.
 
-Each pusher has its own spool, a database NAME.db, beside NAME.lock. The process that holds the lock owns both. A host
+Each pusher has its own database in it, NAME.db, beside NAME.lock. The process that holds the lock owns both. A host
 and its writers share the lock; after they have ended, the next pusher with this directory takes it. The kernel releases
 a lock when the last process that holds it ends. Names begin with a rising number, so they sort in the order of the
 pushers without a clock.

@@ -1,7 +1,8 @@
 """The command `socketpusher`: one module per command, and what the commands share.
 
 Exit codes: 0 for success, 1 for a failure, 2 for a mistake on the command line, and 128 + n if signal n ended the
-command: 130 for Ctrl-C, 143 for SIGTERM, 141 if the reader of its output has ended (`| head`).
+command: 130 for Ctrl-C, 143 for SIGTERM, 141 if the reader of its output has ended (`| head`). `watch --exit-code` also
+returns 2 if it does not know how the run ended.
 """
 
 import signal

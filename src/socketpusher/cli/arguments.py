@@ -41,16 +41,22 @@ def add_path(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_consumer(parser: argparse.ArgumentParser) -> None:
-    """Add PATH, and the options that say which consumer may be there and how long to wait for one."""
+def add_consumer(
+    parser: argparse.ArgumentParser, at_end: str = "; at the end for another one, if it disconnected (default: 5)"
+) -> None:
+    """Add PATH, and the options that say which consumer may be there and how long to wait for one.
+
+    Args:
+        parser: Where to add them.
+        at_end: How long the command waits for another consumer; for the help.
+    """
     add_path(parser, "where the consumer listens")
     parser.add_argument("--wait", action="store_true", help="wait for a consumer if nobody listens there yet")
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help="how long to wait for a consumer: with --wait at the start (default: without limit), and if it is lost, "
-        "at the end (default: 5)",
+        help="how long to wait for a consumer: at the start with --wait (default: without limit)" + at_end,
     )
     add_allowed_users(parser)
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        raise OSError("shtab is not installed, which this needs: pip install 'socketpusher[completion]'") from None
+        raise OSError("shtab is not installed; run pip install 'socketpusher[completion]'") from None
     from .main import COMMANDS, build_parser
 
     parser = build_parser(COMMANDS)

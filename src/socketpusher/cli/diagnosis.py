@@ -1,4 +1,4 @@
-"""What is wrong between a pusher and its consumer, check by check, each with a remedy. It changes and sends nothing.
+"""What is wrong between a pusher and its consumer, check by check, each with a remedy. The consumer is sent nothing.
 
 Whether a consumer reads can't be seen without sending it something. Whether it accepts the connection can: Linux lists
 in /proc/net/unix the connections that wait to be accepted, and /proc/PID/stat says whether the listener is stopped.
@@ -253,7 +253,7 @@ def _is_stopped(pid: int | None) -> bool:
 def _spool(directory: str, path: str) -> Check:
     """What is waiting in a spool. Only what no process is using can be counted."""
     if not os.path.lexists(directory):
-        remedy = "nothing: the first pusher that uses it makes it"
+        remedy = "nothing: the first pusher that uses it creates it"
         return Check("warn", f"the directory {directory} does not exist", remedy)
     try:
         check_directory(directory)

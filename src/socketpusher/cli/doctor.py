@@ -14,7 +14,8 @@ It connects to the consumer once, sends nothing and hangs up. To see whether the
 connection is accepted and that the process is not stopped. A consumer that accepts but never reads cannot be detected
 without sending data. To see whether a pusher can start, it starts one with a listener of its own.
 
-Each check is ok, warn, FAIL, or skip if it needs an earlier one that failed. The exit code is 1 if one failed, else 0.
+Each check is ok, warn, FAIL or skip. A check is skipped if it needs an earlier one that failed, or if the system does
+not tell what it needs. The exit code is 1 if one failed, else 0.
 """
 
 EXAMPLES = """\
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_path(parser, "where the consumer listens")
     parser.add_argument("--spool", metavar="DIRECTORY", help="check a spool as well: what is waiting there?")
-    add_allowed_users(parser)
+    add_allowed_users(parser, "take a consumer of this user for allowed, as PusherConfig(allow_uids=...) does")
 
 
 def run(arguments: argparse.Namespace) -> int:

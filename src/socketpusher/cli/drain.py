@@ -40,7 +40,7 @@ CLAIM_TIMEOUT = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("directory", metavar="DIRECTORY", help="the spool directory of a PusherConfig")
-    add_consumer(parser)
+    add_consumer(parser, "")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     directory = arguments.directory
     if not os.path.isdir(directory):
-        reason = "there is no such spool directory; pushers make theirs"
+        reason = "can't read the spool: the directory does not exist; the first pusher that uses it creates it"
         if is_socket(directory):
             command = f"socketpusher drain {arguments.path or 'DIRECTORY'} {directory}"
             reason = f"can't read the spool: it is a socket; the directory comes first: {command}"
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     status(f"sent {plural(sent, 'event')} to {pusher.config.socket_path}{lost}")
     if others := databases(directory):
         status(
-            f"{plural(len(others), 'spool')} in {directory} can't be read or is in use; "
+            f"databases in {directory} that are in use or can't be read: {len(others)}; "
             f"to see which: socketpusher doctor --spool {directory}"
         )
     return int(bool(others or damaged))

@@ -41,7 +41,7 @@ Only you and root can use the socket file, unless you give --allow-uid. It is re
 A PATTERN is one of the shell: *, ?, [abc]. If you give several, one must match.
 
 With --to, lines are appended to FILE. Before FILE would grow over --max-bytes, it is renamed to FILE.1, FILE.1 to
-FILE.2, and so on; --keep old files are kept. If FILE is moved or removed, for example by logrotate, a new one is
+FILE.2, and so on; the last --keep of them are kept. If FILE is moved or removed, for example by logrotate, a new one is
 created before the next line; SIGHUP does the same at once.
 
 A line leaves the socket only when it is printed or in the file: if the disk is full or the command is killed, pushers

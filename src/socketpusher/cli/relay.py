@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--replicas", type=positive, metavar="N", help="how many servers keep it (default: 1)")
     group.add_argument("--max-age", type=duration, metavar="TIME", help="how long it keeps events (default: 7d)")
     group.add_argument(
-        "--max-bytes", type=size, metavar="SIZE", help="how much it keeps, with K, M or G; the oldest go (default: 1G)"
+        "--max-bytes", type=size, metavar="SIZE", help="how much it keeps at most, with K, M or G (default: 1G)"
     )
     group.add_argument(
         "--duplicate-window",

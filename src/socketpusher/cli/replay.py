@@ -18,7 +18,7 @@ from .output import status
 if TYPE_CHECKING:
     from .flow_control import EventLines, FlowControlledPusher
 
-SUMMARY = "send a recorded stream again"
+SUMMARY = "send a recording again"
 DESCRIPTION = """\
 Sends a recording, such as `socketpusher listen --to FILE` makes, to the consumer that listens on a Unix socket: the
 same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of more than 10 s are

@@ -14,7 +14,7 @@ can be watched. It sends one event that --type and the other options describe. W
 standard input: a JSON object with "type" and, where they apply, "time", "unit", "task", "pr", "payload" and "error".
 Lines are sent as they are; one without a time gets the present one. Input may be compressed by gzip.
 
-Watch shows each sender as a run. So that a whole script is one, write its events as lines into one send.
+Watch shows each sender as a run. To show a whole script as one run, write its events as lines into one send.
 
 Each line is sent immediately. A slow consumer slows down reading. If it disconnects, the command waits for another one;
 at the end of the input, for at most 5 s. Lines that are not events are skipped and counted; the first ten are named.

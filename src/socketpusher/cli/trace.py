@@ -19,9 +19,9 @@ SUMMARY = "show a recording as a timeline"
 DESCRIPTION = """\
 Turns a recording of events, such as `socketpusher listen > FILE` makes, into a timeline in the Trace Event format. Open
 it at https://ui.perfetto.dev or in chrome://tracing: each unit is a slice, its tasks are slices inside it, and each
-worker is a track. Units without a worker share as few lanes as possible. Slices have the categories failed, retry,
-unfinished and critical, and arrows show the critical path: the dependencies that took longest together. Log records
-and other events are instants.
+worker is a track. Units whose worker is unknown share as few tracks as possible, lane 1, lane 2, and so on. Slices have
+the categories failed, retry, unfinished and critical, and arrows show the critical path: the dependencies that took
+longest together. Log records and other events are instants.
 
 Each run is a process. Times are in microseconds since the first run started. The recording may be compressed by gzip,
 begin in the middle of a run, and repeat events. What has not ended when the recording ends is cut there and marked as
@@ -43,7 +43,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "path", nargs="?", type=path, metavar="RECORDING", help="a file, or - for standard input (default: -)"
+        "path", nargs="?", type=path, metavar="FILE", help="the recording, or - for standard input (default: -)"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace (default: standard output)")
     parser.add_argument("--svg", metavar="FILE", help="draw a picture into this file")

@@ -25,8 +25,8 @@ With --once it waits for a sender, prints where its run stands, and ends. A push
 time tries again every 5 s, unless it is configured otherwise.
 
 With --from it shows the runs that socketpusher relay has put into a stream of NATS JetStream, of any number of hosts:
-what the stream has kept of them, then what follows. With --since or --last, what came before is unknown to it, such as
-the graph of a run that had begun, and units that have completed.
+what the stream has kept of them, then what follows. With --since or --last it does not know earlier events, such as the
+graph of a run that had begun, and units that have completed.
 """
 
 EXAMPLES = """\
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allowed_senders(parser)
     add_stream_source(
         parser,
-        timeout="give up when no sender is connected, the stream can't be read, or the recording is not being written "
-        "any more (for a minute), for so long (default: never; 10 with --once --from)",
+        timeout="give up after this time without a sender, or without a stream that can be read; for a recording, "
+        "the time begins when it has not grown for a minute (default: never; 10 with --once --from)",
     )
 
 

@@ -162,7 +162,7 @@ class Outbox:
     # The hot path
 
     def push(self, event: Event) -> None:
-        """The bus handler: encode and accept the event. It never waits and never raises."""
+        """The bus handler: encode and accept the event. It never waits, and raises nothing of its own."""
         try:
             line = encode(event, self._max_line_bytes, self._on_placeholder)
         except Exception as error:

@@ -451,7 +451,7 @@ class Supervisor:
             self._placeholder_logged = True
             self._log.write(
                 logging.WARNING,
-                "a part of an event can't be sent and is replaced by a placeholder, %s; stats().noted counts them",
+                "a part of an event is replaced by a placeholder, %s; stats().placeholders counts them",
                 self.outbox.first_placeholder,
             )
 

@@ -46,6 +46,7 @@ class EventSource:
     noun, connected, disconnected = "sender", "connected", "no sender"  # what the screen calls its sources
     lasting = False  # whether a source has the same title whenever it connects
     announcement = "listening on"
+    remedy = "start a sender"  # what to do if nothing comes
 
     def __init__(self, where: str, problems: list[str]) -> None:
         self.where = where
@@ -115,6 +116,7 @@ class StreamSource(EventSource):
 
     lasting = True
     announcement = "following"
+    remedy = "check that the server can be reached"
 
     def __init__(self, subscription: "Subscription[Event]", problems: list[str]) -> None:
         super().__init__(subscription.title, problems)
@@ -160,6 +162,7 @@ class RecordingSource(EventSource):
     noun, connected, disconnected = "recording", "following", "nothing new"
     lasting = True
     announcement = "reading"
+    remedy = "start what writes it"
 
     def __init__(self, path: str) -> None:
         super().__init__(path, [])

@@ -11,7 +11,7 @@ _HOME, _END = ("\x1b[H", "\x1bOH", "\x1b[1~"), ("\x1b[F", "\x1bOF", "\x1b[4~")
 
 HELP = """\
   q or Ctrl-C       quit
-  arrows            go through all units; below the list is why one failed
+  arrows            move through all units; why the marked one failed is below the list
   PageUp, PageDown  go faster; Home and End go to the first and the last unit
   /                 search for a part of a name, worker or reason; Enter ends it
   f                 only units that failed or are blocked; again: all units
@@ -104,7 +104,7 @@ class UnitList:
         return found
 
     def _heading(self, count: int) -> Line:
-        what = plural(count, "unit") + (" that failed or are blocked" if self._failed_only else "")
+        what = plural(count, "unit") + (", failed or blocked" if self._failed_only else "")
         search = f"  /{printable(self._query)}{'_' if self.typing else ''}" if self._query or self.typing else ""
         return [(what, DIM), (search, BOLD)]
 
@@ -130,7 +130,7 @@ def _details(unit: Unit, columns: int, height: int) -> list[Line]:
         return []
     times = (("started", unit.started), ("ended", unit.ended))
     told = [
-        unit.status.replace("_", " "),
+        "running" if unit.status == "in_progress" else unit.status,
         "" if unit.level.number == NO_LEVEL else f"level {unit.level.number}",
         *(f"{what} {clock(moment)}" for what, moment in times if moment is not None),
         f"in {unit.run.title}",

@@ -70,7 +70,7 @@ def _follow(source: EventSource, view: RunView, once: bool, until_end: bool, tim
             give_up = math.inf if source.alone_since is None else source.alone_since + timeout
             if now >= give_up:
                 silence = f"nothing has come from {source.where} for {timeout:g} s"
-                raise TimeoutError(f"{silence}; start a sender, or give a longer --timeout")
+                raise TimeoutError(f"{silence}; {source.remedy}, or give a longer --timeout")
             wake = min(source.due, give_up, source.told if once else math.inf)
             waits = [wait for wait in (view.refresh(), wake - now) if wait is not None and wait < math.inf]
             ready = selector.select(max(0.0, min(*waits, DAY)) if waits else None)

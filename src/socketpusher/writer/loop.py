@@ -383,7 +383,8 @@ class Writer:
                 by_count = backlog.waiting > config.buffer_size
                 what = f"{config.buffer_size} events" if by_count else f"{self._max_bytes >> 20} MiB"
                 which = config.overflow.removeprefix("drop_")
-                text = f"the consumer at {self._path} is falling behind: {what} are waiting, so the {which} are dropped"
+                consumer = "no consumer is connected" if self._connection is None else "the consumer is falling behind"
+                text = f"{consumer} at {self._path}: {what} are waiting, so the {which} are dropped"
                 self._report(Report(text, logging.WARNING))
             drop = backlog.drop_newest if config.overflow == "drop_newest" else backlog.drop_oldest
             ranges = drop(config.buffer_size, self._max_bytes)
