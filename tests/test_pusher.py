@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -665,3 +666,34 @@ def test_a_lasting_error_is_retried_with_longer_pauses_even_if_the_thread_is_wok
         assert turns[5] - turns[0] > 0.5
         bus.emit(Event("x", task=1))
         assert pusher.flush(30)
+
+
+def test_a_config_may_be_of_a_subclass(bus: Bus, consumer: Consumer) -> None:
+    @dataclass(frozen=True)
+    class Mine(PusherConfig):
+        tag: object = object()
+
+    with SocketPusher(bus, Mine(socket_path=consumer.path)) as pusher:
+        bus.emit(Event("x", task=1))
+        assert pusher.flush(30)
+    assert consumer.wait_for_tasks(1) == [1]
+
+
+def test_a_flush_does_not_end_before_what_children_have_handed_over_is_accepted(bus: Bus, consumer: Consumer) -> None:
+    with SocketPusher(bus, PusherConfig(socket_path=consumer.path)) as pusher:
+        supervisor = pusher._supervisor
+        supervisor._accepting = True
+        assert not pusher.flush(0)
+        supervisor._accepting = False
+        assert pusher.flush(30)
+
+
+def test_a_pusher_that_has_ended_has_no_exit_handler(bus: Bus, consumer: Consumer) -> None:
+    """It would hold the pusher's memory until the interpreter ends."""
+    pusher = SocketPusher(bus, PusherConfig(socket_path=consumer.path))
+    pusher.start()
+    supervisor = pusher._supervisor
+    del pusher
+    gc.collect()
+    wait_for(lambda: supervisor.ended)
+    wait_for(lambda: not supervisor.exit_handler.still_active())

@@ -123,6 +123,20 @@ def test_the_oldest_ended_units_that_are_in_no_graph_are_forgotten(
     assert len(Digest(lines, graph_units=[])._progress) == 2
 
 
+def test_the_oldest_units_that_have_not_ended_and_are_in_no_graph_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socketpusher.run_state.MAX_BEGUN_UNITS", 2)
+    monkeypatch.setattr("socketpusher.run_state.MAX_ENDED_UNITS", 1)
+    kinds = ("unit.queued", "unit.started", "unit.progress", "task.completed")
+    begun = [wire.encode(Event(kind, f"{kind} {n}", task=1)) for n in range(4) for kind in kinds]
+    ended = [wire.encode(Event("unit.completed", "done")), wire.encode(Event("task.completed", "done", task=1))]
+    lines = Digest([*ended, *begun], graph_units=["unit.queued 0"]).lines()
+    assert sorted({event_on(line)["unit"] for line in lines}) == [
+        "done", "task.completed 3", "unit.progress 3", "unit.queued 0",
+    ]  # fmt: skip
+
+
 def test_a_long_line_is_shortened_to_what_matters() -> None:
     payload = {"worker": "w", "total_tasks": 3, "log": "x" * LONG_LINE_BYTES}
     event = Event("unit.failed", "a", payload=payload, error="e" * 10_000 + "ValueError: no disk")
@@ -144,6 +158,16 @@ def test_a_digest_is_bounded_even_with_large_errors_and_payloads() -> None:
     digest.add(started := wire.encode(Event("orch.started")), event_on(started))
     digest.add(failed[0], event_on(failed[0]))
     assert len(digest.lines()[1]) > len(failed[0])  # there is room again
+
+
+def test_lines_of_which_only_the_head_matters_stay_whole_events_if_there_are_many() -> None:
+    digest = Digest()
+    lines = [wire.encode(Event("unit.completed", f"u{number}", payload="p" * 50_000)) for number in range(400)]
+    for line, event in relevant_events(b"".join(lines)):
+        digest.add(line, event)
+    units = {wire.decode(line).unit for line in digest.lines()}
+    assert len(units) == 400
+    assert sum(map(len, digest.lines())) < FULL_BYTES + 400 * SHORT_LINE_BYTES
 
 
 def test_a_line_that_can_not_be_shortened_stays_as_it_is() -> None:

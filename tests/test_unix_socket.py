@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 import sys
 
 import pytest
@@ -73,6 +74,15 @@ def test_who_is_at_the_other_end_is_told() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert credentials(ours) == (os.getpid(), os.getuid())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
+def test_a_user_may_have_any_number_and_a_process_may_be_hidden() -> None:
+    class Connected:
+        def getsockopt(self, *arguments: int) -> bytes:
+            return struct.pack("iII", 0, 3_000_000_000, 0)
+
+    assert credentials(Connected()) == (None, 3_000_000_000)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")

@@ -219,7 +219,7 @@ class SocketPusher:
         ledger, outbox = supervisor.ledger, supervisor.outbox
         if (forked := supervisor.forked) is not None:
             dropped = outbox.dropped() + forked.lost
-            pending = outbox.accepted()
+            pending = forked.waiting()
             return PusherStats(forked.handed_over + dropped + pending, forked.handed_over, dropped, pending)
         dropped = outbox.dropped() + ledger.dropped  # first: what is no longer sent may be dropped at this moment
         sent = ledger.sent
@@ -255,7 +255,7 @@ class SocketPusher:
         deadline = Deadline(_checked_timeout(timeout))
         self._reached.setdefault(State.CLOSING)
         supervisor = self._supervisor
-        if supervisor is not None and not supervisor.ended:
+        if supervisor is not None:
             supervisor.close(deadline)
 
     def __enter__(self) -> "SocketPusher":

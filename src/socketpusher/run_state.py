@@ -53,6 +53,9 @@ MAX_ENDED_UNITS = 10_000
 """How many ended units that are in no graph are remembered before the oldest is forgotten. Some programs give each call
 a name of its own, and never start a run."""
 
+MAX_BEGUN_UNITS = 100_000
+"""The same for units that have not ended."""
+
 MAX_UNNUMBERED_TASKS = 1000
 """How many tasks without a number are remembered for a unit."""
 
@@ -275,14 +278,16 @@ class Digest:
         self._progress: dict[str, set[tuple[str, str, bool, bool]]] = {}  # the keys of a unit's progress
         self._completed: dict[str, int] = {}  # the highest number of a unit's complete tasks
         self._counted: set[str] = set()  # units that have a task without a number
-        self._ended: dict[str, None] = {}  # ended units that are in no graph, oldest first
+        # The units that are in no graph, oldest first:
+        self._begun: dict[str, None] = {}
+        self._ended: dict[str, None] = {}
 
     def add(self, line: bytes, event: Mapping[str, Any]) -> None:
         """Add a line.
 
         Args:
             line: The line, with its newline.
-            event: The JSON object on it. A malformed or irrelevant event is ignored.
+            event: The keys that matter of the JSON object on it. A malformed or irrelevant event is ignored.
         """
         kind, unit = event.get("type"), event.get("unit")
         if type(kind) is not str or kind not in RELEVANT:
@@ -302,27 +307,30 @@ class Digest:
             key = self._key_of_task(kind, unit, event.get("task"))
             if key is None:
                 return
-        else:
-            if kind == _UNIT_STARTED:
-                key = self._key_of_start(unit, event.get("payload"))
-            if self._graph_units is not None and unit not in self._graph_units:
-                self._note_end(unit, STATUS_AFTER[kind] in ("complete", "failed"))
+        elif kind == _UNIT_STARTED:
+            key = self._key_of_start(unit, event.get("payload"))
+        if self._graph_units is not None and kind not in _RUN_EVENTS and unit not in self._graph_units:
+            self._note_unit(unit, STATUS_AFTER.get(kind))
         if self._retain:
             may_shorten = len(line) > SHORT_LINE_BYTES and kind != _ORCH_STARTED
-            line = retained(self._shortened(line, event) if may_shorten else line)
+            line = retained(self._shortened(line) if may_shorten else line)
         self._remove(key)  # so that it moves to the end of the dict
         self._lines[key] = line
         self._size += len(line)
 
-    def _note_end(self, unit: str, ended: bool) -> None:
-        """Note whether a unit that is in no graph has ended. Forget the oldest one if there are too many."""
-        self._ended.pop(unit, None)
-        if not ended:
+    def _note_unit(self, unit: Any, status: str | None) -> None:
+        """Note a unit that is in no graph, and its new status, if any. Forget the oldest if there are too many."""
+        if status is None and unit in self._ended:
             return
-        self._ended[unit] = None
-        if len(self._ended) > MAX_ENDED_UNITS:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest]
+        units, limit = self._begun, MAX_BEGUN_UNITS
+        self._ended.pop(unit, None)
+        if status in ("complete", "failed"):
+            self._begun.pop(unit, None)
+            units, limit = self._ended, MAX_ENDED_UNITS
+        units[unit] = None
+        if len(units) > limit:
+            oldest = next(iter(units))
+            del units[oldest]
             self._key_of_start(oldest, {"total_tasks": 0})  # this removes its tasks and starts
             for kind in STATUS_AFTER:
                 self._remove((kind, oldest))
@@ -338,12 +346,12 @@ class Digest:
         if (line := self._lines.pop(key, None)) is not None:
             self._size -= len(line)
 
-    def _shortened(self, line: bytes, event: Mapping[str, Any]) -> bytes:
+    def _shortened(self, line: bytes) -> bytes:
         """The line; if it is too long, only what matters of it."""
         full = self._size > FULL_BYTES
         if len(line) <= (SHORT_LINE_BYTES if full else LONG_LINE_BYTES):
             return line
-        return min(line, _short(event, _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
+        return min(line, _short(event_on(line), _SHORT_ERROR_LENGTH if full else _ERROR_LENGTH), key=len)
 
     def _key_of_progress(self, unit: str, payload: object) -> Hashable:
         """The key of a `unit.progress`. It replaces those that have no count which it has not."""

@@ -58,10 +58,10 @@ def credentials(connected: socket.socket) -> tuple[int | None, int | None]:
         A process id and a user id; None for one that the platform does not report.
     """
     if sys.platform == "linux":
-        pid, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return pid, uid
+        pid, uid, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid or None, uid  # 0 is a process that can't be seen from this container
     if sys.platform == "darwin":  # as getpeereid: struct xucred of LOCAL_PEERCRED; LOCAL_PEERPID
-        _, uid = struct.unpack("Ii", connected.getsockopt(0, 1, 76)[:8])
+        _, uid = struct.unpack("II", connected.getsockopt(0, 1, 76)[:8])
         return connected.getsockopt(0, 2), uid
     return None, None
 

@@ -33,3 +33,14 @@ def test_lines_are_counted_and_found_however_few_and_large_they_are(
     for prefix in b"a", b"ab", b"b", b"\0\0":
         found = any(line.startswith(prefix) for line in lines)
         assert batch.has_line(prefix) == found, prefix
+
+
+@given(st.lists(st.sampled_from([0, 1, 100]), min_size=1, max_size=9), st.integers(0, 9), st.integers(0, 9))
+def test_any_part_of_a_batch_has_its_lines_and_their_sizes(sizes: list[int], start: int, length: int) -> None:
+    lines = [b"%d" % number + bytes(size) + b"\n" for number, size in enumerate(sizes)]
+    first, end = sorted((min(start, len(lines)), min(start + length, len(lines))))
+    for data in b"".join(lines), bytearray(b"".join(lines)):
+        batch = Batch(7, 7 + len(lines), data)  # type: ignore[arg-type]  # used like bytes
+        assert batch.lines(7 + first, 7 + end).data == b"".join(lines[first:end])
+    assert list(batch.sizes()) == [*map(len, lines)]
+    assert list(batch.sizes(backwards=True)) == [*map(len, reversed(lines))]

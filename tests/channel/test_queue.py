@@ -133,3 +133,25 @@ def test_the_end_of_every_process_that_could_write_is_the_end_of_the_queue() -> 
     assert list(reader.read()) == []
     assert reader.ended
     os.close(fd)
+
+
+def test_a_full_pipe_costs_no_memory_however_often_it_is_tried() -> None:
+    queue = BatchQueue()
+    fcntl.fcntl(queue.writer.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    (frame,) = frames_of([8000])
+    for _ in range(100):
+        assert not queue.put(frame)
+    assert frame.rest is not None
+    assert [len(taken) for _, taken in frame.rest] == [1]
+    queue.close()
+
+
+def test_a_frame_that_is_written_keeps_nothing_but_its_batch() -> None:
+    """The host keeps it until the batch is settled."""
+    queue = BatchQueue()
+    (frame,) = frames_of([10])
+    assert queue.put(frame)
+    assert frame.rest == ()
+    assert queue.put(frame)  # a signal handler may do that
+    assert len(list(QueueReader(queue.reader.fileno()).read())) == 1
+    queue.close()

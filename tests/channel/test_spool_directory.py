@@ -184,10 +184,11 @@ def test_a_damaged_database_is_put_aside(tmp_path: Path) -> None:
     assert databases(str(tmp_path)) == []
 
 
-def test_the_size_of_other_files_is_added_up(tmp_path: Path) -> None:
+def test_the_size_of_other_files_is_added_up_but_for_logs(tmp_path: Path) -> None:
     claim = claim_new(str(tmp_path))
     Path(claim.database).write_bytes(b"x" * 1000)
     (tmp_path / f"{leave(tmp_path)}.db").write_bytes(b"x" * 30)
     (tmp_path / "something.damaged").write_bytes(b"x" * 4)
+    (tmp_path / "1-other.db-wal").write_bytes(b"x" * 500)
     assert isinstance(claim, Claim)
     assert bytes_of_others(claim) == 34

@@ -91,7 +91,10 @@ emit(1000, 3)
 pusher.flush(0.5)
 emit(3, 1003)
 pusher.close(1)
-print(*books()[::3], pusher.connected, pusher.stats().writer_pid)
+closed = books()
+emit(3, 1006)
+assert books() == closed  # a closed pusher does nothing more, although it had ended before
+print(*closed[::3], pusher.connected, pusher.stats().writer_pid)
 del pusher
 gc.collect()
 for file, identity in zip(mine, identities):

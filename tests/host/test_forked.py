@@ -1,5 +1,6 @@
 """How events get out of a forked child, where the host takes them in slowly or not at all."""
 
+import errno
 import itertools
 import threading
 from collections import deque
@@ -35,7 +36,7 @@ class Channel:
 
 
 def outlet_with(channel: Channel, *lines: bytes) -> ForkedOutlet:
-    return ForkedOutlet(channel, deque(lines), lambda: None)  # type: ignore[arg-type]
+    return ForkedOutlet(channel, deque(lines), lambda error: None)  # type: ignore[arg-type]
 
 
 def test_lines_that_the_host_can_not_receive_yet_are_sent_by_a_thread() -> None:
@@ -51,7 +52,7 @@ def test_a_line_may_contain_any_byte_but_a_newline() -> None:
     channel = ForkChannel()
     line = b'{"a":\r[1]}\x0b\x0c\x1c\xc2\x85\n'
     list(channel.sending(line * 2, 2))
-    assert channel.receive() == ([line] * 2, 0)
+    assert list(channel.receive()) == [([line] * 2, 0)]
     channel.close()
 
 
@@ -121,3 +122,31 @@ def test_an_interrupt_at_any_point_of_a_finish_does_not_leave_the_lock_held() ->
         assert not outlet._lock.locked(), point.place
         if not point.reached:
             return
+
+
+def test_the_host_receives_no_more_at_once_than_it_has_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketpusher.host.forked.RECEIVE_BYTES", 10)
+    channel = ForkChannel()
+    for _ in range(5):
+        list(channel.sending(b"12345\n", 1))
+    assert [len(list(channel.receive())) for _ in range(4)] == [2, 2, 1, 0]
+    channel.close()
+
+
+def test_why_lines_can_not_be_handed_over_is_told_once() -> None:
+    class Broken(Channel):
+        def send(self, lines: bytes, count: int) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    told: list[OSError] = []
+    outlet = ForkedOutlet(Broken(0), deque([b"a\n"]), told.append)  # type: ignore[arg-type]
+    outlet.put()
+    outlet._lines.append(b"b\n")
+    outlet.put()
+    assert (outlet.lost, outlet.waiting(), [error.errno for error in told]) == (2, 0, [errno.EMFILE])
+
+
+def test_lines_that_a_full_socket_refuses_still_wait() -> None:
+    outlet = outlet_with(Channel(refusals=10**9), b"a\n", b"b\n")
+    outlet._hand_over()
+    assert (outlet.waiting(), outlet.handed_over) == (2, 0)

@@ -10,6 +10,7 @@ from socketpusher import Event, PusherConfig
 from socketpusher.channel.clock import now
 from socketpusher.channel.ledger import Ledger
 from socketpusher.channel.queue import Frame
+from socketpusher.host.forked import ForkChannel
 from socketpusher.host.outbox import HELD_LINES, Mode, Outbox
 from socketpusher.run_state import Digest
 from socketpusher.wire import decode, retained
@@ -464,3 +465,11 @@ def test_a_line_fits_when_it_is_repeated(ledger: Ledger, queue: Queue) -> None:
         outbox.push(Event("unit.failed", "a", payload="x" * size))
     assert outbox.put_rest()
     assert max(len(retained(line + b"\n")) for line in queue.lines()) == 1024
+
+
+def test_a_child_that_is_forked_while_held_lines_are_pruned_has_none(outbox: Outbox) -> None:
+    outbox._pruning = 5
+    channel = ForkChannel()
+    outbox.reset_in_child(channel, lambda error: None)
+    assert not outbox.has_held()
+    channel.close()

@@ -193,3 +193,24 @@ def test_a_signal_that_closes_wakes_an_event_loop_that_sleeps(socket_path: str) 
         closing.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_socket_file_that_can_not_be_removed_does_not_leave_half_a_listener(
+    socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = listen(socket_path, raw=True)
+    with sender_to(socket_path) as sender:
+        sender.sendall(line(1))
+        assert next(listener) == line(1)
+
+        def refuse(path: str) -> None:
+            raise PermissionError(13, "Permission denied", path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("os.unlink", refuse)
+            with pytest.raises(PermissionError):
+                listener.close()
+        assert sender.recv(1) == b""
+    assert list(listener) == []
+    listener.close()  # now it can
+    assert not os.path.exists(socket_path)

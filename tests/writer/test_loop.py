@@ -1,6 +1,7 @@
 """The writer's loop, in this process: what it does with what waits, and with faults of its own parts."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,11 +14,19 @@ from socketpusher.channel.batch import Batch
 from socketpusher.channel.descriptors import drain, pipe, wake
 from socketpusher.channel.journal import Journal, Kind, Record, journal_files
 from socketpusher.channel.ledger import Ledger
-from socketpusher.channel.messages import WriterSpec
+from socketpusher.channel.messages import ORPHAN_TIMEOUT, WriterSpec
 from socketpusher.channel.queue import Frame, QueueReader
 from socketpusher.channel.spool_directory import Claim, SpoolError, claim_new, is_in_use
 from socketpusher.writer.backlog import Backlog
-from socketpusher.writer.loop import BLOCKED_GRACE, DISK_PAUSE, SPOOL_AFTER, State, Writer, _WriterDone
+from socketpusher.writer.loop import (
+    BLOCKED_GRACE,
+    DISK_PAUSE,
+    LONGEST_UNREAD_POLL,
+    SPOOL_AFTER,
+    State,
+    Writer,
+    _WriterDone,
+)
 from socketpusher.writer.preface import Preface
 from socketpusher.writer.session import Session
 from socketpusher.writer.spool import Spool
@@ -56,7 +65,7 @@ class Loop:
         self.offset += len(data)
         frame = Frame(Batch(self.end, self.end + len(lines), data), self.offset)
         self.end += len(lines)
-        rest = b"".join(frame.pieces)
+        rest = b"".join(frame.pieces())
         while rest:
             rest = rest[os.write(self.queue.fileno(), rest[:60_000]) :]
             self.writer._read_queue()
@@ -658,3 +667,64 @@ def test_a_disk_that_keeps_failing_is_given_up(
     loops.append(loop := Loop(claim=claim))
     assert loop.writer._own.spool is None
     assert (drain(loop.reports) or b"").count(b"can't be read: disk I/O error") == 1
+
+
+def test_a_host_that_ends_while_it_closes_leaves_the_writer_no_more_time(loops: list[Loop]) -> None:
+    loops.append(loop := Loop())
+    loop.ledger.close_deadline = time.monotonic_ns() + int(3600e9)
+    loop.writer._on_host_exit()
+    assert loop.ledger.close_deadline <= time.monotonic_ns() + int(ORPHAN_TIMEOUT * 1e9)
+    loop.ledger.close_deadline = 1
+    loop.writer._orphan = False
+    for fd in (loop.wakeups.fileno(),):
+        loop.writer._poll.register(fd)
+    loop.writer._on_host_exit()
+    assert loop.ledger.close_deadline == 1
+
+
+def test_whether_the_last_write_was_read_is_asked_at_least_every_second(loops: list[Loop]) -> None:
+    class Unread:
+        def unread_memory(self) -> int:
+            return 1000
+
+    loops.append(loop := Loop())
+    loop.put(b"x")
+    loop.writer._own.backlog.connection_made(b"")
+    loop.writer._own.backlog.data_sent(2, memory=1000)
+    for _ in range(50):
+        loop.writer._poll_unread(Unread(), 0.0)  # type: ignore[arg-type]
+    assert loop.writer._unread_poll_at is not None
+    assert loop.writer._unread_poll_at <= time.monotonic() + LONGEST_UNREAD_POLL
+
+
+def test_what_the_host_puts_late_is_stored_too(loops: list[Loop], claim: Claim) -> None:
+    """Beside busy threads the host needs time to put its lines into the pipe, one pipe after another."""
+    loops.append(loop := Loop(claim=claim))
+    loop.put(b"a")
+    late = Frame(Batch(1, 2, b"b\n"), 4)
+    loop.ledger.close_target = 2
+    timer = threading.Timer(0.2, lambda: [os.write(loop.queue.fileno(), piece) for piece in late.pieces()])
+    timer.start()
+    loop.writer._store_remaining(claim)
+    timer.join()
+    assert (loop.ledger.received, loop.ledger.stored) == (2, 2)
+
+
+def test_a_gap_whose_lines_come_later_survives_the_change_to_the_disk_and_back(loops: list[Loop], claim: Claim) -> None:
+    """An earlier writer had dropped line 3, while the disk was full."""
+    failed = b'{"type":"unit.failed","unit":"a"}\n'
+    gap = Record(Kind.DROPPED, 4, failed)
+    loops.append(loop := Loop([gap], claim=claim))
+    loop.put(b"a")
+    loop.writer._store(at_once=True)
+    own = loop.writer._own
+    assert own.spooling
+    assert own.tail.gaps() == [(4, failed)]
+    own.backlog.connection_made(b"")
+    own.backlog.data_sent(2, memory=0)
+    own.backlog.peer_unread(0)
+    own.settle()
+    own._rejoin()
+    assert not own.spooling
+    own.receive(Batch(4, 5, b"e\n"))
+    assert b"".join(own.backlog.data_to_send(1000)) == failed.replace(b"}\n", b',"retained":true}\n') + b"e\n"

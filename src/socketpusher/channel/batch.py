@@ -5,6 +5,7 @@ line is settled (AMQP's word) when its consumer has read it, as far as the kerne
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 SPARSE_BYTES = 4096
@@ -50,7 +51,22 @@ class Batch(NamedTuple):
         """The lines `first` to `end - 1`, which must be in the batch."""
         if (first, end) == (self.first, self.end):
             return self
-        return Batch(first, end, b"".join(whole_lines(self.data)[first - self.first : end - self.first]))
+        return Batch(first, end, bytes(self.data[self._start_of(first) : self._start_of(end)]))
+
+    def sizes(self, backwards: bool = False) -> Iterator[int]:
+        """The sizes of the lines in bytes, from the first or from the last one on."""
+        at, data = (len(self.data) if backwards else 0), self.data
+        for _ in range(self.end - self.first):
+            other = data.rfind(b"\n", 0, at - 1) + 1 if backwards else data.find(b"\n", at) + 1
+            yield abs(other - at)
+            at = other
+
+    def _start_of(self, number: int) -> int:
+        """Where a line begins, in bytes. The last lines are found from the end."""
+        before, after = number - self.first, self.end - number
+        if before <= after:
+            return sum(islice(self.sizes(), before))
+        return len(self.data) - sum(islice(self.sizes(backwards=True), after))
 
     def without(self, first: int, end: int) -> "list[Batch]":
         """The batch without the lines `first` to `end - 1`: zero, one or two batches."""

@@ -43,14 +43,19 @@ class Frame:
         offset: Their end offset in the stream of all lines, in bytes.
     """
 
-    __slots__ = ("batch", "offset", "pieces", "taken")
+    __slots__ = ("batch", "offset", "rest")
 
     def __init__(self, batch: Batch, offset: int) -> None:
-        head = _HEAD.pack(len(batch.data), offset, batch.first, batch.end)
         self.batch = batch
         self.offset = offset
-        self.pieces = (head + batch.data,) if len(batch.data) <= JOINED_BYTES else (head, batch.data)
-        self.taken: tuple[list[int], ...] = tuple([] for _ in self.pieces)  # for each piece, the bytes of each write
+        # While it is being written: its pieces, each with the bytes of each write. None before, empty afterwards.
+        self.rest: tuple[tuple[bytes, list[int]], ...] | None = None
+
+    def pieces(self) -> tuple[bytes, ...]:
+        """What is written for it."""
+        data = self.batch.data
+        head = _HEAD.pack(len(data), self.offset, self.batch.first, self.batch.end)
+        return (head + data,) if len(data) <= JOINED_BYTES else (head, data)
 
 
 class BatchQueue(Queue):  # type: ignore[type-arg]  # not generic at run time
@@ -86,7 +91,12 @@ class BatchQueue(Queue):  # type: ignore[type-arg]  # not generic at run time
             Whether the whole frame is written.
         """
         self._turn = turn = object()
-        for piece, taken in zip(frame.pieces, frame.taken, strict=True):
+        if frame.rest is None:
+            rest = tuple((piece, list[int]()) for piece in frame.pieces())
+            if self._turn is not turn:
+                return False
+            frame.rest = rest
+        for piece, taken in frame.rest:
             while (written := sum(map(max, taken, repeat(0)))) < len(piece):
                 if not self.writer.intact():
                     return False
@@ -99,7 +109,10 @@ class BatchQueue(Queue):  # type: ignore[type-arg]  # not generic at run time
                 except OSError:
                     return False
                 if taken[-1] <= 0:
+                    with suppress(ValueError):
+                        taken.remove(-1)  # or a full pipe would make the list longer and longer
                     return False
+        frame.rest = ()
         return True
 
     def close(self) -> None:

@@ -172,11 +172,11 @@ def is_in_use(database: str) -> bool:
 
 
 def bytes_of_others(claim: Claim) -> int:
-    """The size of all other files in the directory, in bytes."""
+    """The size of all other files in the directory, in bytes, without the logs of databases."""
     size = 0
     with os.scandir(claim.directory) as entries:
         for entry in entries:
-            if not entry.name.startswith(claim.name):
+            if not entry.name.startswith(claim.name) and not entry.name.endswith("-wal"):
                 with suppress(FileNotFoundError):
                     size += entry.stat(follow_symlinks=False).st_size
     return size

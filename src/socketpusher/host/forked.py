@@ -26,6 +26,9 @@ from ..channel.descriptors import Descriptor, above_standard, borrowed, memory_f
 DATAGRAM_BYTES = 32 << 10
 """The largest datagram, in bytes; six of them fit into a socket before its sender has to wait (208 KiB here)."""
 
+RECEIVE_BYTES = 1 << 20
+"""How much the host receives before it does other things, in bytes. A child could send for ever."""
+
 EXIT_TIMEOUT = 5.0
 """How long a child that exits may take to hand over its events, in seconds."""
 
@@ -59,27 +62,30 @@ class ForkChannel:
             fcntl.ioctl(fd, termios.FIONREAD, size)  # not `wait`: with eventlet only one thread may wait for it
         return size[0] > 0
 
-    def receive(self) -> tuple[list[bytes], int]:
-        """Receive lines. Also returns how many were lost because the host had no descriptor left. For the host."""
-        lines: list[bytes] = []
-        lost = 0
+    def receive(self) -> Iterator[tuple[list[bytes], int]]:
+        """Receive messages, `RECEIVE_BYTES` in all. For the host.
+
+        Yields:
+            The lines of each, and how many were lost because the host had no descriptor left.
+        """
         if not self._host.intact():
-            return lines, lost
+            return
+        room = RECEIVE_BYTES
         with above_standard(), borrowed(self._host, socket.SOCK_DGRAM) as end:
-            while True:
+            while room > 0:
                 try:
                     data, descriptors, _, _ = socket.recv_fds(end, DATAGRAM_BYTES, 1)
                 except OSError:  # nothing more now
-                    return lines, lost
+                    return
                 if data[:1] == _IN_FILE:
-                    if descriptors:
-                        file = Descriptor(descriptors[0])
-                        data = read_whole(file.fileno())
-                        file.close()
-                    else:
-                        lost += int(data[1:])
+                    if not descriptors:
+                        yield [], int(data[1:])
                         continue
-                lines += whole_lines(data)
+                    file = Descriptor(descriptors[0])
+                    data = read_whole(file.fileno())
+                    file.close()
+                room -= len(data)
+                yield whole_lines(data), 0
 
     def sending(self, lines: bytes, count: int) -> Iterator[object]:
         """Send whole lines, all or none. For a child.
@@ -135,17 +141,17 @@ class ForkedOutlet:
     Args:
         channel: The socket pair.
         lines: The lines that wait in the outbox of this child.
-        on_lost: Called once, when sending fails because the host has ended.
+        on_lost: Called once, with the error, when lines can't be sent, for example because the host has ended.
     """
 
-    def __init__(self, channel: ForkChannel, lines: deque[bytes], on_lost: Callable[[], None]) -> None:
+    def __init__(self, channel: ForkChannel, lines: deque[bytes], on_lost: Callable[[OSError], None]) -> None:
         self._channel = channel
         self._lines = lines
         self._on_lost = on_lost
         self._lock = threading.Lock()  # held while lines are sent; an emit never waits for it
         self._now = _HandOver()
         self.handed_over = 0  # lines
-        self.lost = 0  # lines that could not be sent because the host has ended
+        self.lost = 0  # lines that could not be sent
         self.bytes = 0  # of both
         self.finish_at_exit()
 
@@ -214,11 +220,11 @@ class ForkedOutlet:
                 self.handed_over += len(now.lines)
             except BlockingIOError:
                 return False
-            except OSError:
+            except OSError as error:
                 now.ended.append(None)
                 self.lost += len(now.lines)
                 if self.lost == len(now.lines):
-                    self._on_lost()
+                    self._on_lost(error)
             self.bytes += len(data)
 
     def _count_lines(self) -> int:

@@ -513,12 +513,12 @@ class Outbox:
         """The number of placeholders sent for something that could not be encoded."""
         return self._placeholders.value()
 
-    def reset_in_child(self, channel: ForkChannel, on_lost: Callable[[], None]) -> ForkedOutlet:
+    def reset_in_child(self, channel: ForkChannel, on_lost: Callable[[OSError], None]) -> ForkedOutlet:
         """Reset this copy in a forked child: its lines belong to the host, and its lock may be held for ever."""
         self._lines, self.held = deque(), deque()
         self._dropped, self._placeholders = Counter(), Counter()
         self._lock = threading.Lock()
-        self._accepted_bytes = 0
+        self._accepted_bytes = self._pruning = 0
         self._accept_limit = -1 if self.mode is Mode.SEALED else self.in_flight_limit
         self._queue, self._resend, self._unsettled = None, deque(), deque([_UnsettledBatch(0, 0)])
         self._wake = lambda: None

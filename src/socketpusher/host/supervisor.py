@@ -200,7 +200,8 @@ class Supervisor:
         """Wait until every line accepted so far was sent or dropped. Returns whether that is so at the deadline."""
         if self.forked is not None:
             return self.forked.finish(deadline)
-        self.wait_until(self._has_accepted_all, deadline)
+        if not self.wait_until(self._has_accepted_all, deadline):
+            return False
         target = self.outbox.accepted()
         self._flush_targets.append(target)
         self.wake()
@@ -215,6 +216,10 @@ class Supervisor:
     def close(self, deadline: Deadline) -> None:
         """Send what waits until the deadline, and end. Afterwards no process, thread, file or pipe is left."""
         self.unsubscribe()
+        if self.ended:
+            if self.opened:  # it may have ended by itself
+                self.outbox.stop_accepting()
+            return
         if self.forked is not None:  # the writer is the host's
             self.outbox.stop_accepting()
             if self.forked.finish(deadline):
@@ -230,9 +235,6 @@ class Supervisor:
         elif self._thread.is_alive():  # it has done everything, and is about to end
             self._thread.join(THREAD_END_TIMEOUT)
         self._log.flush()
-        # Last: if Ctrl-C interrupts the wait, the exit handler still waits.
-        if self.exit_handler is not None:
-            self.exit_handler.cancel()
 
     def unsubscribe(self) -> None:
         """Unsubscribe the handler from the bus."""
@@ -254,7 +256,7 @@ class Supervisor:
         self._wakeups.close()
         self._waker.close()
         self._fork_channel.detach_in_child()
-        self.forked = self.outbox.reset_in_child(self._fork_channel, self._on_host_lost)
+        self.forked = self.outbox.reset_in_child(self._fork_channel, self._on_lost)
 
     def _after_multiprocessing_fork(self) -> None:
         """Register the exit handler again: multiprocessing's children clear all finalizers after `after_fork`."""
@@ -269,8 +271,11 @@ class Supervisor:
         _live_supervisors.discard(self)
         self.ended = True
 
-    def _on_host_lost(self) -> None:
-        self._log.write(logging.WARNING, "the process with the pusher has ended; events of its child are dropped")
+    def _on_lost(self, error: OSError) -> None:
+        why = f"they can't be handed over: {error.strerror}"
+        if isinstance(error, ConnectionError):
+            why = "the process with the pusher has ended"
+        self._log.write(logging.WARNING, "events of a forked child are dropped: %s", why)
 
     def _log_message(self, level: int, message: str, *arguments: object) -> None:
         self._log.write(level, message, *arguments)  # `self._log` is another one in a forked child
@@ -392,10 +397,15 @@ class Supervisor:
                     self._on_report(report)
                 self.changes.notify()
 
-    def _accept_from_children(self) -> None:
+    def _accept_from_children(self) -> bool:
+        """Accept some of the lines that forked children have handed over. Returns whether there were any."""
+        found = False
         self._accepting = True
         try:
-            self.outbox.accept_from_child(*self._fork_channel.receive())
+            for lines, lost in self._fork_channel.receive():
+                found = True
+                self.outbox.accept_from_child(lines, lost)
+            return found
         finally:
             self._accepting = False
             self.changes.notify()
@@ -413,7 +423,8 @@ class Supervisor:
         if self._shutdown_request == (writer, deadline.at):
             return
         self._shutdown_request = writer, deadline.at
-        self._accept_from_children()
+        while self._accept_from_children() and not deadline.over():
+            pass
         self.outbox.stop_accepting()
         self.outbox.accept_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
@@ -493,7 +504,7 @@ class Supervisor:
             search_path=SEARCH_PATH,
             directory=self._directory,
             config={
-                **dataclasses.asdict(self._config),
+                **{field.name: getattr(self._config, field.name) for field in dataclasses.fields(PusherConfig)},
                 "socket_path": self._connect_to,
                 "spool": self._spool_directory,
             },
@@ -553,6 +564,8 @@ class Supervisor:
                 self._log.write(logging.ERROR, text, traceback.format_exc())
         _live_supervisors.discard(self)
         self.ended = True
+        if self.exit_handler is not None:  # it holds this object
+            self.exit_handler.cancel()
         self.changes.notify()
 
     def _end_writer(self) -> None:

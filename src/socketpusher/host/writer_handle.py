@@ -186,21 +186,25 @@ class WriterHandle:
                 os.kill(self._launcher_pid, signal.SIGKILL)  # it is not reaped, so the pid is still its own
             elif self.launcher.intact():
                 _kill(self.launcher)
+        self._kill_writer()
+        deadline = Deadline(KILL_TIMEOUT)
+        while self.intact() and not (self.ended() and not self._launcher_pid) and not deadline.over():
+            wait(self.sources(), [], deadline.remaining())
+            self._kill_writer()  # its pid may have come meanwhile
+            self.reap()
+        if self.process is not None and self.process.intact():
+            with suppress(ChildProcessError):  # reap it if the host adopts orphans (pid 1, subreaper)
+                os.waitid(os.P_PIDFD, self.process.fileno(), os.WEXITED | os.WNOHANG)
+        self.detach_in_child()
+
+    def _kill_writer(self) -> None:
+        """Kill the writer, if its pid is known."""
         deque(self.take_reports(), 0)
         if self.process is not None and self.process.intact():
             _kill(self.process)
         elif self.pid is not None and not self.reports_ended and self.process is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)  # its pipe is open, so the pid is still its own
-        deadline = Deadline(KILL_TIMEOUT)
-        while self.intact() and not (self.ended() and not self._launcher_pid) and not deadline.over():
-            wait(self.sources(), [], deadline.remaining())
-            deque(self.take_reports(), 0)
-            self.reap()
-        if self.process is not None and self.process.intact():
-            with suppress(ChildProcessError):  # reap it if the host adopts orphans (pid 1, subreaper)
-                os.waitid(os.P_PIDFD, self.process.fileno(), os.WEXITED | os.WNOHANG)
-        self.detach_in_child()
 
     def intact(self) -> bool:
         """Whether none of its descriptors was closed by somebody else."""

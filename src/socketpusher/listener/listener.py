@@ -316,13 +316,18 @@ class Listener(Generic[_T]):
 
         The iteration ends, also if another thread or a signal handler calls this. What was not read is lost to this
         listener; pushers send it to the next one. In asyncio, close the listener before the loop ends.
+
+        Raises:
+            OSError: The socket file can't be removed. The listener is closed all the same.
         """
         self._closed = True
         deque(self._lines, maxlen=0)  # so that an iteration that has begun ends
-        self._file.remove()  # before nobody listens on it, or the next listener might take it over
-        self._file.wake()
-        self._close_receiver()
-        self._log.end_episode(at_once=True)
+        try:
+            self._file.remove()  # before nobody listens on it, or the next listener might take it over
+        finally:
+            self._file.wake()
+            self._close_receiver()
+            self._log.end_episode(at_once=True)
 
     def _close_receiver(self) -> None:
         if not self._receiving.locked():  # else whoever holds it comes here when it has woken up

@@ -183,6 +183,12 @@ class Backlog:
         self._note_dropped(len(self._waiting), number, whole_lines(lines))
         self.received = max(self.received, number)
 
+    def expect_gaps_of(self, other: "Backlog") -> None:
+        """Take over the gaps before lines that are still to be appended."""
+        if other._dropped:
+            self._dropped = deque(sorted((*self._dropped, *other._dropped), key=lambda gap: gap[0]))
+            other._dropped.clear()
+
     def unread(self) -> list[Batch]:
         """All lines that the consumer may not have read, in order. A gap is a batch whose first and end are equal."""
         batches = []
@@ -384,7 +390,7 @@ class Backlog:
                 index -= 1
             cursor = self._waiting[index]
             limit = min(self.waiting - 1, cursor.batch.end - cursor.unwritten)
-            count = self._excess(reversed(cursor.batch.data.split(b"\n")[:-1]), limit, keep, keep_bytes)
+            count = self._excess(cursor.batch.sizes(backwards=True), limit, keep, keep_bytes)
             yield self._drop(index, cursor.batch.end - count, cursor.batch.end)
 
     def drop_oldest(self, keep: int, keep_bytes: int) -> Iterator[tuple[int, int, bytes]]:
@@ -400,17 +406,17 @@ class Backlog:
                 index += 1
             batch = self._waiting[index].batch
             limit = min(self.waiting - 1, batch.end - batch.first)
-            count = self._excess(iter(batch.data.split(b"\n")[:-1]), limit, keep, keep_bytes)
+            count = self._excess(batch.sizes(), limit, keep, keep_bytes)
             yield self._drop(index, batch.first, batch.first + count)
 
-    def _excess(self, lines: Iterator[bytes], limit: int, keep: int, keep_bytes: int) -> int:
-        """How many of the lines must be dropped, at most `limit`."""
+    def _excess(self, sizes: Iterator[int], limit: int, keep: int, keep_bytes: int) -> int:
+        """How many lines of these sizes must be dropped, at most `limit`."""
         count = min(limit, max(0, self.waiting - keep))
-        size = sum(len(line) + 1 for line in islice(lines, count))
-        for line in islice(lines, limit - count):
+        size = sum(islice(sizes, count))
+        for more in islice(sizes, limit - count):
             if self.waiting_bytes - size <= keep_bytes:
                 break
-            size += len(line) + 1
+            size += more
             count += 1
         return count
 

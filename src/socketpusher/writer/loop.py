@@ -71,6 +71,10 @@ DISK_PAUSE = 1.0
 AT_ONCE = 1.0
 """A consumer of another user that hangs up this soon without having read anything refuses this user, in seconds."""
 
+REST_TIMEOUT = 2.0
+"""How long after the deadline of `close` the writer waits for lines that the host has not put into the queue, if it can
+store them, in seconds. The host gives it 5 s for everything."""
+
 REOPEN_TIMEOUT = 5.0
 """How long a restarted writer tries to open its predecessor's spool, in seconds."""
 
@@ -81,8 +85,9 @@ end. They are repeated because the writer of a killed host may still be storing 
 MAX_CLAIMS = 64
 """How many spools of earlier pushers are claimed at once: each needs a descriptor."""
 
-FIRST_UNREAD_POLL = 0.020
-"""The first pause before the kernel is asked whether the last write was read, in seconds; each pause doubles it."""
+FIRST_UNREAD_POLL, LONGEST_UNREAD_POLL = 0.020, 1.0
+"""The pauses before the kernel is asked whether the last write was read, in seconds: the first, doubling up to the
+longest."""
 
 if TYPE_CHECKING:
     from .spool import Spool
@@ -224,9 +229,7 @@ class Writer:
             with suppress(OSError):
                 backlog.peer_unread(self._connection.unread_memory())
             backlog.connection_lost(all_read=False)
-        self._read_queue()
-        while not (self._queue.drained or self._queue.ended):
-            self._read_queue()
+        self._read_rest()
         self._publish()
         self._store_again_at = self._settle_again_at = 0.0
         self._store(at_once=True)
@@ -240,6 +243,19 @@ class Writer:
             text = f"the spool {claim.database} was removed; {self._ledger.spooled} events are lost"
             self._report_disk_once(claim.database, text)
             self._ledger.stored = self._ledger.spooled = 0
+
+    def _read_rest(self) -> None:
+        """Read what the host still has to put into the queue. Beside busy threads it is slow to do so."""
+        give_up = time.monotonic() + REST_TIMEOUT
+        poll = select.poll()
+        poll.register(self._queue, select.POLLIN)
+        while not self._queue.ended:
+            self._read_queue()
+            if self._queue.drained:
+                left = give_up - time.monotonic()
+                if self._orphan or self._ledger.received >= self._ledger.close_target or left <= 0:
+                    break
+                poll.poll(min(left, 0.1) * 1000)
 
     # One connection
 
@@ -486,15 +502,15 @@ class Writer:
         for fd in (self._wakeups, self._host):
             if fd is not None:
                 self._poll.unregister(fd)
-        if not self._ledger.close_deadline:
-            self._ledger.close_deadline = time.monotonic_ns() + int(ORPHAN_TIMEOUT * 1e9)
+        end = time.monotonic_ns() + int(ORPHAN_TIMEOUT * 1e9)
+        self._ledger.close_deadline = min(self._ledger.close_deadline or end, end)
 
     def _poll_unread(self, connection: Connection, at: float) -> None:
         """Ask the kernel whether the last write was read, with longer and longer pauses: no event reports it."""
         if time.monotonic() >= at:
             backlog = self._current.backlog
             backlog.peer_unread(connection.unread_memory())
-            self._unread_poll_pause *= 2
+            self._unread_poll_pause = min(2 * self._unread_poll_pause, LONGEST_UNREAD_POLL)
             self._unread_poll_at = time.monotonic() + self._unread_poll_pause if backlog.in_flight else None
             self._publish()
 

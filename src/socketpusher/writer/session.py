@@ -117,6 +117,7 @@ class Session:
             self.spool.append(self.backlog.unread(), STARTED, loaded=True, before=before)
             self._observed = b""
             self.tail = Backlog(self.backlog.received, graph_units=self.preface.graph_units)
+            self.tail.expect_gaps_of(self.backlog)
         elif self.tail.waiting or not self.tail.empty:
             batches = self.tail.unread()
             loaded = self.spool.all_loaded and not self.backlog.exceeds(keep, keep_bytes)
@@ -170,5 +171,6 @@ class Session:
         """Move the tail into the backlog when no unread lines are on disk."""
         if not self.spooling:
             self._load(self.tail.unread())
+            self.backlog.expect_gaps_of(self.tail)
             self.tail.discard_waiting()
             self.backlog.received = max(self.backlog.received, self.tail.received)
