@@ -110,6 +110,10 @@ class RunState:
         """Add a unit that is not in the graph."""
         self._nodes[node["id"]] = _normal(node)
 
+    def forget(self, unit: str) -> None:
+        """Remove a unit that was added."""
+        del self._nodes[unit]
+
     def unit_state(self, unit: str) -> UnitState:
         """The state of a unit.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from socketpusher import Bus, Event, PusherConfig, SocketPusher
+from socketpusher.cli import diagnosis
 from support.cli import NOBODY, for_root, hanging_up, listening, run, run_as_nobody_beside_a_listener, running
 from support.consumer import Consumer
 from support.waiting import stop, wait_for
@@ -264,3 +265,13 @@ def test_a_pusher_that_can_not_start(tmp_path: Path) -> None:
     found = examine("/nowhere/s", env={**os.environ, "TMPDIR": str(long)})
     assert re.match(r"FAIL it can't start: can't listen: the path has \d+ bytes", found["pusher"])
     assert os.listdir(long) == []
+
+
+def test_a_system_that_does_not_list_sockets_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a chroot without /proc."""
+
+    def missing(path: str, **options: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(diagnosis, "open", missing, raising=False)
+    assert diagnosis._connections("/s", 1) is None

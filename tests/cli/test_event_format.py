@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketpusher import Event, wire
-from socketpusher.cli.event_format import MAX_CHARACTERS, EventFormatter, shows_colors
+from socketpusher import Event, EventType, wire
+from socketpusher.cli.event_format import MAX_CHARACTERS, TYPE_WIDTH, EventFormatter, shows_colors
 from socketpusher.cli.output import printable
 
 FAMILY = "👨‍👩‍👧‍👦"  # four emoji and three joiners
@@ -25,11 +25,15 @@ def test_lines_are_aligned_and_say_everything() -> None:
     ]
     formatter = EventFormatter()
     assert [formatter.line(event).lstrip() for event in events] == [
-        'unit.started           app      {"total_tasks":3}',
-        "task.validation.fail   größe    task 2 exit code 2\\nsecond line",
-        "pr.merged              日本     pr 12",
-        f"unit.failed            {FAMILY}       x",
+        'unit.started            app      {"total_tasks":3}',
+        "task.validation.fail    größe    task 2 exit code 2\\nsecond line",
+        "pr.merged               日本     pr 12",
+        f"unit.failed             {FAMILY}       x",
     ]
+
+
+def test_every_known_type_fits_its_column() -> None:
+    assert max(map(len, EventType)) == TYPE_WIDTH
 
 
 def test_a_time_is_the_local_time_of_day() -> None:

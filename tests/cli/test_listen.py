@@ -60,13 +60,13 @@ def test_colours_are_for_a_terminal(socket_path: str) -> None:
         while b"\n" not in output:
             output += screen.read(4096)
         end(process)
-    assert b"\x1b[31munit.failed\x1b[0m            a\\x1b[2Jb" in output
+    assert b"\x1b[31munit.failed\x1b[0m             a\\x1b[2Jb" in output
 
 
 def test_pretty_lines_are_plain_in_a_pipe(socket_path: str) -> None:
     with listening(socket_path, "--format", "pretty", "--unit", "a*") as process:
         send(socket_path, EVENTS[0])
-        assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d{3} unit.started           app\n", process.stdout.readline())
+        assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d{3} unit.started            app\n", process.stdout.readline())
         end(process)
 
 

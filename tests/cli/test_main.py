@@ -96,6 +96,7 @@ def test_a_command_line_that_is_not_understood_gives_2_and_the_usage(arguments: 
         (["listen", "--max-bytes", "1K"], "--max-bytes needs --to"),
         (["listen", "--stream", "x"], "--stream needs --from"),
         (["watch", "--tls-ca", "x"], "--tls-ca needs --from"),
+        (["watch", "--token-file", __file__], "--token-file needs --from"),
         (["listen", "--from", "nats://localhost", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["listen", "--from", "nats://localhost", "s"], "give a path or --from, not both"),
         (["listen", "--from", "nats://localhost", "--allow-uid", "1"], "--allow-uid is for a socket, not for --from"),
@@ -166,3 +167,17 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_it_too(command: str, soc
     arguments = [name, socket_path, *filter(None, [option]), *file]
     ended = subprocess.run([sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (130, "")
+
+
+@pytest.mark.parametrize("options", [("--timeout", "5"), ("--host", "x")])
+def test_a_mistake_makes_no_file(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("listen", "--to", str(tmp_path / "record"), *options)
+    assert result.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content, why", [(b"\xff", "it is not UTF-8"), (b" \n", "the file is empty")])
+def test_a_file_without_a_token_is_named(tmp_path: Path, content: bytes, why: str) -> None:
+    (file := tmp_path / "token").write_bytes(content)
+    result = run("listen", "--from", "nats://localhost:1", "--token-file", str(file))
+    assert (result.returncode, result.stderr) == (1, f"socketpusher listen: can't read the token: {why}: {file}\n")

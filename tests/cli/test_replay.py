@@ -238,3 +238,21 @@ def test_an_invalid_speed_is_refused(speed: str) -> None:
     result = run("replay", "-", f"--speed={speed}")
     assert result.returncode == 2
     assert "is neither a number from 0 on nor max" in result.stderr
+
+
+def test_events_that_were_sent_again_are_due_at_once_and_set_no_clock_back() -> None:
+    """A pusher that reconnects tells how the run stands, with the old times."""
+    clock = ReplayClock(1.0)
+    events = [(-100, True), (0, False), (10, False), (0, True), (12, False)]
+    assert [clock.due(START + timedelta(seconds=second), repeated) for second, repeated in events] == [0, 0, 10, 10, 12]
+    assert clock.set_back == 0
+
+
+def test_a_recording_with_repetitions_is_as_fast_as_without(consumer: Consumer, tmp_path: Path) -> None:
+    lines = recorded(0, 3600, 0, 3601).splitlines(keepends=True)
+    lines[2] = wire.retained(lines[2])
+    path = tmp_path / "run.ndjson"
+    path.write_bytes(b"".join(lines))
+    result = run("replay", str(path), consumer.path, "--speed", "36000")
+    assert result.returncode == 0
+    assert "goes back" not in result.stderr

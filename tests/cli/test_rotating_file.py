@@ -169,3 +169,10 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
         written = pool.submit(write)
         assert pipe.read() == data
         written.result(30)
+
+
+def test_however_many_files_are_kept_a_rotation_is_quick(tmp_path: Path) -> None:
+    with closing(RotatingFile(str(tmp_path / "r"), 4, 10**12)) as record:
+        for number in range(5):
+            record.write([b"%d\n" % number] * 2)
+    assert contents(tmp_path / "r") == [b"%d\n%d\n" % (number, number) for number in range(5)]

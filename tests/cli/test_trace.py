@@ -85,7 +85,7 @@ def test_what_is_left_of_a_damaged_file_is_shown(recording: Path) -> None:
     recording.write_bytes(gzip.compress(RECORDING + line(4, "x") * 10_000)[:-20])
     result = run("trace", str(recording))
     assert slices(result.stdout) == ["run", "app"]
-    assert result.stderr.startswith(f"{recording} is damaged, the rest of it is missing: ")
+    assert result.stderr.startswith(f"can't read {recording} to its end, it is damaged: ")
     assert result.returncode == 1
 
 

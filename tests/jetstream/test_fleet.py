@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 
+from socketpusher.demo.fleet import run_fleet
 from support.cli import run, running
 from support.nats import needs_server
 from support.sessions import session_of
@@ -35,6 +36,12 @@ def test_ctrl_c_leaves_nothing_of_a_fleet(monkeypatch: pytest.MonkeyPatch) -> No
         assert process.returncode == 130
         wait_for(lambda: not session_of(process))
         assert os.listdir(directory) == []
+
+
+def test_a_server_that_ends_at_once_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, path=None: "/bin/false")
+    with pytest.raises(ChildProcessError, match="nats-server ended at once; run it to see why: /bin/false -js -p"):
+        run_fleet(1, ["json"])
 
 
 def test_a_wrong_package_is_reported() -> None:

@@ -273,6 +273,11 @@ def test_no_password_is_sent_if_tls_is_requested_and_missing(socket_path: str, s
         ({"subjects": ["events.>"], "retention": "workqueue"}, (), "its retention is 'workqueue', not 'limits'"),
         ({"subjects": ["events.>"], "no_ack": True}, (), "it acknowledges nothing"),
         ({"subjects": ["events.>"], "max_age": 60}, ("--max-age", "2m"), "its max_age is 60 s, not 120 s"),
+        (
+            {"subjects": ["events.>"], "max_age": 2592001},
+            ("--max-age", "30d"),
+            "its max_age is 2592001 s, not 2592000 s",
+        ),
         ({"subjects": ["events.>"], "max_bytes": 1 << 30}, ("--max-bytes", "3K"), "its max_bytes is 1 GiB, not 3 KiB"),
         ({"subjects": ["events.>"], "max_msg_size": 1000}, (), "its messages have at most 1000 bytes"),
     ],

@@ -11,7 +11,11 @@ import time
 import pytest
 
 from socketpusher import Event, Graph, wire
+from socketpusher.listener.problems import Recovery
+from socketpusher.terminal.screen import Screen
+from socketpusher.terminal.sources import EventSource
 from socketpusher.terminal.text import width as columns_of
+from socketpusher.terminal.tracker import RunTracker
 from support.terminal import Terminal
 from support.watching import GRAPH, UNITS, connected, part_of_a_run, pushing, watching
 
@@ -320,3 +324,40 @@ def test_a_terminal_that_is_closed_ends_it_and_the_socket_is_removed(socket_path
         watcher.hang_up()
         watcher.process.wait(30)
         assert not os.path.exists(socket_path)
+
+
+# What a terminal of any kind does with what is written
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, screen: Screen, columns: int, height: int) -> str:
+    written: list[str] = []
+    monkeypatch.setattr("socketpusher.terminal.screen._size", lambda: (columns, height))
+    monkeypatch.setattr(screen._tty, "write", written.append)
+    screen._drawn = 0.0
+    screen.refresh()
+    return written[0]
+
+
+def test_the_last_character_of_a_full_line_is_not_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor of xterm and others stands on it, so that `erase to the end of the line` would erase it."""
+    runs = RunTracker()
+    screen = Screen(EventSource("w" * 100, []), runs)
+    runs.feed("s", Event("unit.failed", "a", error="long " * 50))
+    for height in 10, 3, 1:
+        written = re.sub(r"\x1b\[[0-9;]*m", "", drawn(monkeypatch, screen, 60, height)).removeprefix("\x1b[H")
+        lines = written.removesuffix("\n\x1b[J").split("\n")
+        erased = [columns_of(line.removesuffix("\x1b[K")) < 60 for line in lines]
+        assert not all(erased)
+        assert [line.endswith("\x1b[K") for line in lines] == erased
+
+
+def test_a_problem_is_shown_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(EventSource("w", []), RunTracker())
+    screen.report(["lost the connection"])
+    assert "1 problem: lost the connection" in drawn(monkeypatch, screen, 80, 24)
+    screen.report([Recovery("connected")])
+    shown = drawn(monkeypatch, screen, 80, 24)
+    assert "problem" not in shown
+    assert "connected" not in shown
+    screen.report(["again"])
+    assert "2 problems, the last: again" in drawn(monkeypatch, screen, 80, 24)

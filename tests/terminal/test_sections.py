@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from socketpusher import Event, Graph
 from socketpusher.terminal.page import render_screen
-from socketpusher.terminal.sections import head
+from socketpusher.terminal.sections import _bar, head
 from socketpusher.terminal.text import text_of
 from socketpusher.terminal.tracker import RunTracker
 
@@ -103,3 +103,13 @@ def test_the_clocks_of_running_units_stand_while_the_sender_has_disconnected() -
     assert any(line.startswith("  ▸ slow ") and line.endswith(" 0:04") for line in lines)
     runs.feed("s", at(101, "task.started", "slow"))
     assert any(line.startswith("  ▸ slow ") and line.endswith(" 1:42") for line in shown(runs, 103))
+
+
+def test_every_status_shows_in_a_narrow_bar() -> None:
+    nodes = [{"id": str(n), "status": "complete"} for n in range(998)]
+    nodes += [{"id": "f", "status": "failed"}, {"id": "r", "status": "in_progress"}]
+    (run,) = tracker(at(0, "graph", payload={"nodes": nodes})).runs
+    (level,) = run.levels.values()
+    assert [mark for mark, _ in _bar(level.statuses, level.units, 4)] == ["━━", "x", "╌", ""]
+    pending = {**level.statuses, "complete": 1, "failed": 0, "in_progress": 0, "pending": 999}
+    assert [mark for mark, _ in _bar(pending, 1000, 1)] == ["", "", "", "·"]

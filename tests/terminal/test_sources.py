@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from socketpusher import Event, wire
-from socketpusher.terminal.sources import AT_REST, RecordingSource
+from socketpusher.jetstream.subjects import Source
+from socketpusher.terminal.sources import AT_REST, RecordingSource, StreamSource
 from socketpusher.terminal.tracker import RunTracker
 from socketpusher.terminal.view import RunView
 from support.cli import listening, run, send
@@ -254,3 +255,43 @@ def test_with_exit_code_it_ends_with_the_run_that_is_recorded(recording: Path) -
 def test_once_with_exit_code_tells_how_the_recorded_run_ended(recording: Path, lines: bytes, code: int) -> None:
     recording.write_bytes(lines)
     assert run("watch", "--once", "--exit-code", str(recording)).returncode == code
+
+
+def test_a_link_to_a_recording_stands_for_all_of_its_files(recording: Path, tmp_path: Path) -> None:
+    recording.with_name("run.ndjson.1").write_bytes(STARTED)
+    recording.write_bytes(FAILED)
+    link = tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(recording)
+    with reading(link) as (source, view):
+        read_to_its_end(source, view)
+        assert view.runs.events == 5
+
+
+def test_a_rotation_that_removes_the_file_that_is_being_read_skips_no_other(recording: Path) -> None:
+    for number, data in ((2, GRAPH), (1, STARTED.removeprefix(GRAPH)), (0, FAILED)):
+        (recording.with_name(f"run.ndjson.{number}") if number else recording).write_bytes(data)
+    with reading(recording) as (source, view):
+        source.take(view)
+        os.replace(f"{recording}.1", f"{recording}.2")
+        os.replace(recording, f"{recording}.1")
+        recording.write_bytes(line(9, "task.started", "b"))
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+        assert view.runs.events == 6
+
+
+def test_hundreds_of_sessions_in_a_stream_that_send_in_turn_stay_known() -> None:
+    class Stream:
+        title, pending, silent_since, caught_up = "stream", 0, None, True
+        source: Source | None = None
+
+        def read(self) -> Iterator[Event]:
+            for number in range(3):
+                for session in range(300):
+                    self.source = Source("host", str(session))
+                    yield Event("task.completed", "a", task=number, time=BEGIN)
+
+    view = RunView(RunTracker(lasting=True))
+    StreamSource(Stream(), []).take(view)  # type: ignore[arg-type]
+    assert [run.events for run in view.runs.runs] == [3] * 300

@@ -450,3 +450,20 @@ def test_what_is_kept_is_bounded() -> None:
     following(*(at(2, "x") for _ in range(MAX_RECENT_EVENTS + 1)), source="live", runs=runs)
     assert len(runs.recent) == MAX_RECENT_EVENTS
     assert len(following(at(0, "x", error="x" * 1_000_000)).recent[0].error) < 1000
+
+
+def test_of_units_that_no_graph_names_the_oldest_that_have_ended_are_only_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socketpusher.terminal.tracker.MAX_ENDED_UNITS", 2)
+    events = [at(0, "orch.started"), at(0, "unit.started", "still")]
+    for number, end in enumerate(("completed", "failed", "completed", "skipped", "completed")):
+        events += [at(number, "unit.started", str(number)), at(number + 1, f"unit.{end}", str(number))]
+    (run,) = following(*events).runs
+    assert set(run.units) == {"still", "3", "4"}
+    assert (run.total, run.count("complete"), run.count("failed"), run.count("in_progress")) == (6, 4, 1, 1)
+    assert run.levels[-1].units == 6
+    assert run.eta(BEGIN.timestamp() + 10) == 2  # five done in ten seconds, one left
+    run.apply(at(7, "unit.started", "4"))
+    run.apply(at(8, "unit.completed", "5"))
+    assert set(run.units) == {"still", "3", "4", "5"}

@@ -85,7 +85,9 @@ def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
 def path(text: str) -> str:
     """Return a path, as an argument's type. A URL is refused, and not repeated, since a password may be in it."""
     if "://" in text:
-        raise argparse.ArgumentTypeError("this is a URL, not a path; give it after --from, or to relay after --to")
+        raise argparse.ArgumentTypeError(
+            "this is a URL, not a path; --from takes one, or --to of relay"
+        )
     return text
 
 

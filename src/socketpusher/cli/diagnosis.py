@@ -221,8 +221,11 @@ def _reading(path: str, probe: socket.socket) -> Check:
 
 def _connections(path: str, pid: int | None) -> list[str] | None:
     """The states of the connections at a socket, or None if its listener is not known to the system."""
-    with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
-        entries = [match.groups() for match in map(_ENTRY.match, file) if match is not None]
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+            entries = [match.groups() for match in map(_ENTRY.match, file) if match is not None]
+    except OSError:  # as in a chroot
+        return None
     here = [(flags, state) for flags, state, name in entries if _is_same(path, name, pid)]
     if not any(flags == _LISTENS for flags, _ in here):
         return None
@@ -251,7 +254,7 @@ def _is_stopped(pid: int | None) -> bool:
 
 
 def _spool(directory: str, path: str) -> Check:
-    """What is waiting in a spool. Only what no process is using can be counted."""
+    """What is waiting in a spool. The events of those that no process is using can be counted."""
     if not os.path.lexists(directory):
         remedy = "nothing: the first pusher that uses it creates it"
         return Check("warn", f"the directory {directory} does not exist", remedy)

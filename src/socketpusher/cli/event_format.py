@@ -8,7 +8,7 @@ from ..events import Event
 from ..terminal.text import width
 from .output import printable
 
-TYPE_WIDTH = 22
+TYPE_WIDTH = 23
 """Room for the longest known event type."""
 
 UNIT_WIDTH = 32

@@ -1,18 +1,14 @@
 """What `send`, `replay` and `drain` share: events of a file, to a socket, no faster than its consumer reads them."""
 
 import argparse
-import codecs
-import gzip
 import logging
 import os
-import sys
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from errno import EBADF, EIO, ETIMEDOUT
-from typing import Any, BinaryIO, cast
+from errno import ETIMEDOUT
+from typing import Any, BinaryIO
 
 from .. import wire
 from ..config import MAX_LINE_BYTES, PusherConfig
@@ -20,6 +16,7 @@ from ..events import Bus, Event
 from ..host.supervisor import Supervisor
 from ..pusher import SocketPusher
 from ..terminal.text import plural
+from .lines import numbered_lines
 from .output import status
 
 FLUSH_EVENTS, FLUSH_BYTES = 500, 1 << 20
@@ -34,13 +31,6 @@ NAMED_LINES = 10  # how many lines that are not events are named on standard err
 LOST = "lost the consumer at {}; waiting for another one, Ctrl-C gives up"
 
 _LONGEST_LINE = MAX_LINE_BYTES - wire.RETAINED_BYTES
-
-
-def standard_input() -> BinaryIO:
-    """Return standard input, for bytes. Raises `OSError` if it is closed."""
-    if sys.stdin is None:
-        raise OSError(EBADF, "can't read standard input: it is closed; give it a file with <, or a pipe")
-    return sys.stdin.buffer
 
 
 class EventLines:
@@ -64,22 +54,14 @@ class EventLines:
         Raises:
             OSError: The file can't be read.
         """
-        start = self._file.peek(2)[:2]  # type: ignore[attr-defined]  # files opened for reading have it
-        try:
-            file = cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if start == b"\x1f\x8b" else self._file
-            for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-                if not (line := line.strip(b" \t\r\n")):
-                    continue
-                try:
-                    yield self._read(line)
-                except wire.DecodeError as error:
-                    self.skipped += 1
-                    if self.skipped <= NAMED_LINES:
-                        more = "; further ones are only counted" if self.skipped == NAMED_LINES else ""
-                        status(f"line {number} of {self._name} is skipped: {error}{more}")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise OSError(EIO, f"can't read {self._name} to its end, it is damaged: {error}") from None
+        for number, line in numbered_lines(self._file, self._name):
+            try:
+                yield self._read(line)
+            except wire.DecodeError as error:
+                self.skipped += 1
+                if self.skipped <= NAMED_LINES:
+                    more = "; further ones are only counted" if self.skipped == NAMED_LINES else ""
+                    status(f"line {number} of {self._name} is skipped: {error}{more}")
 
     def summary(self) -> str:
         """Return how many lines were skipped, as the end of a sentence."""

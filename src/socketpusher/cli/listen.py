@@ -109,6 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to is None and (arguments.max_bytes or arguments.keep):
         arguments.parser.error(f"{'--max-bytes' if arguments.max_bytes else '--keep'} needs --to")
     chosen = _choice(arguments)
+    problems = ProblemLog(status)
+    subscription = subscribed(arguments, problems, raw=True)
+    patience = Patience(arguments, subscription)
     with ExitStack() as opened:
         record = None
         if arguments.to is None:
@@ -117,10 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
             record = RotatingFile(arguments.to, arguments.max_bytes or 100 << 20, arguments.keep or 5)
             opened.callback(record.close)
             opened.callback(signal.signal, signal.SIGHUP, _reopen_on_hangup(record))
-        problems = ProblemLog(status)
         source: Listener[bytes] | Subscription[bytes]
-        subscription = subscribed(arguments, problems, raw=True)
-        patience = Patience(arguments, subscription)
         if subscription is not None:
             source = opened.enter_context(subscription)
             status(f"following {subscription.title}")

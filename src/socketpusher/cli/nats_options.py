@@ -81,7 +81,8 @@ def subscribed(
     given |= {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.url is None:
         if given:
-            arguments.parser.error(f"--{next(iter(given)).replace('_', '-')} needs --from")
+            name = "token-file" if arguments.token_file is not None else next(iter(given)).replace("_", "-")
+            arguments.parser.error(f"--{name} needs --from")
         return None
     if arguments.path is not None:
         arguments.parser.error("give a path or --from, not both")
@@ -107,6 +108,10 @@ def stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
                 arguments.token = file.read().strip()
         except OSError as error:
             raise OSError(error.errno, f"can't read the token: {error.strerror}", arguments.token_file) from None
+        except UnicodeDecodeError:
+            raise ValueError(f"can't read the token: it is not UTF-8: {arguments.token_file}") from None
+        if not arguments.token:
+            raise ValueError(f"can't read the token: the file is empty: {arguments.token_file}")
     names = ("creds", "token", "tls_ca", "tls_cert", "tls_key", "stream", "prefix")
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "send a recording again"
 DESCRIPTION = """\
 Sends a recording, such as `socketpusher listen --to FILE` makes, to the consumer that listens on a Unix socket: the
-same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of more than 10 s are
+same lines, with the same pauses between them. A recording may be compressed by gzip. Pauses of 10 s and more are
 announced on standard error. Where the recording's clock goes back by more than a second, the next event follows
 immediately.
 
@@ -53,6 +53,8 @@ DRAW_INTERVAL = 0.1
 
 DISORDER = timedelta(seconds=1)
 """Concurrent threads and senders record times a little out of order; more means that the clock was set back."""
+
+_RETAINED = b',"retained":true}'
 
 Show = Callable[[int, float], None]
 """Shows how many events were sent, and when the next one is due, in seconds."""
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _opened(name: str, path: str | None) -> AbstractContextManager[BinaryIO]:
     from ..unix_socket import is_socket
-    from .flow_control import standard_input
+    from .lines import standard_input
 
     if name == "-":
         return nullcontext(standard_input())
@@ -120,7 +122,8 @@ def _send(lines: "EventLines", pusher: "FlowControlledPusher", clock: "ReplayClo
         assert event.time is not None  # every recorded event has one
         now = time.monotonic()
         first = now if first is None else first
-        due = min(first + clock.due(event.time), now + LONGEST_PAUSE)
+        repeated = line.endswith(_RETAINED)
+        due = min(first + clock.due(event.time, repeated), now + LONGEST_PAUSE)
         if due - now >= LONG_PAUSE:
             pause = timedelta(seconds=round(due - now))
             status(f"the recording pauses for {pause}; --speed max skips pauses")
@@ -135,7 +138,7 @@ class ReplayClock:
     """Tells for each event of a recording, in order, when it is due.
 
     A pause in the recording is kept, however long. An event that is out of order is due with the one before it. So is
-    one whose clock was set back, and the pace goes on from there.
+    one whose clock was set back, and the pace goes on from there; and one that was sent again, with its old time.
 
     Args:
         speed: How many seconds of the recording pass in a second; infinity for no pauses.
@@ -148,12 +151,15 @@ class ReplayClock:
         self._latest = datetime.min  # time so far since the clock was last set back
         self.set_back = 0  # how often it was
 
-    def due(self, time: datetime) -> float:
+    def due(self, time: datetime, repeated: bool = False) -> float:
         """Return when the next event is due, in seconds since the first one.
 
         Args:
             time: Its time in the recording, aware.
+            repeated: Whether it was sent again, to tell a new consumer how the run stands.
         """
+        if repeated:
+            return self._due if self._from is None else self._at(self._from, self._latest)
         if self._from is None:
             self._from = self._latest = time
         elif self._latest - time > DISORDER:

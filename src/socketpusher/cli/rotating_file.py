@@ -112,9 +112,9 @@ class RotatingFile:
         self._size += len(data)
 
     def _rotate(self) -> None:
-        for number in range(self._keep - 1, 0, -1):
-            if os.path.lexists(f"{self._path}.{number}"):
-                os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+        free = next((n for n in range(1, self._keep) if not os.path.lexists(f"{self._path}.{n}")), self._keep)
+        for number in range(free - 1, 0, -1):
+            os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         if os.path.lexists(self._path):
             os.replace(self._path, f"{self._path}.1")
         self._open(LEAVE_TIMEOUT)

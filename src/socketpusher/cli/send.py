@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Send everything to the end of the input. Returns the exit code."""
     from ..events import Event
     from ..wire import encode
-    from .flow_control import EventLines, FlowControlledPusher, standard_input
+    from .flow_control import EventLines, FlowControlledPusher
+    from .lines import standard_input
 
     described = {key: getattr(arguments, key) for key in ("unit", "task", "pr", "payload", "error")}
     described = {key: value for key, value in described.items() if value is not None}

@@ -1,15 +1,15 @@
 """`socketpusher trace`: a recording as a timeline, for Perfetto or as a picture."""
 
 import argparse
-import codecs
-import gzip
 import sys
-import zlib
-from typing import TYPE_CHECKING, BinaryIO, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, BinaryIO
 
+from ..listener.problems import FrequentProblem
 from .arguments import path
+from .lines import numbered_lines, standard_input
 from .nats_options import Patience, add_stream_source, subscribed
-from .output import printable
+from .output import sentence, status
 
 if TYPE_CHECKING:
     from ..jetstream.subscription import Subscription
@@ -68,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         with subscription:
             reader.read_stream(subscription, patience)
     else:
-        name = "standard input" if arguments.path in (None, "-") else arguments.path
-        with open(0 if name == "standard input" else name, "rb") as file:
+        from_input = arguments.path in (None, "-")
+        name = "standard input" if from_input else arguments.path
+        with nullcontext(standard_input()) if from_input else open(name, "rb") as file:
             reader.read(file, name)
     if not (runs := reader.timeline.runs()):
         raise ValueError(f"there are no events in {name}; record some with: socketpusher listen > FILE")
@@ -92,15 +93,11 @@ class _Reader:
         self.complete = True  # whether everything could be read
 
     def read(self, file: BinaryIO, name: str) -> None:
-        compressed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]  # files opened for reading have it
         try:
-            for number, line in enumerate(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file, 1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    self._feed(line, f"line {number} of {name}")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self.report(f"{name} is damaged, the rest of it is missing: {error}")
+            for number, line in numbered_lines(file, name):
+                self._feed(line, f"line {number} of {name}")
+        except OSError as error:
+            self._lack(sentence(error))
 
     def read_stream(self, subscription: "Subscription[bytes]", patience: Patience) -> None:
         while not subscription.caught_up:
@@ -111,8 +108,13 @@ class _Reader:
         try:
             self.timeline.feed(line, source)
         except ValueError as error:
-            self.report(f"{what} is skipped: {error}")
+            self._lack(f"{what} is skipped: {error}")
 
     def report(self, problem: str) -> None:
+        """Report what the subscription says: that events are missing, or how its connection is."""
+        self.complete = self.complete and not isinstance(problem, FrequentProblem)
+        status(problem)
+
+    def _lack(self, what: str) -> None:
         self.complete = False
-        print(printable(problem), file=sys.stderr, flush=True)
+        status(what)

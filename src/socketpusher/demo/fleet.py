@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sysconfig
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .modules import find_modules
 from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
@@ -34,7 +35,13 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
     with running_processes() as processes:
         print(f"starting a nats-server at {url}, and {hosts} schedulers with a relay each ...", flush=True)
         # In a group of its own, or Ctrl-C would end it before the relays.
-        processes.start(server, "-js", "-sd", processes.directory, "-a", "127.0.0.1", "-p", port, process_group=0)
+        running = processes.start(
+            server, "-js", "-sd", processes.directory, "-a", "127.0.0.1", "-p", port, process_group=0
+        )
+        with interruptible():
+            wait_until(lambda: running.poll() is not None or _listens(port))
+        if running.poll() is not None:
+            raise ChildProcessError(f"nats-server ended at once; run it to see why: {server} -js -p {port}")
         sockets = [os.path.join(processes.directory, f"{number}.sock") for number in range(1, hosts + 1)]
         relays = [
             processes.start_python(
@@ -60,6 +67,12 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
     print("\na watcher that starts now knows:", *re.findall("^host-.*", known, re.MULTILINE), sep="\n")
     if failed:
         raise OSError(f"{failed} of the {hosts} schedulers failed; run the demo again")
+
+
+def _listens(port: str) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1.0):
+        return True
+    return False
 
 
 def _wait_until_publishing(relay: Process) -> None:

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamManager
 from nats.js.errors import APIError, ServiceUnavailableError
 
+from ..listener.problems import Recovery
 from .options import NatsOptions
 
 # In seconds:
@@ -159,7 +160,7 @@ class NatsConnection:
     def report_recovery(self, message: str) -> None:
         """Report that it works again, if trouble was reported."""
         if self._trouble:
-            self._on_warning(message)
+            self._on_warning(Recovery(message))
         self._trouble = ""
 
     async def close(self) -> None:
@@ -224,7 +225,7 @@ class NatsConnection:
         self._changed.set()
         url = self.client.connected_url
         report = self._on_warning if self._trouble else self._on_info
-        report(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._options}")
+        report(Recovery(f"connected to NATS at {url.netloc.rpartition('@')[2] if url else self._options}"))
         self._trouble = ""
 
     async def _on_disconnected(self) -> None:
@@ -252,9 +253,9 @@ class NatsConnection:
             self._broken.set_result(reason)
 
 
-async def wait_first(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:
-    """Wait until one of the futures is done, or for `timeout` seconds."""
-    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+async def wait_first(*futures: "asyncio.Future[Any]") -> None:
+    """Wait until one of the futures is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def connect_failure(error: Exception) -> tuple[str, bool]:

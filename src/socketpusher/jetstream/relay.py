@@ -3,7 +3,7 @@
 1. Lines leave the socket only after JetStream has acknowledged them. If a relay is killed, the pusher finds the rest
    unread and sends it to the next one. If the stream is slow or down, the socket fills up, and then the bounds of the
    pusher apply.
-2. What to publish for the lines of one read is planned once. It is an atomic batch: the stream stores all of it, in
+2. What to publish for the lines of one read is planned once, in atomic batches: the stream stores all of a batch, in
    order, or nothing. (With single messages in flight, a server that loses its leader may drop the fifth and store the
    sixth.)
 3. A batch names the last message of each session that it continues, and the server refuses it if there is a newer one.

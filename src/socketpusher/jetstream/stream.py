@@ -137,7 +137,7 @@ def _conflicts(config: StreamConfig, prefix: str, limits: StreamConfig) -> list[
 def _quantity(value: float, unit: str) -> str:
     """Return a number with its unit, such as "60 s" or "1 GiB"."""
     if unit != " bytes":
-        return f"{value:g}{unit}"
+        return f"{value:.15g}{unit}"
     units = ["bytes", "KiB", "MiB", "GiB"]
     while len(units) > 1 and value >= 1024 and value % 1024 == 0:
         value //= 1024

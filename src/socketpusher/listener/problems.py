@@ -85,6 +85,10 @@ class FrequentProblem(str):
     """A sentence about a problem of which many may come at once, such as a message that is not an event."""
 
 
+class Recovery(str):
+    """Says that something works again."""
+
+
 class ProblemLog:
     """An `on_problem` that reports the first problem of an episode, and at its end how many more there were.
 

@@ -161,12 +161,16 @@ class SessionEvents:
                 file.tests.setdefault(nodeid, len(file.tests) + 1)
                 file.runs += 1
         nodes = [
-            {"id": unit, "label": unit, "level": 0, "status": "pending", "tasks": len(file.tests), "completed_tasks": 0}
+            {
+                "id": unit,
+                "label": unit,
+                "level": 0,
+                "status": "failed" if file.end else "pending",
+                "tasks": len(file.tests),
+                "completed_tasks": 0,
+            }
             for unit, file in self._files.items()
         ]
-        for node, file in zip(nodes, self._files.values(), strict=True):
-            if file.end:
-                node["status"] = "failed"
         graph = {"nodes": nodes, "edges": [], "levels": [list(self._files)]}
         payload = {"unit_count": len(nodes), "parallelism": parallelism, "graph": graph}
         self._bus.emit(Event(EventType.ORCH_STARTED, payload=payload))

@@ -72,7 +72,7 @@ def _render_run(run: Run, now: float, width: int, height: int) -> list[Line]:
     room = height - len(lines)
     with_headings = height >= _HEADED
     parts = sections(run, now, width)
-    others = len(run.units) - sum(map(run.count, ("failed", "blocked", "in_progress")))
+    others = run.total - sum(map(run.count, ("failed", "blocked", "in_progress")))
     rows_of_others = math.ceil(others / max(1, width // UNIT_COLUMNS))
     if sum(part.rows for part in parts) + rows_of_others + len(parts) * with_headings <= room:
         parts[2:] = [all_units(run, now, width)]

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from rich.console import Console
 from rich.text import Text
 
+from ..listener.problems import Recovery
 from .page import render_screen, render_summary
 from .sources import EventSource
-from .text import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clip, clock, elapsed, plural, printable, text_of
+from .text import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clip, clock, elapsed, plural, printable, text_of, width
 from .tracker import RunTracker
 from .tty import FullScreen, terminal_signals
 from .unit_list import HELP, UnitList
@@ -94,30 +95,34 @@ class Screen(RunView):
             self._help = True
 
     def report(self, problems: list[str]) -> None:
-        """Count problems, and show the last one."""
-        self._problems += len(problems)
-        self._problem = problems[-1]
+        """Count problems, and show the last one until it is over."""
+        self._problems += sum(not isinstance(problem, Recovery) for problem in problems)
+        self._problem = "" if isinstance(problems[-1], Recovery) else problems[-1]
 
     def refresh(self) -> float:
         """Draw if it is time to. Returns in how many seconds it will be, if nothing comes meanwhile."""
         now, runs = time.monotonic(), self.runs
-        known = runs.events, len(runs.sources), runs.gone, self._problems
+        known = runs.events, len(runs.sources), runs.gone, self._problems, self._problem
         due = self._drawn + (_IDLE if known == self._shown else REDRAW)
         if now < due:
             return due - now
         self._shown = known
         self._rate.sample(now, runs.events)
-        lines = self._lines(time.time(), *_size())
+        columns, height = _size()
+        lines = self._lines(time.time(), columns, height)
         with self._console.capture() as drawn:
             text = Text("\n").join(Text.assemble(*line) for line in lines)
             self._console.print(text, soft_wrap=True, end="")
-        self._tty.write("\x1b[H" + drawn.get().replace("\n", "\x1b[K\n") + "\x1b[J")
+        # Behind a full line the cursor stands on its last character, which `\x1b[K` would erase.
+        ends = ["" if width(text_of(line)) >= columns else "\x1b[K" for line in lines]
+        shown = "\n".join(map(str.__add__, drawn.get().split("\n"), ends))
+        self._tty.write("\x1b[H" + shown + ("\n\x1b[J" if len(lines) < height else ""))
         self._drawn = time.monotonic()
         return _IDLE
 
     def _lines(self, now: float, width: int, height: int) -> list[Line]:
         lines = [self._header(now)]
-        if self._problems:
+        if self._problem:
             counted = "1 problem: " if self._problems == 1 else f"{self._problems:,} problems, the last: "
             lines.append([(counted + printable(self._problem), BAD)])
         room = height - len(lines)

@@ -83,7 +83,7 @@ def title(run: Run, now: float) -> Line:
         (run.count("blocked"), "blocked", BAD),
         (run.count("in_progress"), "running", BUSY),
     )
-    told = [(f"{run.count('complete'):,}/{len(run.units):,} units", PLAIN)] if run.units else []
+    told = [(f"{run.count('complete'):,}/{run.total:,} units", PLAIN)] if run.units else []
     told += [(f"{count:,} {what}", style) for count, what, style in counts if count]
     if run.failed_tasks:
         told.append((plural(run.failed_tasks, "failed task"), BAD))
@@ -113,20 +113,23 @@ def _progress(run: Run, now: float, columns: float) -> Line:
     tasks = f"  {run.completed_tasks:,}/{run.tasks:,} tasks" if run.tasks else ""
     eta = run.eta(now)
     left = "" if run.outcome else f"  ETA {'-' if eta is None else elapsed(eta)}"
-    told = f"{tasks}  {100 * statuses['complete'] // len(run.units)}%{left}"
-    return [("  ", PLAIN), *_bar(statuses, len(run.units), int(min(columns, 120)) - len(told) - 3), (told, PLAIN)]
+    told = f"{tasks}  {100 * statuses['complete'] // run.total}%{left}"
+    return [("  ", PLAIN), *_bar(statuses, run.total, int(min(columns, 120)) - len(told) - 3), (told, PLAIN)]
 
 
 def _bar(statuses: Mapping[str, int], total: int, columns: int) -> Line:
-    spans: Line = []
-    left = max(1, columns)
-    for count, mark, style in (
+    parts = (
         (statuses["complete"], "━", GOOD),
         (statuses["failed"] + statuses["blocked"], "x", BAD),
         (statuses["in_progress"], "╌", BUSY),
-    ):
-        # Even one unit in a thousand shows, and what is not complete never looks complete.
-        cells = min(left, max(1, columns * count // total) if count else 0)
+    )
+    rest = total - sum(count for count, _, _ in parts)
+    spans: Line = []
+    left = max(1, columns)
+    for place, (count, mark, style) in enumerate(parts, 1):
+        # Even one unit in a thousand shows if there is room, and what is not complete never looks complete.
+        others = sum(other > 0 for other, _, _ in parts[place:]) + (rest > 0)
+        cells = max(0, min(left - others, max(1, columns * count // total) if count else 0))
         spans.append((mark * cells, style))
         left -= cells
     return [*spans, ("·" * left, DIM)]
@@ -167,7 +170,7 @@ def _not_shown(levels: Iterable[Level]) -> Line:
 def _table_of_levels(levels: Sequence[Level], beside: int, columns: float) -> list[Line]:
     texts = [_texts(level) for level in levels]
     widths = [max(map(len, column), default=0) for column in zip(*texts, strict=True)]
-    room = int(min(columns, _FULL_WIDTH)) if columns == math.inf else int(columns) // beside
+    room = _FULL_WIDTH if columns == math.inf else int(columns) // beside
     entries = [
         [
             (f"  {name:<{widths[0]}}  ", PLAIN),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUIET_PERIOD, LONGEST_BURST = 0.3, 1.0
 """In seconds: a sender has told where its run stands when it was quiet, or has been connected, for so long."""
 
-MAX_LIVE_SOURCES = 64
+MAX_LIVE_SOURCES = 1024
 """Of more sources in a stream whose run has not ended, those that were silent for longest count as disconnected."""
 
 POLL, AT_REST = 0.2, 60.0
@@ -173,10 +173,10 @@ class RecordingSource(EventSource):
         self._last = 0.0  # the time of the last event, in seconds since the epoch
         self._live = False  # whether the view knows it as connected
         self._damaged = False  # whether it can't be decompressed any further
-        number = 0
-        while os.path.isfile(f"{path}.{number + 1}"):
-            number += 1
-        self._file: io.BufferedReader | gzip.GzipFile = _opened(_rotated(path, number))
+        self._path = os.path.realpath(path)  # a rotation is beside the file, not beside a link to it
+        names = self._names()
+        self._number = len(names) - 1  # of the open file, when it was last found
+        self._file: io.BufferedReader | gzip.GzipFile = _opened(names[-1] if self._number else path)
 
     def take(self, view: RunView) -> None:
         """Hand over the next piece."""
@@ -242,22 +242,28 @@ class RecordingSource(EventSource):
         if isinstance(self._file, gzip.GzipFile):
             return None
         here = os.fstat(self._file.fileno())
-        names = [self.where]
-        while os.path.isfile(_rotated(self.where, len(names))):
-            names.append(_rotated(self.where, len(names)))
+        names = self._names()
         number = next((number for number, name in enumerate(names) if _is(name, here)), None)
         if number == 0:
-            return self.where if here.st_size < self._file.tell() else None  # it was emptied
-        name = names[number - 1] if number else self.where
+            self._number = 0
+            return self._path if here.st_size < self._file.tell() else None  # it was emptied
+        if number is None:  # it was removed: if it was rotated, the oldest one follows it
+            name = names[-1] if self._number else self._path
+        else:
+            self._number = number
+            name = names[number - 1]
         return name if os.path.exists(name) else None
+
+    def _names(self) -> list[str]:
+        """The file and the older ones, newest first."""
+        names = [self._path]
+        while os.path.isfile(f"{self._path}.{len(names)}"):
+            names.append(f"{self._path}.{len(names)}")
+        return names
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _rotated(path: str, number: int) -> str:
-    return f"{path}.{number}" if number else path
 
 
 def _is(path: str, status: os.stat_result) -> bool:

@@ -5,7 +5,7 @@ first event on. A run is kept for a while after its source has disconnected. A n
 same title, or if its first event names the same units: a pusher that has reconnected, or a writer that was restarted.
 
 `RunTracker.feed` is the hot path: it must not cost more than decoding the event did. So counts are kept as events come,
-and whoever draws reads them without walking through the units.
+and whoever draws reads them without walking through all units.
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..events import Event, EventType
 from ..graph import NodePayload, count_in, graph_in
-from ..run_state import RELEVANT, STATUS_AFTER, STATUSES, RunState
+from ..run_state import MAX_ENDED_UNITS, RELEVANT, STATUS_AFTER, STATUSES, RunState
 
 MAX_RECENT_EVENTS = 200
 """How many of the last events are kept."""
@@ -67,6 +67,11 @@ class Unit:
     reason: str = ""  # the line of its last error that says why it failed
     error: str = ""  # the end of that error, if it has more lines
     worker: str = ""  # who runs it, or did
+
+    @property
+    def done(self) -> bool:
+        """Whether it is complete or has failed, and when is known."""
+        return self.ended is not None and self.status in ("complete", "failed")
 
     def follow(self, other: "Unit") -> None:
         """Take over what no graph tells of a unit."""
@@ -121,7 +126,12 @@ class Run:
 
     def count(self, status: str) -> int:
         """How many units have a status."""
-        return len(self.by_status[status])
+        return len(self.by_status[status]) + self._forgotten.get(status, 0)
+
+    @property
+    def total(self) -> int:
+        """How many units there are. Of those that no graph names, `units` has only so many that have ended."""
+        return len(self.units) + sum(self._forgotten.values())
 
     def clock(self, now: float) -> float:
         """The time that its clocks show: they stop when the run ends, and while nothing sends it."""
@@ -131,12 +141,8 @@ class Run:
         """In how many seconds its units will be done, at the rate so far; None if that can't be known."""
         if self.started is None or self.outcome or self.gone is not None:
             return None
-        # The start of a run that is resumed has units that were done before; nobody has seen when.
-        done = sum(
-            unit.ended is not None for status in ("complete", "failed") for unit in self.by_status[status].values()
-        )
         left = self.count("pending") + self.count("ready") + self.count("in_progress")
-        return max(0.0, now - self.started) * left / done if done else None
+        return max(0.0, now - self.started) * left / self._done if self._done else None
 
     def apply(self, event: Event) -> bool:
         """Take an event in. Returns whether it changed a unit's status, or the run."""
@@ -181,6 +187,8 @@ class Run:
         # The units of each status, in the order in which they got it.
         self.by_status: dict[str, dict[str, Unit]] = {status: {} for status in STATUSES}
         self.tasks = self.completed_tasks = 0
+        self._ended_unnamed: dict[str, None] = {}  # those that have ended and are in no graph, oldest first
+        self._forgotten: dict[str, int] = {}  # how many of those, by status, are not in `units` any more
         for node in nodes:
             unit = self._add(node)
             known = before.get(unit.name)
@@ -190,6 +198,8 @@ class Run:
         for known in before.values():
             if known.level.number == NO_LEVEL and known.name not in self.units:
                 self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
+        # The start of a run that is resumed has units that were done before; nobody has seen when.
+        self._done = sum(unit.done for unit in self.units.values())
 
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
@@ -202,7 +212,7 @@ class Run:
         unit = self.units.get(event.unit)
         if unit is None:
             unit = self._add_unnamed(event.unit)
-        kind, before = event.type, unit.status
+        kind, before, done = event.type, unit.status, unit.done
         if event.error:
             unit.fail(event.error)
         worker = event.payload.get("worker") if isinstance(event.payload, dict) else None
@@ -223,7 +233,21 @@ class Run:
                 unit.started = unit.ended = None
         elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
+        self._done += unit.done - done
+        if unit.status != before and unit.level.number == NO_LEVEL:
+            self._note_end(unit)
         return unit.status != before
+
+    def _note_end(self, unit: Unit) -> None:
+        """Note whether a unit that no graph names has ended. Forget the oldest one if there are too many."""
+        self._ended_unnamed.pop(unit.name, None)
+        if unit.status in ("complete", "failed"):
+            self._ended_unnamed[unit.name] = None
+        if len(self._ended_unnamed) > MAX_ENDED_UNITS:
+            oldest = self.units.pop(next(iter(self._ended_unnamed)))
+            del self._ended_unnamed[oldest.name], self.by_status[oldest.status][oldest.name]
+            self._state.forget(oldest.name)
+            self._forgotten[oldest.status] = self._forgotten.get(oldest.status, 0) + 1
 
     def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
         if NO_LEVEL not in self.levels:
@@ -302,8 +326,9 @@ class RunTracker:
     def _run_for(self, source: Hashable, event: Event) -> Run:
         title = self.sources.setdefault(source, str(source))
         for run in reversed(self.runs):
-            same = run.title == title or (not self.lasting and run.names_the_same_units(event))
-            if run.gone is not None and same:
+            if run.gone is None:
+                continue
+            if run.title == title or (not self.lasting and run.names_the_same_units(event)):
                 run.title, run.gone = title, None
                 return run
         self.runs.append(Run(title))

@@ -98,8 +98,8 @@ class UnitList:
         query = self._query.casefold()
         found: list[Unit] = []
         for run in runs.runs:
-            failed = run.by_status["failed"] | run.by_status["blocked"]
-            units = (failed if self._failed_only else run.units).values()
+            shown = run.by_status["failed"] | run.by_status["blocked"] if self._failed_only else run.units
+            units = shown.values()
             found += (unit for unit in units if _matches(unit, query)) if query else units
         return found
 

@@ -118,7 +118,7 @@ def _print_problem(problem: str) -> None:
 
 def _standing(run: Run) -> str:
     counts = {status: run.count(status) for status in ("complete", "failed", "blocked")}
-    told = [f"{len(run.units)} units", *(f"{count} {status}" for status, count in counts.items() if count)]
+    told = [f"{run.total} units", *(f"{count} {status}" for status, count in counts.items() if count)]
     return ": ".join(filter(None, (", ".join(told), run.reason, run.no_graph)))
 
 

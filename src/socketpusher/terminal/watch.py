@@ -35,7 +35,8 @@ def watch(source: EventSource, *, once: bool = False, until_end: bool = False, t
         timeout: How long to wait while no sender is connected, or the stream can't be read, in seconds.
 
     Returns:
-        How the runs ended: `COMPLETED`, or `FAILED` if one of them failed, or `UNKNOWN` if one has not ended.
+        How the runs ended: `COMPLETED`, or `FAILED` if one of them failed, or `UNKNOWN` if none has ended, or one
+        that is connected has not.
 
     Raises:
         TimeoutError: The timeout is over.

@@ -23,8 +23,9 @@ def trace_lines(runs: list[Run]) -> Iterator[bytes]:
     """The lines of the JSON object. Times are in microseconds since the start of the first run."""
     before = b'{"displayTimeUnit":"ms","traceEvents":[\n'
     first_thread = len(runs) + 1
+    zero = min((run.start for run in runs), default=0)
     for pid, run in enumerate(runs, 1):
-        process = _Process(run, pid, first_thread, zero=min(run.start for run in runs))
+        process = _Process(run, pid, first_thread, zero)
         first_thread += len(run.tracks)
         for event in process.events():
             yield before + _FINAL_BACKSLASH.sub(rb"\1\\u005c", to_json({"pid": pid, **event}))
