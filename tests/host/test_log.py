@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from socketpusher.host.log import Log
+from support.waiting import wait_for
 
 
 class Leaving(logging.Handler):
@@ -55,3 +56,20 @@ def test_an_exception_of_a_signal_handler_is_not_swallowed(log: Log, error: type
             log.flush()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_record_that_comes_while_the_thread_ends_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    wrote_first, may_end = threading.Event(), threading.Event()
+
+    class Ending(Log):
+        def _write_records(self) -> None:
+            super()._write_records()
+            wrote_first.set()
+            may_end.wait(30)
+
+    log = Ending()
+    log.write(logging.WARNING, "first")
+    assert wrote_first.wait(30)
+    log.write(logging.WARNING, "second")
+    may_end.set()
+    wait_for(lambda: "second" in caplog.text)

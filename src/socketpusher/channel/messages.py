@@ -9,6 +9,10 @@ from typing import Any
 ORPHAN_TIMEOUT = 5.0
 """How long a writer may take to send the remaining lines after its host has ended, in seconds."""
 
+IN_FLIGHT_BYTES = 8 << 20
+"""How much of `buffer_bytes` may be on its way from the host to the writer, in bytes. It fills only when the writer
+does not read. The rest is for the lines that wait in the writer, and for the copies of them in the host."""
+
 REPORT_BYTES = 4096
 """The longest report, in bytes: a pipe takes that much atomically (PIPE_BUF)."""
 

@@ -85,9 +85,7 @@ def add_allowed_senders(parser: argparse.ArgumentParser) -> None:
 def path(text: str) -> str:
     """Return a path, as an argument's type. A URL is refused, and not repeated, since a password may be in it."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(
-            "this is a URL, not a path; --from takes one, or --to of relay"
-        )
+        raise argparse.ArgumentTypeError("this is a URL, not a path; --from takes one, or --to of relay")
     return text
 
 

@@ -32,7 +32,7 @@ class Log:
                 return
             self._records.append((level, message, arguments))
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._write_records, name="socketpusher-log", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="socketpusher-log", daemon=True)
                 self._thread.start()  # raises while the interpreter exits; then `flush` writes the record
 
     def flush(self) -> None:
@@ -42,6 +42,11 @@ class Log:
                 thread.join(FLUSH_TIMEOUT)
             if not thread.is_alive():
                 self._write_records()
+
+    def _run(self) -> None:
+        while self._records:
+            self._write_records()
+            self._thread = None  # a record that comes from now on starts another thread, or is found here
 
     def _write_records(self) -> None:
         while self._records:

@@ -33,7 +33,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_exponential
 from ..channel.clock import LONGEST_WAIT
 from ..channel.journal import Journal, Kind, Record
 from ..channel.ledger import Ledger
-from ..channel.messages import ORPHAN_TIMEOUT, Report, WriterSpec
+from ..channel.messages import IN_FLIGHT_BYTES, ORPHAN_TIMEOUT, Report, WriterSpec
 from ..channel.queue import QueueReader
 from ..channel.spool_directory import Claim, SpoolError, bytes_of_others, claim_inherited
 from ..config import PusherConfig
@@ -46,10 +46,6 @@ from .session import Session, open_spool
 BLOCKED_GRACE = 0.5
 """How long a consumer may read nothing before lines over the bounds are dropped, in seconds. A consumer that only reads
 was off the CPU for over 10 ms beside two busy loops on two cores; one that draws or collects garbage takes longer."""
-
-IN_FLIGHT_BYTES = 8 << 20
-"""The part of `buffer_bytes` for lines on their way from the host, in bytes. The rest is for the lines that wait here,
-and for the copies of them in the host."""
 
 MIN_BUFFER_BYTES = 1 << 20
 """How much may always wait here, in bytes, even with a small `buffer_bytes`."""
