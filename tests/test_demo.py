@@ -16,6 +16,7 @@ import pytest
 from socketpusher import Bus, Event, Graph, listen
 from socketpusher.demo import scheduler
 from socketpusher.demo.modules import find_modules, imports
+from socketpusher.demo.processes import sleeps
 from socketpusher.demo.scheduler import Scheduler
 from support.cli import COMMAND, running
 from support.sessions import session_of
@@ -365,3 +366,12 @@ def test_a_display_that_somebody_else_kills_leaves_the_terminal_as_it_was(place:
         assert terminal.ends() == 1
         assert_left_usable(terminal)
         assert b"the demo's display ended too early, with exit code -9; run the demo again" in terminal.written
+
+
+def test_whether_a_process_has_nothing_to_do_is_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while 1: 1"]) as busy:
+        wait_for(lambda: not sleeps(busy))
+        busy.kill()
+    with subprocess.Popen(["/bin/sleep", "60"]) as idle:
+        wait_for(lambda: sleeps(idle))
+        idle.kill()

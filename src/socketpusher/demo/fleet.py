@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from .modules import find_modules
-from .processes import Process, count_sockets, end, interruptible, running_processes, wait_until
+from .processes import Process, count_sockets, end, interruptible, running_processes, sleeps, wait_until
 
 
 def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> None:
@@ -63,6 +63,7 @@ def run_fleet(hosts: int, names: Sequence[str] = (), *, plain: bool = False) -> 
         second = processes.start_python("socketpusher", "watch", "--from", url, "--once", stdout=subprocess.PIPE)
         with interruptible():
             known = second.communicate()[0].decode()
+            wait_until(lambda: sleeps(watcher))  # it has shown everything
         end(watcher)
     print("\na watcher that starts now knows:", *re.findall("^host-.*", known, re.MULTILINE), sep="\n")
     if failed:

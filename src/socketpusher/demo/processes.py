@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob
 from typing import Any, TypeAlias, cast
 
@@ -87,6 +87,17 @@ def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def sleeps(process: Process) -> bool:
+    """Whether no thread of a process has anything to do, at five moments in a row."""
+    for _ in range(5):
+        for stat in glob(f"/proc/{process.pid}/task/*/stat"):
+            with suppress(OSError), open(stat, "rb") as file:
+                if file.read().rpartition(b")")[2].split()[0] != b"S":
+                    return False
+        time.sleep(0.02)
+    return True
 
 
 def count_sockets(process: Process) -> int:
