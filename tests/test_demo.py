@@ -370,8 +370,12 @@ def test_a_display_that_somebody_else_kills_leaves_the_terminal_as_it_was(place:
 
 def test_whether_a_process_has_nothing_to_do_is_seen() -> None:
     with subprocess.Popen([sys.executable, "-c", "while 1: 1"]) as busy:
-        wait_for(lambda: not sleeps(busy))
-        busy.kill()
+        try:
+            wait_for(lambda: not sleeps(busy))
+        finally:
+            busy.kill()
     with subprocess.Popen(["/bin/sleep", "60"]) as idle:
-        wait_for(lambda: sleeps(idle))
-        idle.kill()
+        try:
+            wait_for(lambda: sleeps(idle))
+        finally:
+            idle.kill()

@@ -248,7 +248,7 @@ def test_events_that_were_sent_again_are_due_at_once_and_set_no_clock_back() -> 
     assert clock.set_back == 0
 
 
-def test_a_recording_with_repetitions_is_as_fast_as_without(consumer: Consumer, tmp_path: Path) -> None:
+def test_repetitions_in_a_recording_are_no_clock_that_was_set_back(consumer: Consumer, tmp_path: Path) -> None:
     lines = recorded(0, 3600, 0, 3601).splitlines(keepends=True)
     lines[2] = wire.retained(lines[2])
     path = tmp_path / "run.ndjson"

@@ -171,8 +171,14 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
         written.result(30)
 
 
-def test_however_many_files_are_kept_a_rotation_is_quick(tmp_path: Path) -> None:
-    with closing(RotatingFile(str(tmp_path / "r"), 4, 10**12)) as record:
+def test_however_many_files_may_be_kept_a_rotation_looks_only_for_those_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    exists = os.path.lexists
+    monkeypatch.setattr("os.path.lexists", lambda path: asked.append(path) or exists(path))
+    with closing(RotatingFile(str(tmp_path / "r"), 4, 1000)) as record:
         for number in range(5):
             record.write([b"%d\n" % number] * 2)
+    assert len(asked) < 40
     assert contents(tmp_path / "r") == [b"%d\n%d\n" % (number, number) for number in range(5)]

@@ -10,7 +10,7 @@ import pytest
 
 from socketpusher import Event, Gap, RefusedSender, SkippedLine, listen
 from socketpusher.listener.listener import Listener
-from socketpusher.listener.problems import FrequentProblem, Problem, ProblemLog, Sender
+from socketpusher.listener.problems import FrequentProblem, Problem, ProblemLog, Recovery, Sender
 from support.senders import line, send, sender_to
 from support.waiting import wait_for
 
@@ -63,7 +63,8 @@ def test_an_episode_without_end_is_reported_once_a_minute(clock: list[float]) ->
 def test_a_plain_sentence_is_reported_at_once_and_not_counted(clock: list[float]) -> None:
     said: list[str] = []
     log = ProblemLog(said.append)
-    for problem in (FrequentProblem("skipped"), FrequentProblem("skipped"), "lost", FrequentProblem("skipped"), "back"):
+    skipped = FrequentProblem("skipped")
+    for problem in (skipped, skipped, "lost", skipped, Recovery("back")):
         log(problem)
     assert said == ["skipped", "lost", "back"]
     log.end_episode(at_once=True)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from socketpusher import Event, Graph, wire
-from socketpusher.listener.problems import Recovery
+from socketpusher.listener.problems import FrequentProblem, Recovery
 from socketpusher.terminal.screen import Screen
 from socketpusher.terminal.sources import EventSource
 from socketpusher.terminal.text import width as columns_of
@@ -359,5 +359,7 @@ def test_a_problem_is_shown_until_it_is_over(monkeypatch: pytest.MonkeyPatch) ->
     shown = drawn(monkeypatch, screen, 80, 24)
     assert "problem" not in shown
     assert "connected" not in shown
-    screen.report(["again"])
-    assert "2 problems, the last: again" in drawn(monkeypatch, screen, 80, 24)
+    screen.report([FrequentProblem("events were removed"), "lost it again"])
+    assert "3 problems, the last: lost it again" in drawn(monkeypatch, screen, 80, 24)
+    screen.report([Recovery("connected")])  # but the events are still missing
+    assert "3 problems, the last: events were removed" in drawn(monkeypatch, screen, 80, 24)

@@ -268,6 +268,19 @@ def test_a_link_to_a_recording_stands_for_all_of_its_files(recording: Path, tmp_
         assert view.runs.events == 5
 
 
+def test_a_link_that_is_set_to_another_recording_is_followed(recording: Path, tmp_path: Path) -> None:
+    recording.write_bytes(STARTED)
+    link = tmp_path / "latest"
+    link.symlink_to(recording)
+    with reading(link) as (source, view):
+        read_to_its_end(source, view)
+        (other := tmp_path / "other").write_bytes(FAILED)
+        link.unlink()
+        link.symlink_to(other)
+        read_to_its_end(source, view)
+        assert statuses(view)["a"] == "failed"
+
+
 def test_a_rotation_that_removes_the_file_that_is_being_read_skips_no_other(recording: Path) -> None:
     for number, data in ((2, GRAPH), (1, STARTED.removeprefix(GRAPH)), (0, FAILED)):
         (recording.with_name(f"run.ndjson.{number}") if number else recording).write_bytes(data)

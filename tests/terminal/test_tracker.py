@@ -464,6 +464,14 @@ def test_of_units_that_no_graph_names_the_oldest_that_have_ended_are_only_counte
     assert (run.total, run.count("complete"), run.count("failed"), run.count("in_progress")) == (6, 4, 1, 1)
     assert run.levels[-1].units == 6
     assert run.eta(BEGIN.timestamp() + 10) == 2  # five done in ten seconds, one left
+    run.apply(at(0, "orch.started"))  # a connection tells the run again
+    run.apply(at(0, "graph", payload={"nodes": [{"id": "named"}]}))
+    assert (run.total, run.count("complete"), run.levels[-1].units) == (7, 4, 6)
+    assert run.eta(BEGIN.timestamp() + 10) == 4
     run.apply(at(7, "unit.started", "4"))
     run.apply(at(8, "unit.completed", "5"))
-    assert set(run.units) == {"still", "3", "4", "5"}
+    assert set(run.units) == {"named", "still", "3", "4", "5"}
+    run.apply(at(9, "unit.completed", "4"))
+    assert set(run.units) == {"named", "still", "4", "5"}
+    run.apply(at(10, "orch.started"))  # the next run
+    assert (run.total, set(run.units)) == (1, {"named"})

@@ -697,8 +697,11 @@ def test_whether_the_last_write_was_read_is_asked_at_least_every_second(loops: l
     assert loop.writer._unread_poll_at <= time.monotonic() + LONGEST_UNREAD_POLL
 
 
-def test_what_the_host_puts_late_is_stored_too(loops: list[Loop], claim: Claim) -> None:
+def test_what_the_host_puts_late_is_stored_too(
+    loops: list[Loop], claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside busy threads the host needs time to put its lines into the pipe, one pipe after another."""
+    monkeypatch.setattr("socketpusher.writer.loop.REST_TIMEOUT", 30.0)
     loops.append(loop := Loop(claim=claim))
     loop.put(b"a")
     late = Frame(Batch(1, 2, b"b\n"), 4)

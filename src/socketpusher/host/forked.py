@@ -71,12 +71,14 @@ class ForkChannel:
         if not self._host.intact():
             return
         room = RECEIVE_BYTES
-        with above_standard(), borrowed(self._host, socket.SOCK_DGRAM) as end:
+        with borrowed(self._host, socket.SOCK_DGRAM) as end:
             while room > 0:
                 try:
-                    data, descriptors, _, _ = socket.recv_fds(end, DATAGRAM_BYTES, 1)
+                    with above_standard():
+                        data, descriptors, _, _ = socket.recv_fds(end, DATAGRAM_BYTES, 1)
                 except OSError:  # nothing more now
                     return
+                room -= len(data)
                 if data[:1] == _IN_FILE:
                     if not descriptors:
                         yield [], int(data[1:])
@@ -84,7 +86,7 @@ class ForkChannel:
                     file = Descriptor(descriptors[0])
                     data = read_whole(file.fileno())
                     file.close()
-                room -= len(data)
+                    room -= len(data)
                 yield whole_lines(data), 0
 
     def sending(self, lines: bytes, count: int) -> Iterator[object]:

@@ -37,16 +37,23 @@ class Log:
 
     def flush(self) -> None:
         """Wait until everything is written, or for `FLUSH_TIMEOUT` if a handler blocks."""
-        if (thread := self._thread) is not None and thread is not threading.current_thread():
-            if thread.is_alive():
-                thread.join(FLUSH_TIMEOUT)
-            if not thread.is_alive():
-                self._write_records()
+        thread = self._thread
+        if thread is threading.current_thread():
+            return
+        if thread is not None and thread.is_alive():
+            thread.join(FLUSH_TIMEOUT)
+        if thread is None or not thread.is_alive():
+            self._write_records()
 
     def _run(self) -> None:
-        while self._records:
+        me = threading.current_thread()
+        while True:
             self._write_records()
-            self._thread = None  # a record that comes from now on starts another thread, or is found here
+            if self._thread is me:
+                self._thread = None  # a record that comes from now on starts another thread, or is found here
+            if self._thread is not None or not self._records:
+                return
+            self._thread = me
 
     def _write_records(self) -> None:
         while self._records:

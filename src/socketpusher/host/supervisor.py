@@ -59,6 +59,9 @@ a second here."""
 HANDLER_INTERVAL = 0.010
 """How often a waiting signal handler does the work of the thread that it has interrupted, in seconds."""
 
+MAX_RECEIVES = 8
+"""How often `close` receives from forked children, which may go on sending: 8 MiB, more than their socket holds."""
+
 THREAD_END_TIMEOUT = 0.1
 """How long `close` waits for the end of the thread when that has nothing more to do, in seconds."""
 
@@ -219,6 +222,8 @@ class Supervisor:
         if self.ended:
             if self.opened:  # it may have ended by itself
                 self.outbox.stop_accepting()
+            self._log.flush()
+            self._cancel_exit_handler()
             return
         if self.forked is not None:  # the writer is the host's
             self.outbox.stop_accepting()
@@ -423,8 +428,9 @@ class Supervisor:
         if self._shutdown_request == (writer, deadline.at):
             return
         self._shutdown_request = writer, deadline.at
-        while self._accept_from_children() and not deadline.over():
-            pass
+        for _ in range(MAX_RECEIVES):
+            if not self._accept_from_children():
+                break
         self.outbox.stop_accepting()
         self.outbox.accept_held(at_once=True)
         self.ledger.close_target = self.outbox.accepted()
@@ -564,9 +570,13 @@ class Supervisor:
                 self._log.write(logging.ERROR, text, traceback.format_exc())
         _live_supervisors.discard(self)
         self.ended = True
+        self.changes.notify()
+        self._log.flush()
+        self._cancel_exit_handler()
+
+    def _cancel_exit_handler(self) -> None:
         if self.exit_handler is not None:  # it holds this object
             self.exit_handler.cancel()
-        self.changes.notify()
 
     def _end_writer(self) -> None:
         writer, self._writer = self._writer, None

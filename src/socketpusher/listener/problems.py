@@ -86,7 +86,7 @@ class FrequentProblem(str):
 
 
 class Recovery(str):
-    """Says that something works again."""
+    """Says that what a plain string has reported as trouble works again."""
 
 
 class ProblemLog:
@@ -111,7 +111,7 @@ class ProblemLog:
     def __call__(self, problem: Problem | str) -> None:
         """Report the problem if it is the first of an episode, else count it."""
         self.end_episode()
-        if type(problem) is str:
+        if type(problem) is str or isinstance(problem, Recovery):
             self._report(problem)
             return
         now = time.monotonic()

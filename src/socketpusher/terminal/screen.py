@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from rich.console import Console
 from rich.text import Text
 
-from ..listener.problems import Recovery
+from ..listener.problems import FrequentProblem, Recovery
 from .page import render_screen, render_summary
 from .sources import EventSource
 from .text import BAD, BOLD, BUSY, DIM, GOOD, PLAIN, Line, clip, clock, elapsed, plural, printable, text_of, width
@@ -40,7 +40,8 @@ class Screen(RunView):
         super().__init__(runs)
         self._source = source
         self._problems = 0
-        self._problem = ""  # the last one
+        self._problem = ""  # the last one that is not over
+        self._lasting = ""  # the last one that is no trouble which may be over
         self._rate = _Rate()
         self._shown: object = None  # what the screen was drawn of
         self._drawn = 0.0  # when, of `time.monotonic`
@@ -96,8 +97,14 @@ class Screen(RunView):
 
     def report(self, problems: list[str]) -> None:
         """Count problems, and show the last one until it is over."""
-        self._problems += sum(not isinstance(problem, Recovery) for problem in problems)
-        self._problem = "" if isinstance(problems[-1], Recovery) else problems[-1]
+        for problem in problems:
+            if isinstance(problem, Recovery):
+                self._problem = self._lasting
+                continue
+            self._problems += 1
+            self._problem = problem
+            if isinstance(problem, FrequentProblem):
+                self._lasting = problem
 
     def refresh(self) -> float:
         """Draw if it is time to. Returns in how many seconds it will be, if nothing comes meanwhile."""

@@ -173,7 +173,6 @@ class RecordingSource(EventSource):
         self._last = 0.0  # the time of the last event, in seconds since the epoch
         self._live = False  # whether the view knows it as connected
         self._damaged = False  # whether it can't be decompressed any further
-        self._path = os.path.realpath(path)  # a rotation is beside the file, not beside a link to it
         names = self._names()
         self._number = len(names) - 1  # of the open file, when it was last found
         self._file: io.BufferedReader | gzip.GzipFile = _opened(names[-1] if self._number else path)
@@ -246,9 +245,9 @@ class RecordingSource(EventSource):
         number = next((number for number, name in enumerate(names) if _is(name, here)), None)
         if number == 0:
             self._number = 0
-            return self._path if here.st_size < self._file.tell() else None  # it was emptied
+            return names[0] if here.st_size < self._file.tell() else None  # it was emptied
         if number is None:  # it was removed: if it was rotated, the oldest one follows it
-            name = names[-1] if self._number else self._path
+            name = names[-1] if self._number else names[0]
         else:
             self._number = number
             name = names[number - 1]
@@ -256,9 +255,10 @@ class RecordingSource(EventSource):
 
     def _names(self) -> list[str]:
         """The file and the older ones, newest first."""
-        names = [self._path]
-        while os.path.isfile(f"{self._path}.{len(names)}"):
-            names.append(f"{self._path}.{len(names)}")
+        path = os.path.realpath(self.where)  # a rotation is beside the file, not beside a link to it
+        names = [path]
+        while os.path.isfile(f"{path}.{len(names)}"):
+            names.append(f"{path}.{len(names)}")
         return names
 
     def close(self) -> None:

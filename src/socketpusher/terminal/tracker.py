@@ -94,6 +94,14 @@ class Level:
     completed_tasks: int = 0
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))  # how many units have each
 
+    def include(self, other: "Level") -> None:
+        """Add the counts of another one."""
+        self.units += other.units
+        self.tasks += other.tasks
+        self.completed_tasks += other.completed_tasks
+        for status, count in other.statuses.items():
+            self.statuses[status] += count
+
     @property
     def complete(self) -> bool:
         """Whether every unit is complete."""
@@ -126,12 +134,15 @@ class Run:
 
     def count(self, status: str) -> int:
         """How many units have a status."""
-        return len(self.by_status[status]) + self._forgotten.get(status, 0)
+        return len(self.by_status[status]) + self._forgotten.statuses[status]
 
     @property
     def total(self) -> int:
-        """How many units there are. Of those that no graph names, `units` has only so many that have ended."""
-        return len(self.units) + sum(self._forgotten.values())
+        """How many units there are. Of those that no graph names, `units` has only so many that have ended.
+
+        One that was forgotten and comes back counts twice.
+        """
+        return len(self.units) + self._forgotten.units
 
     def clock(self, now: float) -> float:
         """The time that its clocks show: they stop when the run ends, and while nothing sends it."""
@@ -180,6 +191,10 @@ class Run:
 
     def _begin(self, nodes: list[NodePayload], before: dict[str, Unit]) -> None:
         """Start from the units of a graph; keep what else is known of those whose status is the same as before."""
+        if not before:
+            self._ended_unnamed: dict[str, None] = {}  # those that have ended and are in no graph, oldest first
+            self._forgotten = Level(NO_LEVEL)  # those of them that are not in `units` any more
+            self._forgotten_done = 0  # how many of those were `done`
         self._nodes = nodes
         self._state = RunState({"nodes": nodes})
         self.units: dict[str, Unit] = {}
@@ -187,8 +202,6 @@ class Run:
         # The units of each status, in the order in which they got it.
         self.by_status: dict[str, dict[str, Unit]] = {status: {} for status in STATUSES}
         self.tasks = self.completed_tasks = 0
-        self._ended_unnamed: dict[str, None] = {}  # those that have ended and are in no graph, oldest first
-        self._forgotten: dict[str, int] = {}  # how many of those, by status, are not in `units` any more
         for node in nodes:
             unit = self._add(node)
             known = before.get(unit.name)
@@ -198,8 +211,14 @@ class Run:
         for known in before.values():
             if known.level.number == NO_LEVEL and known.name not in self.units:
                 self._add_unnamed(known.name, known.status, known.tasks, known.completed_tasks).follow(known)
+        if self._forgotten.units:
+            self._unnamed_level().include(self._forgotten)
+            self.tasks += self._forgotten.tasks
+            self.completed_tasks += self._forgotten.completed_tasks
+        ended = [self.units.get(name) for name in self._ended_unnamed]
+        self._ended_unnamed = dict.fromkeys(unit.name for unit in ended if unit and unit.level.number == NO_LEVEL)
         # The start of a run that is resumed has units that were done before; nobody has seen when.
-        self._done = sum(unit.done for unit in self.units.values())
+        self._done = sum(unit.done for unit in self.units.values()) + self._forgotten_done
 
     def _add(self, node: NodePayload) -> Unit:
         level = self.levels[node["level"]]
@@ -234,7 +253,7 @@ class Run:
         elif unit.status != before or (unit.ended is None and kind in STATUS_AFTER):
             unit.ended = _seconds(event.time)
         self._done += unit.done - done
-        if unit.status != before and unit.level.number == NO_LEVEL:
+        if kind in STATUS_AFTER and unit.level.number == NO_LEVEL:
             self._note_end(unit)
         return unit.status != before
 
@@ -247,15 +266,20 @@ class Run:
             oldest = self.units.pop(next(iter(self._ended_unnamed)))
             del self._ended_unnamed[oldest.name], self.by_status[oldest.status][oldest.name]
             self._state.forget(oldest.name)
-            self._forgotten[oldest.status] = self._forgotten.get(oldest.status, 0) + 1
+            self._forgotten.include(Level(NO_LEVEL, 1, oldest.tasks, oldest.completed_tasks, {oldest.status: 1}))
+            self._forgotten_done += oldest.done
 
     def _add_unnamed(self, name: str, status: str = "pending", tasks: int = 0, completed_tasks: int = 0) -> Unit:
-        if NO_LEVEL not in self.levels:
-            self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
+        self._unnamed_level()
         node: NodePayload = {"id": name, "level": NO_LEVEL, "status": status}
         node |= {"tasks": tasks, "completed_tasks": completed_tasks}
         self._state.add(node)
         return self._add(node)
+
+    def _unnamed_level(self) -> Level:
+        if NO_LEVEL not in self.levels:
+            self.levels = {NO_LEVEL: Level(NO_LEVEL), **self.levels}
+        return self.levels[NO_LEVEL]
 
     def _sync(self, unit: Unit) -> None:
         """Bring the unit, and the counts that it is part of, up to date."""
