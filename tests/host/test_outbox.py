@@ -262,23 +262,28 @@ def test_an_interrupted_put_wakes_the_thread_which_puts_the_rest(
     assert len(queue.lines()) == 1
 
 
-def test_an_emit_that_goes_on_in_a_forked_child_does_not_wait_for_the_lock_of_the_host(outbox: Outbox) -> None:
-    """A signal handler forks just before the emit takes it, while the pusher's thread has it."""
+@pytest.mark.parametrize("held", [True, False])
+def test_an_emit_that_goes_on_in_a_forked_child_does_not_wait_for_the_lock_of_the_host(
+    outbox: Outbox, held: bool
+) -> None:
+    """A signal handler forks just before the emit takes it; the pusher's thread may have it."""
 
     class LockOfTheHost:
-        def locked(self) -> bool:
-            outbox.reset_in_child(None, lambda: None)  # type: ignore[arg-type]
-            return False
+        held = False
 
-        def __enter__(self) -> None:
-            pytest.fail("nobody gives it back in the child")
+        def acquire(self, blocking: bool = True) -> bool:
+            assert not blocking, "nobody gives it back in the child"
+            outbox.reset_in_child(None, lambda error: None)  # type: ignore[arg-type]
+            self.held = not held
+            return self.held
 
-        def __exit__(self, *_: object) -> None:
-            pass
+        def release(self) -> None:
+            assert self.held
 
     outbox._lock = LockOfTheHost()  # type: ignore[assignment]
     outbox._write(now())
     assert outbox.accepted() == 0
+    assert not outbox._lock.locked()
 
 
 @pytest.mark.parametrize("step", ["_batch_length", "_make_frame", "_queue"])
@@ -473,3 +478,25 @@ def test_a_child_that_is_forked_while_held_lines_are_pruned_has_none(outbox: Out
     outbox.reset_in_child(channel, lambda error: None)
     assert not outbox.has_held()
     channel.close()
+
+
+def test_an_emit_that_finds_the_lock_taken_at_the_last_moment_does_not_wait(outbox: Outbox) -> None:
+    """Its holder may be interrupted by a signal handler that waits for this thread."""
+
+    class Taken:
+        def locked(self) -> bool:
+            return False
+
+        def acquire(self, blocking: bool = True) -> bool:
+            assert not blocking
+            return False
+
+        def __enter__(self) -> None:
+            raise AssertionError("this would wait")
+
+        def __exit__(self, *exc_info: object) -> None:
+            pass
+
+    outbox._lock = Taken()  # type: ignore[assignment]
+    outbox.push(Event("x"))
+    assert outbox.has_waiting()

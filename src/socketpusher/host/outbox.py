@@ -198,21 +198,25 @@ class Outbox:
         if self._outlet is not None:
             self._outlet.put()
             return
-        me = threading.get_ident()
-        if not self._lock.locked():
-            self._write_at = moment + PUT_INTERVAL
-            with self._lock:
-                try:
-                    self._owner = me
-                    all_written = self._put()
-                except BaseException:
-                    self._wake()  # otherwise the lines would wait for the next event
-                    raise
-                finally:
-                    self._owner = 0
-            count, offset = self._settle_at
-            if all_written and len(self._unsettled) < count and self._unsettled[-1].offset < offset:
-                return
+        me, lock = threading.get_ident(), self._lock  # a child that is forked meanwhile has another one
+        all_written = False
+        taken: list[bool] = []  # one call of C acquires the lock and notes it here; nothing interrupts its release
+        try:
+            taken.extend(map(lock.acquire, (False,)))
+            if taken[0]:
+                self._write_at = moment + PUT_INTERVAL
+                self._owner = me
+                all_written = self._put()
+        except BaseException:
+            self._wake()  # otherwise the lines would wait for the next event
+            raise
+        finally:
+            if taken and taken[0]:
+                self._owner = 0
+                lock.release()
+        count, offset = self._settle_at
+        if all_written and len(self._unsettled) < count and self._unsettled[-1].offset < offset:
+            return
         if self.asleep:
             self._wake_thread()
 
