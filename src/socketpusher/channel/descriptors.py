@@ -93,16 +93,14 @@ class ProcessDescriptor(Descriptor):
     """A pidfd. Before Linux 6.9 all of them, and each epoll, are the same file, so the process is compared as well.
 
     Args:
-        pid: The process; this object owns the pidfd.
-
-    Raises:
-        OSError: There is no such process, or no descriptor left.
+        fd: The pidfd; this object owns it from now on.
+        pid: The process.
     """
 
     __slots__ = ("_pids",)
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(os.pidfd_open(pid))
+    def __init__(self, fd: int, pid: int) -> None:
+        super().__init__(fd)
         self._pids = b"\nPid:\t%d\n" % pid, b"\nPid:\t-1\n"  # while it runs, and when it is reaped
 
     def intact(self) -> bool:
@@ -188,7 +186,7 @@ def process_descriptor(pid: int) -> Descriptor | None:
         return None
     try:
         with above_standard():
-            return ProcessDescriptor(pid)
+            return ProcessDescriptor(os.pidfd_open(pid), pid)
     except OSError:
         return None
 
