@@ -89,32 +89,6 @@ class Descriptor:
     __del__ = close
 
 
-class ProcessDescriptor(Descriptor):
-    """A pidfd. Before Linux 6.9 all of them, and each epoll, are the same file, so the process is compared as well.
-
-    Args:
-        fd: The pidfd; this object owns it from now on.
-        pid: The process.
-    """
-
-    __slots__ = ("_pids",)
-
-    def __init__(self, fd: int, pid: int) -> None:
-        super().__init__(fd)
-        self._pids = b"\nPid:\t%d\n" % pid, b"\nPid:\t-1\n"  # while it runs, and when it is reaped
-
-    def intact(self) -> bool:
-        """Whether the number still stands for the same process."""
-        if not super().intact():
-            return False
-        try:
-            with open(f"/proc/self/fdinfo/{self._fd}", "rb", buffering=0) as file:
-                info = file.read(4096)
-        except OSError:  # there is no /proc
-            return True
-        return any(pid in info for pid in self._pids)
-
-
 @contextmanager
 def above_standard() -> Iterator[None]:
     """In this context, new descriptors are above 2, even if the host has closed 0, 1 or 2."""
@@ -186,7 +160,7 @@ def process_descriptor(pid: int) -> Descriptor | None:
         return None
     try:
         with above_standard():
-            return ProcessDescriptor(os.pidfd_open(pid), pid)
+            return Descriptor(os.pidfd_open(pid))
     except OSError:
         return None
 
