@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_path(parser, "where the consumer listens")
     parser.add_argument("--spool", metavar="DIRECTORY", help="check a spool as well: what is waiting there?")
-    add_allowed_users(parser, "take a consumer of this user for allowed, as PusherConfig(allow_uids=...) does")
+    add_allowed_users(parser, "accept a consumer of this user, as PusherConfig(allow_uids=...) does")
 
 
 def run(arguments: argparse.Namespace) -> int:
